@@ -1,0 +1,3 @@
+module tokenfork
+
+go 1.26.8
