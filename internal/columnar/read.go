@@ -1,0 +1,110 @@
+package columnar
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"iter"
+	"reflect"
+
+	"github.com/apache/arrow/go/v15/arrow"
+	"github.com/apache/arrow/go/v15/arrow/ipc"
+	"github.com/apache/arrow/go/v15/arrow/memory"
+	"github.com/apache/arrow/go/v15/parquet/file"
+	"github.com/apache/arrow/go/v15/parquet/pqarrow"
+)
+
+// Reader yields rows of T, one batch in memory at a time.
+type Reader[T any] struct {
+	metadata map[string]string
+	cols     []column
+	fields   []int // the file's column of each of cols
+	next     func() (arrow.Record, error)
+}
+
+// ReadStream opens an Arrow IPC stream. Columns of T that the file lacks are
+// an error; columns of the file that T lacks are passed over.
+func ReadStream[T any](r io.Reader) (*Reader[T], error) {
+	ir, err := ipc.NewReader(r)
+	if err != nil {
+		return nil, fmt.Errorf("read Arrow stream: %w", err)
+	}
+	return newReader[T](ir.Schema(), ir.Read)
+}
+
+// ReaderAtSeeker is what Parquet's footer-first layout needs.
+type ReaderAtSeeker interface {
+	io.ReaderAt
+	io.Seeker
+}
+
+// ReadParquet opens a Parquet file; the rules are ReadStream's.
+func ReadParquet[T any](r ReaderAtSeeker) (*Reader[T], error) {
+	pf, err := file.NewParquetReader(r)
+	if err != nil {
+		return nil, fmt.Errorf("read Parquet: %w", err)
+	}
+	fr, err := pqarrow.NewFileReader(pf, pqarrow.ArrowReadProperties{BatchSize: 8192}, memory.DefaultAllocator)
+	if err != nil {
+		return nil, fmt.Errorf("read Parquet: %w", err)
+	}
+	rr, err := fr.GetRecordReader(context.Background(), nil, nil)
+	if err != nil {
+		return nil, fmt.Errorf("read Parquet: %w", err)
+	}
+	return newReader[T](rr.Schema(), rr.Read)
+}
+
+func newReader[T any](s *arrow.Schema, next func() (arrow.Record, error)) (*Reader[T], error) {
+	r := &Reader[T]{cols: columnsOf[T](), next: next, metadata: map[string]string{}}
+	for i, k := range s.Metadata().Keys() {
+		r.metadata[k] = s.Metadata().Values()[i]
+	}
+	for _, c := range r.cols {
+		at := s.FieldIndices(c.name)
+		if len(at) != 1 {
+			return nil, fmt.Errorf("column %q is there %d times, want once", c.name, len(at))
+		}
+		r.fields = append(r.fields, at[0])
+	}
+	return r, nil
+}
+
+// Metadata is what the file's schema holds.
+func (r *Reader[T]) Metadata() map[string]string { return r.metadata }
+
+// Rows yields each row, newly allocated. A truncated or damaged file yields an error last.
+func (r *Reader[T]) Rows() iter.Seq2[*T, error] {
+	return func(yield func(*T, error) bool) {
+		for {
+			rec, err := r.next()
+			if err == io.EOF {
+				return
+			}
+			if err != nil {
+				yield(nil, fmt.Errorf("read record batch: %w", err))
+				return
+			}
+			if !r.batch(rec, yield) {
+				return
+			}
+		}
+	}
+}
+
+func (r *Reader[T]) batch(rec arrow.Record, yield func(*T, error) bool) bool {
+	for i := range int(rec.NumRows()) {
+		row := new(T)
+		v := reflect.ValueOf(row).Elem()
+		for j, c := range r.cols {
+			if err := c.read(rec.Column(r.fields[j]), i, v.Field(c.index).Addr().Interface()); err != nil {
+				yield(nil, fmt.Errorf("column %s %w", c.name, err))
+				return false
+			}
+		}
+		if !yield(row, nil) {
+			return false
+		}
+	}
+	return true
+}
