@@ -1,0 +1,170 @@
+// Package job is what the stages share: a job's layout in its store, its
+// settings, the manifests that plan writes, the parts that tasks write, and
+// the rows of the results.
+package job
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+
+	"tokenfork/internal/failure"
+	"tokenfork/internal/store"
+)
+
+// Format is the version of everything this package writes. A job of another
+// version is refused.
+const Format = 1
+
+// Side names one of the two models, and the server that runs it.
+type Side int
+
+// The two sides, in the order of every pair in this program.
+const (
+	Small Side = iota
+	Reference
+)
+
+// Sides are both, in order.
+var Sides = [2]Side{Small, Reference}
+
+func (s Side) String() string { return [2]string{"small", "reference"}[s] }
+
+// Keys of a job's objects.
+const (
+	Key            = "job.json"
+	TokenizerKey   = "tokenizer.json"
+	MismatchesCSV  = "mismatches.csv"
+	MismatchesFile = "mismatches.parquet"
+	RatesKey       = "rates.parquet"
+	ShardPrefix    = "shards/"
+)
+
+// ManifestKey is where shard k's manifest is.
+func ManifestKey(k int) string { return fmt.Sprintf("%s%05d.arrow", ShardPrefix, k) }
+
+// Settings decide what the results say; plan freezes them. Two jobs with the
+// same input and equal settings are the same job.
+type Settings struct {
+	Layout         string  `json:"layout"`    // study or r2r
+	Small          string  `json:"small"`     // the table's name of the small model: 1.5
+	Reference      string  `json:"reference"` // 32.0
+	Alignment      string  `json:"alignment"` // next or same
+	FirstPosition  int     `json:"first_position"`
+	SentenceIDType string  `json:"sentence_id_type"` // int64 or string
+	Trajectories   string  `json:"trajectories"`     // own, reference or real
+	Replay         bool    `json:"replay"`
+	Ends           string  `json:"ends"`
+	Decimals       bool    `json:"decimals"`
+	MaxNewTokens   int     `json:"max_new_tokens"`
+	Temperature    float64 `json:"temperature"`
+	TopP           float64 `json:"top_p"`
+	Seed           int64   `json:"seed"`
+	Margins        bool    `json:"margins"`
+	Deterministic  bool    `json:"deterministic"`
+	OnBadSentence  string  `json:"on_bad_sentence"`
+}
+
+// Model says which model a side was planned for. Paths are no identity.
+type Model struct {
+	Name           string          `json:"name"` // as the user gave it, for messages
+	Fingerprint    json.RawMessage `json:"fingerprint"`
+	VocabSize      int             `json:"vocab_size"` // of config.json, padding included
+	MaxPositions   int             `json:"max_positions"`
+	ParameterCount int64           `json:"parameter_count"`
+}
+
+// Input says what was planned: the fingerprint is over the table's content, so
+// that the same rows as CSV and as Parquet are the same input.
+type Input struct {
+	Fingerprint string   `json:"fingerprint"` // sha256
+	Sources     []string `json:"sources"`     // as given, for people
+	Rows        int64    `json:"rows"`
+	Sentences   int64    `json:"sentences"`
+}
+
+// Plan is the shared head of job.json and of every manifest.
+type Plan struct {
+	Format   int             `json:"format"`
+	ID       string          `json:"id"` // sha256 of input and settings, 16 hex digits
+	Settings Settings        `json:"settings"`
+	Models   [2]Model        `json:"models"` // by Side
+	Input    Input           `json:"input"`
+	Ends     json.RawMessage `json:"ends"` // sentence ends and eos ids of the tokenizer
+}
+
+// Shard says what a manifest holds.
+type Shard struct {
+	SHA256     string  `json:"sha256"`
+	Sentences  int     `json:"sentences"`
+	Mismatches int     `json:"mismatches"`
+	Cost       float64 `json:"cost"` // predicted, see shard.Cost
+}
+
+// Job is job.json.
+type Job struct {
+	Plan
+	Alignment  map[string]float64 `json:"alignment_evidence"` // agreement with the real tokens under each reading
+	Mismatches int64              `json:"mismatches"`
+	Skipped    []Skipped          `json:"skipped_sentences,omitempty"`
+	Shards     []Shard            `json:"shards"`
+}
+
+// Skipped is a sentence that --on-bad-sentence skip left out.
+type Skipped struct {
+	SentenceID string `json:"sentence_id"`
+	Line       int64  `json:"line"`
+	Reason     string `json:"reason"`
+}
+
+// Load reads job.json.
+func Load(ctx context.Context, s store.Store) (*Job, error) {
+	b, err := read(ctx, s, Key)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, failure.New(failure.Refused, "run `tokenfork plan INPUT --job "+s.String()+"` first", "no job at %s", s)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read %s of %s: %w", Key, s, err)
+	}
+	var j Job
+	d := json.NewDecoder(bytes.NewReader(b))
+	d.DisallowUnknownFields()
+	if err := d.Decode(&j); err != nil {
+		return nil, failure.New(failure.Refused, "plan the job again in another place", "%s of %s is damaged: %w", Key, s, err)
+	}
+	if j.Format != Format {
+		return nil, failure.New(failure.Refused, "use the tokenfork that planned it", "job %s has format %d, this tokenfork reads %d", s, j.Format, Format)
+	}
+	return &j, nil
+}
+
+func read(ctx context.Context, s store.Store, key string) ([]byte, error) {
+	r, err := s.Open(ctx, key)
+	if err != nil {
+		return nil, err
+	}
+	defer r.Close()
+	return io.ReadAll(r)
+}
+
+// Sum is the sha256 of b in hex.
+func Sum(b []byte) string {
+	h := sha256.Sum256(b)
+	return hex.EncodeToString(h[:])
+}
+
+// Identity is the id of a job over the input with these settings and models.
+func (p *Plan) Identity() (string, error) {
+	models := [2]json.RawMessage{p.Models[Small].Fingerprint, p.Models[Reference].Fingerprint}
+	b, err := json.Marshal(map[string]any{"format": p.Format, "settings": p.Settings, "input": p.Input.Fingerprint, "models": models, "ends": p.Ends})
+	if err != nil {
+		return "", fmt.Errorf("hash the settings: %w", err)
+	}
+	return Sum(b)[:16], nil
+}

@@ -1,0 +1,163 @@
+package job
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"hash"
+	"io"
+	"iter"
+
+	"tokenfork/internal/columnar"
+	"tokenfork/internal/failure"
+	"tokenfork/internal/store"
+)
+
+// Sentence is one text of a manifest. With n real tokens, positions run from
+// 0 to n-1 (the table's numbering less Settings.FirstPosition); the slices by
+// mismatch are parallel to Mismatches.
+type Sentence struct {
+	Ordinal   int64   `col:"ordinal"` // place in the input, from 0
+	ID        string  `col:"sentence_id"`
+	RowIDs    []int64 `col:"row_ids"`    // n
+	Real      []int32 `col:"real"`       // n token ids
+	TokenType []int32 `col:"token_type"` // n, or nil where the table has none
+
+	// Recorded predictions for positions 0…n: n+1 ids, -1 where there is none.
+	SmallPredictions     []int32 `col:"small_predictions"`
+	ReferencePredictions []int32 `col:"reference_predictions"`
+
+	Mismatches []int32 `col:"mismatches"` // positions, ascending
+
+	// By mismatch, of the row that holds the prediction; NaN where the cell is blank.
+	SmallEntropy     []float64 `col:"small_entropy"`
+	SmallAU          []float64 `col:"small_au"`
+	SmallEU          []float64 `col:"small_eu"`
+	ReferenceEntropy []float64 `col:"reference_entropy"`
+	ReferenceAU      []float64 `col:"reference_au"`
+	ReferenceEU      []float64 `col:"reference_eu"`
+
+	Cost float64 `col:"cost"`
+}
+
+// Predictions are the recorded predictions of the side's model.
+func (s *Sentence) Predictions(side Side) []int32 {
+	if side == Small {
+		return s.SmallPredictions
+	}
+	return s.ReferencePredictions
+}
+
+// Header is what a manifest says beside its sentences: all that a task needs
+// but the models.
+type Header struct {
+	Plan
+	Index int   `json:"index"` // which shard
+	Of    int   `json:"of"`    // shards of the job
+	Shard Shard `json:"shard"` // SHA256 is empty inside the manifest itself
+}
+
+const (
+	headerKey   = "tokenfork_manifest"
+	trailerSize = 8 + 64
+	trailerMark = "\nsha256:"
+)
+
+// WriteManifest writes the sentences, in ascending order of ordinal, as a
+// zstd-compressed Arrow stream with the header in its schema, then "\nsha256:"
+// and the hash of all before it in 64 hex digits. It returns that hash.
+func WriteManifest(w io.Writer, h Header, sentences iter.Seq2[*Sentence, error]) (sum string, err error) {
+	hashed := &hashWriter{w: w, h: sha256.New()}
+	h.Shard.SHA256 = ""
+	head, err := json.Marshal(h)
+	if err != nil {
+		return "", fmt.Errorf("encode manifest header: %w", err)
+	}
+	// A batch holds few sentences: they are long, and a task reads them one by one.
+	cw, err := columnar.NewStreamWriter[Sentence](hashed, columnar.Metadata(map[string]string{headerKey: string(head)}), columnar.BatchRows(16))
+	if err != nil {
+		return "", err
+	}
+	for s, err := range sentences {
+		if err != nil {
+			return "", err
+		}
+		if err := cw.Write(s); err != nil {
+			return "", fmt.Errorf("write sentence %s to manifest: %w", s.ID, err)
+		}
+	}
+	if err := cw.Close(); err != nil {
+		return "", fmt.Errorf("write manifest: %w", err)
+	}
+	sum = hex.EncodeToString(hashed.h.Sum(nil))
+	_, err = io.WriteString(w, trailerMark+sum)
+	return sum, err
+}
+
+type hashWriter struct {
+	w io.Writer
+	h hash.Hash
+}
+
+func (w *hashWriter) Write(p []byte) (int, error) {
+	w.h.Write(p)
+	return w.w.Write(p)
+}
+
+// Manifest is a shard's manifest, checked whole before anything of it is used.
+type Manifest struct {
+	Header
+	body []byte
+}
+
+// OpenManifest reads shard k's manifest and checks its hash.
+func OpenManifest(ctx context.Context, s store.Store, k int) (*Manifest, error) {
+	b, err := read(ctx, s, ManifestKey(k))
+	if err != nil {
+		return nil, fmt.Errorf("read manifest %s of %s: %w", ManifestKey(k), s, err)
+	}
+	m, err := parseManifest(b)
+	if err != nil {
+		return nil, failure.New(failure.Refused, "restore it or plan the job again; other shards are not touched", "manifest %s of %s: %w", ManifestKey(k), s, err)
+	}
+	if m.Index != k {
+		return nil, failure.New(failure.Refused, "restore it or plan the job again", "manifest %s of %s is shard %d's", ManifestKey(k), s, m.Index)
+	}
+	return m, nil
+}
+
+func parseManifest(b []byte) (*Manifest, error) {
+	at := len(b) - trailerSize
+	if at < 0 || !bytes.HasPrefix(b[at:], []byte(trailerMark)) {
+		return nil, fmt.Errorf("truncated: %d bytes, no sha256 at the end", len(b))
+	}
+	sum := Sum(b[:at])
+	if said := string(b[at+len(trailerMark):]); said != sum {
+		return nil, fmt.Errorf("sha256 is %s, it says %s", sum, said)
+	}
+	r, err := columnar.ReadStream[Sentence](bytes.NewReader(b[:at]))
+	if err != nil {
+		return nil, err
+	}
+	m := &Manifest{body: b[:at]}
+	if err := json.Unmarshal([]byte(r.Metadata()[headerKey]), &m.Header); err != nil {
+		return nil, fmt.Errorf("header: %w", err)
+	}
+	if m.Format != Format {
+		return nil, fmt.Errorf("format %d, this tokenfork reads %d", m.Format, Format)
+	}
+	m.Shard.SHA256 = sum
+	return m, nil
+}
+
+// Sentences yields the shard's sentences in ascending order of ordinal.
+func (m *Manifest) Sentences() iter.Seq2[*Sentence, error] {
+	r, err := columnar.ReadStream[Sentence](bytes.NewReader(m.body))
+	if err != nil {
+		return func(yield func(*Sentence, error) bool) { yield(nil, err) }
+	}
+	return r.Rows()
+}
