@@ -1,4 +1,68 @@
-// Command tokenfork labels where two language models part ways, and whether it matters.
+// Command tokenfork labels where two language models part ways, and whether it
+// matters: plan, infer, judge and merge over one job folder, or all in one run.
 package main
 
-func main() {}
+import (
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/alecthomas/kong"
+
+	"tokenfork/internal/failure"
+)
+
+type cli struct {
+}
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGUSR1)
+	code := run(ctx, os.Args[1:], os.Stdout, os.Stderr)
+	stop()
+	os.Exit(code)
+}
+
+// run is the whole program but for the process: tests call it.
+func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
+	exit := -1
+	parser, err := kong.New(&cli{},
+		kong.Name("tokenfork"),
+		kong.Description("Label where two language models part ways, and whether it matters."),
+		kong.Writers(stdout, stderr),
+		kong.Exit(func(code int) { exit = code }),
+		kong.BindTo(ctx, (*context.Context)(nil)),
+		kong.Bind(&console{stdout, stderr}),
+		kong.ConfigureHelp(kong.HelpOptions{Compact: true}),
+	)
+	if err != nil {
+		panic(err) // the cli struct itself is wrong
+	}
+	kctx, err := parser.Parse(args)
+	if exit >= 0 {
+		return exit // --help
+	}
+	if err != nil {
+		err = failure.New(failure.Usage, "see tokenfork --help", "%w", err)
+	} else {
+		err = kctx.Run()
+	}
+	return report(stderr, err)
+}
+
+// console is where a command writes: results to out, everything else to err.
+type console struct{ out, err io.Writer }
+
+// report prints an error, once, with its way out, and gives the exit code.
+func report(w io.Writer, err error) int {
+	if err == nil {
+		return 0
+	}
+	fmt.Fprintf(w, "tokenfork: %v\n", err)
+	if hint := failure.Hint(err); hint != "" {
+		fmt.Fprintf(w, "tokenfork: hint: %s\n", hint)
+	}
+	return failure.Code(err)
+}
