@@ -1,0 +1,85 @@
+package job
+
+import (
+	"context"
+	"fmt"
+
+	"tokenfork/internal/failure"
+	"tokenfork/internal/store"
+)
+
+// Committed reads a finished task's rows sentence by sentence. Asked in
+// roughly the order in which they were made, it holds few parts at a time.
+type Committed[T Row] struct {
+	store  store.Store
+	task   Task
+	commit *Commit
+	at     map[int64]int // sentence -> index of its part
+	left   []int         // sentences of each part not yet asked for
+	parts  map[int]map[int64][]T
+}
+
+// OpenCommitted prepares to read the task's rows; fs.ErrNotExist if it is not committed.
+func OpenCommitted[T Row](ctx context.Context, s store.Store, t Task) (*Committed[T], error) {
+	c, err := LoadCommit(ctx, s, t)
+	if err != nil {
+		return nil, err
+	}
+	r := &Committed[T]{store: s, task: t, commit: c, at: map[int64]int{}, parts: map[int]map[int64][]T{}}
+	for i, p := range c.Parts {
+		r.left = append(r.left, len(p.Sentences))
+		for _, n := range p.Sentences {
+			if _, twice := r.at[n]; twice {
+				return nil, failure.New(failure.Refused, "remove the commit: the task then goes on from its parts", "commit of %s lists sentence %d twice", t, n)
+			}
+			r.at[n] = i
+		}
+	}
+	return r, nil
+}
+
+// Commit is the task's commit.
+func (r *Committed[T]) Commit() *Commit { return r.commit }
+
+// Sentence gives the rows of a sentence, each once: its part may be asked for
+// a sentence one time.
+func (r *Committed[T]) Sentence(ctx context.Context, ordinal int64) ([]T, error) {
+	i, ok := r.at[ordinal]
+	if !ok {
+		return nil, failure.New(failure.Refused, "remove the commit: the task then goes on from its parts", "commit of %s lacks sentence %d", r.task, ordinal)
+	}
+	if r.parts[i] == nil {
+		if err := r.load(ctx, i); err != nil {
+			return nil, err
+		}
+	}
+	rows := r.parts[i][ordinal]
+	delete(r.parts[i], ordinal)
+	if r.left[i]--; r.left[i] == 0 {
+		delete(r.parts, i)
+	}
+	return rows, nil
+}
+
+func (r *Committed[T]) load(ctx context.Context, i int) error {
+	said := r.commit.Parts[i]
+	p, err := readPart[T](ctx, r.store, said.Key, r.task)
+	if err == nil && p.sum != said.SHA256 {
+		err = &damagedError{said.Key, fmt.Errorf("sha256 is %s, the commit says %s", p.sum, said.SHA256)}
+	}
+	if err != nil {
+		return failure.New(failure.Refused, fmt.Sprintf("tokenfork %s --redo-damaged --shard %d", r.task.Stage, r.task.Shard), "%w", err)
+	}
+	counts := map[int64]bool{}
+	for _, n := range said.Sentences {
+		counts[n] = true
+	}
+	rows := map[int64][]T{}
+	for _, row := range p.rows {
+		if n := row.SentenceOrdinal(); counts[n] {
+			rows[n] = append(rows[n], row)
+		}
+	}
+	r.parts[i] = rows
+	return nil
+}

@@ -1,0 +1,429 @@
+package job
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"maps"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"tokenfork/internal/columnar"
+	"tokenfork/internal/failure"
+	"tokenfork/internal/store"
+)
+
+// Row is a row of a part. Every row belongs to a sentence.
+type Row interface{ SentenceOrdinal() int64 }
+
+// Task is one side's (or one judging's) work on one shard.
+type Task struct {
+	Stage    string // infer or judge
+	Shard    int
+	Side     string // small, reference, or a judging's id
+	Manifest string // sha256 of the shard's manifest
+}
+
+// Prefix is where the task's objects are.
+func (t Task) Prefix() string { return fmt.Sprintf("parts/%s/%05d/%s/", t.Stage, t.Shard, t.Side) }
+
+func (t Task) String() string { return fmt.Sprintf("%s of shard %d, %s", t.Stage, t.Shard, t.Side) }
+
+// Counters are sums that a task keeps about its run: tokens, requests, restarts.
+// They are stored with each part, so that a restart does not forget them.
+type Counters map[string]int64
+
+// Add adds b to c.
+func (c Counters) Add(b Counters) {
+	for k, v := range b {
+		c[k] += v
+	}
+}
+
+// Part is a finished piece of a task's rows, as a commit lists it.
+type Part struct {
+	Key       string  `json:"key"`
+	SHA256    string  `json:"sha256"`
+	Rows      int     `json:"rows"`
+	Sentences []int64 `json:"sentences"` // ordinals for which this part counts
+}
+
+// Commit says that a task is done, and by which parts. Each sentence is in
+// one part's list.
+type Commit struct {
+	Format   int      `json:"format"`
+	Job      string   `json:"job"`
+	Manifest string   `json:"manifest_sha256"`
+	Stage    string   `json:"stage"`
+	Shard    int      `json:"shard"`
+	Side     string   `json:"side"`
+	Attempt  Attempt  `json:"attempt"` // the one that committed
+	Parts    []Part   `json:"parts"`
+	Rows     int      `json:"rows"`
+	Failed   int      `json:"failed"`
+	Counters Counters `json:"counters"`
+}
+
+// Attempt says who works, for people and for status; nothing is decided by it.
+type Attempt struct {
+	ID      string    `json:"id"`
+	Host    string    `json:"host"`
+	PID     int       `json:"pid"`
+	Slurm   string    `json:"slurm,omitempty"` // job_task of the array
+	Restart int       `json:"restart"`         // SLURM_RESTART_COUNT
+	Started time.Time `json:"started"`
+}
+
+const (
+	commitName    = "commit.json"
+	attemptName   = "attempt.json"
+	partMetadata  = "tokenfork_part"
+	flushRows     = 20_000 // about 2 MB of a part
+	maxWaitingFor = 4      // parts' worth of rows that may wait for a slow store
+)
+
+// partHead is kept in a part's schema.
+type partHead struct {
+	Manifest string   `json:"manifest_sha256"`
+	Task     string   `json:"task"`
+	Counters Counters `json:"counters"`
+}
+
+// LoadCommit gives the task's commit; fs.ErrNotExist (errors.Is) if it is open.
+// A task that was opened again has several; the last counts.
+func LoadCommit(ctx context.Context, s store.Store, t Task) (*Commit, error) {
+	var last string
+	for o, err := range s.List(ctx, t.Prefix()+commitName) {
+		if err != nil {
+			return nil, fmt.Errorf("look for the commit of %s: %w", t, err)
+		}
+		last = o.Key
+	}
+	if last == "" {
+		return nil, fmt.Errorf("%s is not committed: %w", t, fs.ErrNotExist)
+	}
+	b, err := read(ctx, s, last)
+	if err != nil {
+		return nil, fmt.Errorf("read %s: %w", last, err)
+	}
+	var c Commit
+	if err := json.Unmarshal(b, &c); err != nil {
+		return nil, failure.New(failure.Refused, "remove it: the task then goes on from its parts", "%s of %s is damaged: %w", last, s, err)
+	}
+	if c.Manifest != t.Manifest {
+		return nil, failure.New(failure.Refused, "plan and run in a new job", "%s of %s is for another manifest (sha256 %s, here %s)", last, s, c.Manifest, t.Manifest)
+	}
+	return &c, nil
+}
+
+// Log takes a task's finished sentences and keeps them as immutable parts.
+type Log[T Row] struct {
+	store store.Store
+	task  Task
+	plan  string // the job's id
+	who   Attempt
+	every time.Duration
+
+	mu       sync.Mutex
+	flushed  *sync.Cond
+	rows     []T
+	counters Counters
+	next     int // part number
+	parts    map[string]*loaded
+	owner    map[int64]string // sentence -> key of the part that counts
+	failed   map[int64]int
+	err      error
+	wake     chan struct{}
+	stop     chan struct{}
+	done     chan struct{}
+}
+
+type loaded struct {
+	sum      string
+	rows     int
+	counters Counters
+}
+
+// OpenLog reads what every earlier attempt at the task left and starts a new
+// one. Finished sentences become a part when enough rows wait, and at least
+// every so often.
+func OpenLog[T Row](ctx context.Context, s store.Store, plan string, t Task, who Attempt, every time.Duration) (*Log[T], error) {
+	var id [6]byte
+	if _, err := rand.Read(id[:]); err != nil {
+		return nil, fmt.Errorf("name the attempt: %w", err)
+	}
+	who.ID = hex.EncodeToString(id[:])
+	l := &Log[T]{store: s, task: t, plan: plan, who: who, every: every, counters: Counters{}, parts: map[string]*loaded{},
+		owner: map[int64]string{}, failed: map[int64]int{}, wake: make(chan struct{}, 1), stop: make(chan struct{}), done: make(chan struct{})}
+	l.flushed = sync.NewCond(&l.mu)
+	if err := l.resume(ctx); err != nil {
+		return nil, err
+	}
+	b, err := json.Marshal(who)
+	if err != nil {
+		return nil, fmt.Errorf("describe the attempt: %w", err)
+	}
+	if err := create(ctx, s, t.Prefix()+who.ID+"/"+attemptName, b); err != nil {
+		return nil, fmt.Errorf("start an attempt at %s: %w", t, err)
+	}
+	go l.flushLoop(context.WithoutCancel(ctx))
+	return l, nil
+}
+
+func create(ctx context.Context, s store.Store, key string, b []byte) error {
+	return s.Create(ctx, key, func(w io.Writer) error {
+		_, err := w.Write(b)
+		return err
+	})
+}
+
+// resume reads parts in ascending order of key, so that of two parts with one
+// sentence the smaller name wins. A damaged part counts for nothing: its
+// sentences are done again.
+func (l *Log[T]) resume(ctx context.Context) error {
+	for o, err := range l.store.List(ctx, l.task.Prefix()) {
+		if err != nil {
+			return fmt.Errorf("list the parts of %s: %w", l.task, err)
+		}
+		if !strings.HasSuffix(o.Key, ".arrow") {
+			continue
+		}
+		p, err := readPart[T](ctx, l.store, o.Key, l.task)
+		var damaged *damagedError
+		if errors.As(err, &damaged) {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		l.take(o.Key, p)
+	}
+	return nil
+}
+
+func (l *Log[T]) take(key string, p *part[T]) {
+	l.parts[key] = &loaded{sum: p.sum, rows: len(p.rows), counters: p.head.Counters}
+	for _, r := range p.rows {
+		n := r.SentenceOrdinal()
+		if _, ok := l.owner[n]; !ok {
+			l.owner[n] = key
+		}
+		if f, ok := any(r).(interface{ Failed() bool }); ok && f.Failed() && l.owner[n] == key {
+			l.failed[n]++
+		}
+	}
+}
+
+// Has says whether the sentence was finished by an earlier attempt.
+func (l *Log[T]) Has(ordinal int64) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	_, ok := l.owner[ordinal]
+	return ok
+}
+
+// Attempt is this attempt's record.
+func (l *Log[T]) Attempt() Attempt { return l.who }
+
+// Count adds to the counters that go with the next part.
+func (l *Log[T]) Count(c Counters) {
+	l.mu.Lock()
+	l.counters.Add(c)
+	l.mu.Unlock()
+}
+
+// Add takes all rows of a finished sentence. It waits while the store lags far
+// behind, and returns the store's error once there is one.
+func (l *Log[T]) Add(rows []T) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for l.err == nil && len(l.rows) > maxWaitingFor*flushRows {
+		l.flushed.Wait()
+	}
+	if l.err != nil {
+		return l.err
+	}
+	l.rows = append(l.rows, rows...)
+	if len(l.rows) >= flushRows {
+		select {
+		case l.wake <- struct{}{}:
+		default:
+		}
+	}
+	return nil
+}
+
+func (l *Log[T]) flushLoop(ctx context.Context) {
+	defer close(l.done)
+	tick := time.NewTicker(l.every)
+	defer tick.Stop()
+	for {
+		select {
+		case <-l.stop:
+			l.flush(ctx)
+			return
+		case <-l.wake:
+		case <-tick.C:
+		}
+		l.flush(ctx)
+	}
+}
+
+// flush writes the waiting rows as one part. Only flushLoop calls it.
+func (l *Log[T]) flush(ctx context.Context) {
+	l.mu.Lock()
+	rows, counters := l.rows, l.counters
+	key := fmt.Sprintf("%s%s/%05d.arrow", l.task.Prefix(), l.who.ID, l.next)
+	if len(rows) == 0 || l.err != nil {
+		l.mu.Unlock()
+		return
+	}
+	l.rows, l.counters = nil, Counters{}
+	l.next++
+	l.mu.Unlock()
+
+	p, err := writePart(ctx, l.store, key, partHead{l.task.Manifest, l.task.String(), counters}, rows)
+
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if err != nil {
+		l.err = fmt.Errorf("write part %s: %w", key, err)
+	} else {
+		l.take(key, p)
+	}
+	l.flushed.Broadcast()
+}
+
+// Close writes what waits and ends the attempt without committing.
+func (l *Log[T]) Close() error {
+	select {
+	case <-l.stop:
+	default:
+		close(l.stop)
+	}
+	<-l.done
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.err
+}
+
+// Finished counts the sentences in parts.
+func (l *Log[T]) Finished() int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return len(l.owner)
+}
+
+// Commit closes the log and declares the task done; sentences are all that the
+// shard has. The first commit wins: another attempt's is returned with
+// fs.ErrExist, which is no failure.
+func (l *Log[T]) Commit(ctx context.Context, sentences []int64) (*Commit, error) {
+	if err := l.Close(); err != nil {
+		return nil, err
+	}
+	c := &Commit{Format: Format, Job: l.plan, Manifest: l.task.Manifest, Stage: l.task.Stage, Shard: l.task.Shard, Side: l.task.Side,
+		Attempt: l.who, Counters: Counters{}}
+	of := map[string][]int64{}
+	for _, n := range sentences {
+		key, ok := l.owner[n]
+		if !ok {
+			return nil, fmt.Errorf("commit %s: sentence %d is in no part", l.task, n)
+		}
+		of[key] = append(of[key], n)
+		c.Failed += l.failed[n]
+	}
+	for _, key := range slices.Sorted(maps.Keys(l.parts)) {
+		p := l.parts[key]
+		c.Counters.Add(p.counters) // work that another part made superfluous was work all the same
+		if len(of[key]) > 0 {
+			c.Parts = append(c.Parts, Part{Key: key, SHA256: p.sum, Rows: p.rows, Sentences: of[key]})
+			c.Rows += p.rows
+		}
+	}
+	b, err := json.MarshalIndent(c, "", " ")
+	if err != nil {
+		return nil, fmt.Errorf("encode commit: %w", err)
+	}
+	err = create(ctx, l.store, l.task.Prefix()+commitName, b)
+	if errors.Is(err, fs.ErrExist) {
+		theirs, lerr := LoadCommit(ctx, l.store, l.task)
+		if lerr != nil {
+			return nil, lerr
+		}
+		return theirs, err
+	}
+	if err != nil {
+		return nil, fmt.Errorf("commit %s: %w", l.task, err)
+	}
+	return c, nil
+}
+
+// part is one part in memory.
+type part[T Row] struct {
+	head partHead
+	sum  string
+	rows []T
+}
+
+func writePart[T Row](ctx context.Context, s store.Store, key string, h partHead, rows []T) (*part[T], error) {
+	md, err := json.Marshal(h)
+	if err != nil {
+		return nil, err
+	}
+	var b bytes.Buffer
+	w, err := columnar.NewStreamWriter[T](&b, columnar.Metadata(map[string]string{partMetadata: string(md)}))
+	if err != nil {
+		return nil, err
+	}
+	for i := range rows {
+		if err := w.Write(&rows[i]); err != nil {
+			return nil, err
+		}
+	}
+	if err := w.Close(); err != nil {
+		return nil, err
+	}
+	return &part[T]{h, Sum(b.Bytes()), rows}, create(ctx, s, key, b.Bytes())
+}
+
+// damagedError is a part that is there but can't be used.
+type damagedError struct {
+	key string
+	err error
+}
+
+func (e *damagedError) Error() string { return fmt.Sprintf("part %s is damaged: %v", e.key, e.err) }
+func (e *damagedError) Unwrap() error { return e.err }
+
+func readPart[T Row](ctx context.Context, s store.Store, key string, t Task) (*part[T], error) {
+	b, err := read(ctx, s, key)
+	if err != nil {
+		return nil, fmt.Errorf("read part %s: %w", key, err)
+	}
+	r, err := columnar.ReadStream[T](bytes.NewReader(b))
+	if err != nil {
+		return nil, &damagedError{key, err}
+	}
+	p := &part[T]{sum: Sum(b)}
+	if err := json.Unmarshal([]byte(r.Metadata()[partMetadata]), &p.head); err != nil {
+		return nil, &damagedError{key, err}
+	}
+	if p.head.Manifest != t.Manifest {
+		return nil, failure.New(failure.Refused, "plan and run in a new job", "part %s of %s is for another manifest", key, s)
+	}
+	for row, err := range r.Rows() {
+		if err != nil {
+			return nil, &damagedError{key, err}
+		}
+		p.rows = append(p.rows, *row)
+	}
+	return p, nil
+}
