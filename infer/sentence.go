@@ -1,0 +1,218 @@
+// Package infer carries every fork of a shard on to the end of its sentence,
+// on servers that it starts itself or is pointed to, and keeps the
+// continuations as parts of the job.
+package infer
+
+import (
+	"errors"
+	"fmt"
+	"math"
+	"slices"
+
+	"tokenfork/internal/fork"
+	"tokenfork/internal/job"
+)
+
+// Trajectories, design of the comparison.
+const (
+	Own           = "own"       // each model continues its own fork
+	FromReference = "reference" // the reference continues both
+	Real          = "real"      // small ≠ real token; the reference continues small's fork, the other side is the text
+)
+
+// Classes of failed continuations.
+const (
+	ClassContextLength = "context_length" // does not fit the served model
+	ClassServerCrash   = "server_crash"   // killed the server, twice
+	ClassRefused       = "refused"        // the server answered 4xx
+	ClassServer        = "server"         // the server kept failing
+)
+
+// failedError is a fork that stays without a continuation.
+type failedError struct {
+	class string
+	err   error
+}
+
+func (e *failedError) Error() string { return e.class + ": " + e.err.Error() }
+func (e *failedError) Unwrap() error { return e.err }
+
+// sentence is a text's work for one server.
+type sentence struct {
+	*job.Sentence
+	side  job.Side // whose server
+	forks []*branch
+	rests []*rest // what has to be generated, ascending by position
+}
+
+// branch is one fork on its way.
+type branch struct {
+	position int32
+	fork     job.Side // whose predicted token
+	tail     *fork.Tail
+	replayed int
+	rest     *rest
+	err      *failedError
+	margin   float64
+}
+
+// rest is what a server generates, for all forks that lead to it.
+type rest struct {
+	fork.Rest
+	sharers []*branch
+	taken   []int32 // tokens generated so far
+	crashes int     // how often the server died with it in flight
+}
+
+// work lays out the sentence's forks for the side's server. limit is the
+// served model's length in tokens.
+func work(s *job.Sentence, side job.Side, set *job.Settings, ends fork.Ends, limit int) *sentence {
+	w := &sentence{Sentence: s, side: side}
+	rests := map[restKey]*rest{}
+	for _, p := range s.Mismatches {
+		for _, f := range forksOf(set.Trajectories, side) {
+			w.add(p, f, set, ends, limit, rests)
+		}
+	}
+	slices.SortStableFunc(w.rests, func(a, b *rest) int { return int(a.At - b.At) })
+	return w
+}
+
+// restKey keeps the forks of a sampled run apart: each has its own seed.
+type restKey struct {
+	fork.Rest
+	position int32
+	fork     job.Side
+}
+
+// forksOf lists whose forks the side's server carries on.
+func forksOf(trajectories string, side job.Side) []job.Side {
+	switch {
+	case trajectories == Own:
+		return []job.Side{side}
+	case side == job.Reference:
+		return []job.Side{job.Small, job.Reference}
+	default:
+		return nil
+	}
+}
+
+// ServersOf lists the sides whose servers the trajectories need.
+func ServersOf(trajectories string) []job.Side {
+	if trajectories == Own {
+		return []job.Side{job.Small, job.Reference}
+	}
+	return []job.Side{job.Reference}
+}
+
+func (w *sentence) add(p int32, of job.Side, set *job.Settings, ends fork.Ends, limit int, rests map[restKey]*rest) {
+	b := &branch{position: p, fork: of, margin: math.Inf(1)}
+	w.forks = append(w.forks, b)
+	if set.Trajectories == Real && of == job.Reference {
+		b.tail = fork.ReadOff(ends, w.Real, int(p), set.MaxNewTokens)
+		return
+	}
+	token := w.Predictions(of)[p]
+	b.tail, _ = fork.Direct(ends, w.Real, int(p), token, set.MaxNewTokens)
+	if b.tail.Done() {
+		return
+	}
+	// By the fork, not by what is left of it after replay: the list of failures
+	// must not depend on how the work is saved.
+	if need := int(p) + 1 + set.MaxNewTokens; need > limit {
+		b.err = &failedError{ClassContextLength, fmt.Errorf("%d tokens with its continuation, the server takes %d", need, limit)}
+		return
+	}
+	key := restKey{position: p, fork: of}
+	var r *fork.Rest
+	if greedy := set.Temperature == 0; greedy && set.Replay {
+		b.tail, r = fork.Walk(ends, w.Real, w.Predictions(w.side), int(p), token, set.MaxNewTokens)
+		key = restKey{}
+	} else {
+		b.tail, r = fork.Direct(ends, w.Real, int(p), token, set.MaxNewTokens)
+	}
+	b.replayed = len(b.tail.IDs) - 1
+	if r == nil {
+		return
+	}
+	key.Rest = *r
+	if rests[key] == nil {
+		rests[key] = &rest{Rest: *r}
+		w.rests = append(w.rests, rests[key])
+	}
+	b.rest = rests[key]
+	b.rest.sharers = append(b.rest.sharers, b)
+}
+
+// forced is what stands between the real tokens and the next one to generate.
+func (r *rest) forced() []int32 {
+	if r.Token == fork.None {
+		return r.taken
+	}
+	return append([]int32{r.Token}, r.taken...)
+}
+
+// wants is how many tokens to ask for next; 0 when all sharers are done. While
+// only the token after a decimal point is in question, one will do.
+func (r *rest) wants() int {
+	n := 0
+	for _, b := range r.sharers {
+		switch {
+		case b.tail.Done():
+		case b.tail.Undecided():
+			n = max(n, 1)
+		default:
+			n = max(n, b.tail.Left())
+		}
+	}
+	return n
+}
+
+// take feeds a generated token to every sharer. gap is the lead of the best
+// logprob over the next, NaN where it is not known.
+func (r *rest) take(id int32, gap float64) {
+	r.taken = append(r.taken, id)
+	for _, b := range r.sharers {
+		if !b.tail.Done() {
+			b.margin = min(b.margin, gap)
+			b.tail.Take(id)
+		}
+	}
+}
+
+// fail marks every sharer: a failed rest fails all that wait for it.
+func (r *rest) fail(err error) {
+	var f *failedError
+	if !errors.As(err, &f) {
+		f = &failedError{ClassServer, err}
+	}
+	for _, b := range r.sharers {
+		b.err = f
+	}
+}
+
+// rows are the sentence's finished continuations.
+func (w *sentence) rows(engine string, margins bool) []job.Continuation {
+	rows := make([]job.Continuation, len(w.forks))
+	for i, b := range w.forks {
+		rows[i] = b.row(w.Ordinal, engine, margins)
+	}
+	return rows
+}
+
+func (b *branch) row(ordinal int64, engine string, margins bool) job.Continuation {
+	c := job.Continuation{Ordinal: ordinal, Position: b.position, Fork: int32(b.fork), RestAt: -1, RestID: -1, Engine: &engine}
+	if b.rest != nil {
+		c.RestAt, c.RestID = b.rest.At, b.rest.Token
+	}
+	if b.err != nil {
+		msg := b.err.err.Error()
+		c.Error, c.Message = &b.err.class, &msg
+		return c
+	}
+	c.IDs, c.Finish, c.Replayed = b.tail.IDs, &b.tail.Finish, int32(b.replayed)
+	if margins && b.rest != nil && b.replayed == 0 && !math.IsNaN(b.margin) {
+		c.Margin = &b.margin
+	}
+	return c
+}
