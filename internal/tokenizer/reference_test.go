@@ -1,0 +1,255 @@
+package tokenizer
+
+import (
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"testing"
+)
+
+// The tests of this file compare with what the tokenizers library says; the script
+// testdata/reference.py asks it.
+
+var real = []string{"qwen2.5", "qwen3", "r1-distill-qwen", "llama3.1", "deepseek-v3", "smollm2", "odd", "dummy"}
+
+type expected struct {
+	Path      string
+	Size      int
+	Alone     []string
+	Bytes     []*string
+	Added     map[string]int32
+	Sequences []struct {
+		IDs  []int32
+		Text string
+	}
+	Ends []struct {
+		Spec     string
+		IDs      []int32
+		Decimals map[string][]int32
+	}
+}
+
+var answers string // the folder of the library's answers
+
+func TestMain(m *testing.M) {
+	os.Exit(func() int {
+		defer func() { os.RemoveAll(answers) }()
+		return m.Run()
+	}())
+}
+
+// ask runs the script once for all tests.
+func ask(t *testing.T) string {
+	t.Helper()
+	if answers != "" {
+		return answers
+	}
+	root, err := filepath.Abs("../..")
+	if err != nil {
+		t.Fatal(err)
+	}
+	venv := os.Getenv("TOKENFORK_VENV")
+	if venv == "" {
+		venv = filepath.Join(root, ".venv")
+	}
+	python := filepath.Join(venv, "bin", "python")
+	if _, err := os.Stat(python); errors.Is(err, fs.ErrNotExist) {
+		t.Fatalf("no Python environment at %s: make it with scripts/setup-vllm, or name one by TOKENFORK_VENV", venv)
+	}
+	out, err := os.MkdirTemp("", "tokenizer-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	answers = out
+	cmd := exec.Command(python, "testdata/reference.py", filepath.Join(root, ".cache", "tokenizers"), out)
+	if text, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("reference.py: %v\n%s", err, text)
+	}
+	return out
+}
+
+func readAnswer(t *testing.T, name string, into any) {
+	t.Helper()
+	data, err := os.ReadFile(filepath.Join(ask(t), name+".json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := json.Unmarshal(data, into); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// loadReal is a tokenizer and what the library says of it.
+func loadReal(t *testing.T, name string) (*Tokenizer, expected) {
+	t.Helper()
+	var want expected
+	readAnswer(t, name, &want)
+	tok, err := Load(want.Path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return tok, want
+}
+
+func eachReal(t *testing.T, test func(t *testing.T, tok *Tokenizer, want expected)) {
+	for _, name := range real {
+		t.Run(name, func(t *testing.T) {
+			tok, want := loadReal(t, name)
+			test(t, tok, want)
+		})
+	}
+}
+
+func TestEveryIDAlone(t *testing.T) {
+	eachReal(t, func(t *testing.T, tok *Tokenizer, want expected) {
+		if tok.Size() != want.Size || len(want.Alone) != want.Size {
+			t.Fatalf("size %d, want %d", tok.Size(), want.Size)
+		}
+		compared := 0
+		for id, text := range want.Alone {
+			if got := tok.Decode([]int32{int32(id)}); got != text {
+				t.Errorf("id %d decodes to %q, want %q", id, got, text)
+			}
+			if want.Bytes[id] == nil {
+				continue
+			}
+			compared++
+			if got := hex.EncodeToString(tok.Bytes(int32(id))); got != *want.Bytes[id] {
+				t.Errorf("id %d is bytes %s, want %s", id, got, *want.Bytes[id])
+			}
+		}
+		// 13 bytes occur in no UTF-8, so no text shows the library's character for them.
+		if compared < want.Size-13 {
+			t.Errorf("bytes of %d ids compared, want %d", compared, want.Size-13)
+		}
+	})
+}
+
+func TestSequences(t *testing.T) {
+	eachReal(t, func(t *testing.T, tok *Tokenizer, want expected) {
+		if len(want.Sequences) < 6000 {
+			t.Fatalf("%d sequences", len(want.Sequences))
+		}
+		for _, s := range want.Sequences {
+			if got := tok.Decode(s.IDs); got != s.Text {
+				t.Errorf("%v decodes to %q, want %q", s.IDs, got, s.Text)
+			}
+		}
+	})
+}
+
+func TestAddedTokens(t *testing.T) {
+	eachReal(t, func(t *testing.T, tok *Tokenizer, want expected) {
+		for content, id := range want.Added {
+			if got, ok := tok.ID(content); !ok || got != id {
+				t.Errorf("%q has id %d (%v), want %d", content, got, ok, id)
+			}
+		}
+		count := 0
+		for id := range int32(tok.Size() + 10) {
+			if tok.IsAdded(id) {
+				count++
+			}
+		}
+		if count != len(want.Added) || count == 0 {
+			t.Errorf("%d added tokens, want %d", count, len(want.Added))
+		}
+	})
+}
+
+func TestEndsOfWholeVocabularies(t *testing.T) {
+	eachReal(t, func(t *testing.T, tok *Tokenizer, want expected) {
+		for _, w := range want.Ends {
+			ends, err := NewEnds(tok, w.Spec, nil, true)
+			if err != nil {
+				t.Fatal(err)
+			}
+			d := ends.decimals
+			got := map[string][]int32{
+				"dot": d.Dot.sorted, "digit_dot": d.DigitDot.sorted,
+				"ends_digit": d.EndsDigit.sorted, "starts_digit": d.StartsDigit.sorted,
+			}
+			for name, ids := range w.Decimals {
+				if !slices.Equal(got[name], ids) {
+					t.Errorf("%q: %s is %v, want %v", w.Spec, name, got[name], ids)
+				}
+			}
+			if !slices.Equal(ends.IDs(), w.IDs) {
+				t.Errorf("%q: ends differ:\n%v\nwant\n%v", w.Spec, ends.IDs(), w.IDs)
+			}
+			t.Logf("%q: %d ends", w.Spec, len(w.IDs))
+		}
+	})
+}
+
+// The library numbers added tokens itself; a file is read as it does, or refused.
+func TestNumberingOfAddedTokens(t *testing.T) {
+	var cases []struct {
+		File  string
+		Alone []string
+	}
+	readAnswer(t, "case-numbered", &cases)
+	read := 0
+	for _, c := range cases {
+		tok, err := Parse([]byte(c.File))
+		if err != nil {
+			continue
+		}
+		read++
+		for id, want := range c.Alone {
+			if got := tok.Decode([]int32{int32(id)}); got != want {
+				t.Fatalf("id %d decodes to %q, want %q, in %s", id, got, want, c.File)
+			}
+		}
+	}
+	if read < len(cases)/5 || read == len(cases) {
+		t.Errorf("%d of %d files read", read, len(cases))
+	}
+	t.Logf("%d of %d files read, the others refused", read, len(cases))
+}
+
+func TestInvalidUTF8(t *testing.T) {
+	var answer struct {
+		Edges string
+		Texts []string
+	}
+	readAnswer(t, "case-invalid", &answer)
+	edges, err := hex.DecodeString(answer.Edges)
+	if err != nil {
+		t.Fatal(err)
+	}
+	n := len(edges)
+	if len(answer.Texts) != n*n*n*n {
+		t.Fatalf("%d texts for %d edges", len(answer.Texts), n)
+	}
+	for i, want := range answer.Texts {
+		b := []byte{edges[i/n/n/n], edges[i/n/n%n], edges[i/n%n], edges[i%n]}
+		if got := lossyUTF8(b); got != want {
+			t.Fatalf("%x decodes to %q, want %q", b, got, want)
+		}
+	}
+}
+
+func TestRealTokenizersDiffer(t *testing.T) {
+	qwen25, _ := loadReal(t, "qwen2.5")
+	qwen3, _ := loadReal(t, "qwen3")
+	distill, _ := loadReal(t, "r1-distill-qwen")
+	for _, test := range []struct {
+		small, reference *Tokenizer
+		want             string
+	}{
+		{qwen25, qwen25, ""},
+		{qwen25, qwen3, "compare tokenizers: id 151665 is no token in small, the added token `<tool_response>` in reference"},
+		{qwen25, distill, "compare tokenizers: id 151643 is the added token `<|endoftext|>` in small, the added token `<｜end▁of▁sentence｜>` in reference"},
+	} {
+		err := Equal(test.small, test.reference)
+		if err == nil && test.want != "" || err != nil && err.Error() != test.want {
+			t.Errorf("got %v, want %q", err, test.want)
+		}
+	}
+}

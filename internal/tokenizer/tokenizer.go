@@ -1,0 +1,127 @@
+// Package tokenizer reads Hugging Face tokenizer.json files, turns token ids
+// into bytes and text exactly as the tokenizers library decodes them, and works
+// out which ids end a sentence. It does not encode.
+package tokenizer
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"os"
+	"strconv"
+
+	"tokenfork/internal/failure"
+)
+
+// Tokenizer maps token ids to bytes. It is immutable and safe for concurrent use.
+type Tokenizer struct {
+	raw    []byte
+	tokens [][]byte // by id; nil where there is no token
+	added  map[int32]string
+	ids    map[string]int32 // added tokens by content
+	vocab  int              // entries of the model's own vocabulary
+}
+
+// Load reads the tokenizer.json at path. A file that is damaged, or of a kind that
+// is not decoded byte by byte, is refused.
+func Load(path string) (*Tokenizer, error) {
+	data, err := os.ReadFile(path)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, failure.New(failure.Refused,
+			"a model with slow tokenizer files only gets one by transformers' AutoTokenizer.from_pretrained(DIR).save_pretrained(DIR)",
+			"load tokenizer: %w", err)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("load tokenizer: %w", err)
+	}
+	t, err := Parse(data)
+	if err != nil {
+		return nil, failure.New(failure.Refused,
+			"byte-level tokenizers as Qwen, Llama 3 and SmolLM2 have them can be used",
+			"load tokenizer %s: %w", path, err)
+	}
+	return t, nil
+}
+
+// Size is one more than the largest id.
+func (t *Tokenizer) Size() int { return len(t.tokens) }
+
+// Bytes is what the token id stands for, nil for ids without a token: those beyond
+// the vocabulary (padding of the model's embedding) and gaps in it. It may be half
+// a UTF-8 character. The caller must not change it.
+func (t *Tokenizer) Bytes(id int32) []byte {
+	if id < 0 || int(id) >= len(t.tokens) {
+		return nil
+	}
+	return t.tokens[id]
+}
+
+// Decode is the text of ids, as the library's decode(ids, skip_special_tokens=False)
+// gives it: the bytes of all tokens joined, added tokens like any other, then invalid
+// UTF-8 replaced. Ids without a token add nothing.
+func (t *Tokenizer) Decode(ids []int32) string {
+	var joined []byte
+	for _, id := range ids {
+		joined = append(joined, t.Bytes(id)...)
+	}
+	return lossyUTF8(joined)
+}
+
+// IsAdded says whether id is an added token, special or not.
+func (t *Tokenizer) IsAdded(id int32) bool {
+	_, ok := t.added[id]
+	return ok
+}
+
+// ID is the id of the added token that is spelled exactly content.
+func (t *Tokenizer) ID(content string) (int32, bool) {
+	id, ok := t.ids[content]
+	return id, ok
+}
+
+// JSON is the file as it was read. The caller must not change it.
+func (t *Tokenizer) JSON() []byte { return t.raw }
+
+// Fingerprint is the sha256 of the file, in hex.
+func (t *Tokenizer) Fingerprint() string {
+	sum := sha256.Sum256(t.raw)
+	return hex.EncodeToString(sum[:])
+}
+
+// Equal is nil if every id stands for the same bytes in both and the added tokens
+// agree; else the error names the first id that differs.
+func Equal(small, reference *Tokenizer) error {
+	for id := range int32(max(small.Size(), reference.Size())) {
+		s, sAdded := small.added[id]
+		r, rAdded := reference.added[id]
+		if bytes.Equal(small.Bytes(id), reference.Bytes(id)) && s == r && sAdded == rAdded {
+			continue
+		}
+		return failure.New(failure.Refused, "the two models must share one tokenizer",
+			"compare tokenizers: id %d is %s in small, %s in reference",
+			id, small.describe(id), reference.describe(id))
+	}
+	return nil
+}
+
+// describe shows the token of id in a message.
+func (t *Tokenizer) describe(id int32) string {
+	text := t.Bytes(id)
+	if content, ok := t.added[id]; ok {
+		return "the added token " + quote(content)
+	}
+	if text == nil {
+		return "no token"
+	}
+	return quote(string(text))
+}
+
+// quote shows printable text as it is, anything else with escapes.
+func quote(s string) string {
+	if strconv.CanBackquote(s) {
+		return "`" + s + "`"
+	}
+	return strconv.Quote(s)
+}
