@@ -1,0 +1,181 @@
+package vllm
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"strings"
+
+	"tokenfork/internal/failure"
+)
+
+// Model is one entry of a server's /v1/models.
+type Model struct {
+	ID          string `json:"id"`
+	Root        string `json:"root"`          // the folder or name that the server was given
+	MaxModelLen int    `json:"max_model_len"` // tokens; 0 where not told
+}
+
+// Models lists what the server serves.
+func (c *Client) Models(ctx context.Context) ([]Model, error) {
+	var list struct {
+		Data []Model `json:"data"`
+	}
+	if err := c.getJSON(ctx, "/v1/models", &list); err != nil {
+		return nil, err
+	}
+	return list.Data, nil
+}
+
+// Version is the server's vLLM version.
+func (c *Client) Version(ctx context.Context) (string, error) {
+	var v struct {
+		Version string `json:"version"`
+	}
+	err := c.getJSON(ctx, "/version", &v)
+	return v.Version, err
+}
+
+// Health returns nil when the server says that it is well. A hung engine can
+// still say so: see Watchdog.
+func (c *Client) Health(ctx context.Context) error {
+	_, err := c.do(ctx, http.MethodGet, "/health", nil)
+	return err
+}
+
+// Probe asks for one token, the proof that the engine works.
+func (c *Client) Probe(ctx context.Context) error {
+	_, err := c.Complete(ctx, CompletionRequest{Prompts: []Prompt{Tokens(0)}, MaxTokens: 1})
+	return err
+}
+
+// HasGenerate reports whether the Generate API can be used.
+func (c *Client) HasGenerate(ctx context.Context) (bool, error) {
+	probe := *c
+	probe.API = Generate
+	_, err := probe.Complete(ctx, CompletionRequest{Prompts: []Prompt{Tokens(0)}, MaxTokens: 1})
+	var status *StatusError
+	if errors.As(err, &status) && (status.Status == http.StatusForbidden || status.Status == http.StatusNotFound) {
+		return false, nil
+	}
+	return err == nil, err
+}
+
+// Detokenize is the server's own text for ids.
+func (c *Client) Detokenize(ctx context.Context, ids []int32) (string, error) {
+	body := newBody()
+	defer body.release()
+	body.b = append(append(body.b, `{"model":`...), quoteJSON(c.Model)...)
+	body.b = append(Tokens(ids...).appendWire(append(body.b, `,"tokens":`...)), '}')
+	data, err := c.do(ctx, http.MethodPost, "/detokenize", body)
+	if err != nil {
+		return "", err
+	}
+	var answer struct {
+		Prompt *string `json:"prompt"`
+	}
+	if err := json.Unmarshal(data, &answer); err != nil || answer.Prompt == nil {
+		return "", &AnswerError{Reason: "POST /detokenize: no text"}
+	}
+	return *answer.Prompt, nil
+}
+
+// Want is what a server must be to answer for a planned model.
+type Want struct {
+	Model       string // served id; "" takes the only one that there is
+	MaxModelLen int    // least number of tokens a prompt and its continuation may have
+	// VocabSize is one more than the largest id: of config.json's vocab_size
+	// and the tokenizer's largest id the larger. 0 leaves it unchecked.
+	VocabSize int
+	// Sample is a list of ids whose text the planned tokenizer knows, best of
+	// plain words, since some tokenizers tidy the spaces at punctuation.
+	// Empty leaves it unchecked.
+	Sample     []int32
+	SampleText string
+}
+
+// Check compares the server with want before any row is sent, and sets
+// c.Model. An error names what differs.
+func (c *Client) Check(ctx context.Context, want Want) (Model, error) {
+	models, err := c.Models(ctx)
+	if err != nil {
+		return Model{}, fmt.Errorf("check server %s: %w", c.url, err)
+	}
+	m, err := c.choose(models, want)
+	if err != nil {
+		return m, err
+	}
+	c.Model = m.ID
+	if m.MaxModelLen > 0 && m.MaxModelLen < want.MaxModelLen {
+		return m, failure.New(failure.Refused, "start it with a larger --max-model-len",
+			"%s serves %q with a max_model_len of %d tokens, needed are %d", c.url, m.ID, m.MaxModelLen, want.MaxModelLen)
+	}
+	if want.VocabSize > 0 {
+		if err := c.checkVocab(ctx, int32(want.VocabSize)); err != nil {
+			return m, err
+		}
+	}
+	return m, c.checkSample(ctx, want)
+}
+
+func (c *Client) choose(models []Model, want Want) (Model, error) {
+	var ids []string
+	for _, m := range models {
+		if m.ID == want.Model {
+			return m, nil
+		}
+		ids = append(ids, fmt.Sprintf("%q", m.ID))
+	}
+	if want.Model != "" {
+		return Model{}, failure.New(failure.Refused, "another server may hold that address",
+			"%s answers as %s, expected %q", c.url, strings.Join(ids, ", "), want.Model)
+	}
+	if len(models) != 1 {
+		return Model{}, failure.New(failure.Refused, "name one of them",
+			"%s serves %d models: %s", c.url, len(models), strings.Join(ids, ", "))
+	}
+	return models[0], nil
+}
+
+// checkVocab asks for what follows the last id, which must work, and the id
+// after it, which vLLM refuses by name.
+func (c *Client) checkVocab(ctx context.Context, size int32) error {
+	hint := "serve the model that the job was planned for"
+	ask := func(id int32) error {
+		_, err := c.Complete(ctx, CompletionRequest{Prompts: []Prompt{Tokens(id)}, MaxTokens: 1})
+		return err
+	}
+	var status *StatusError
+	err := ask(size - 1)
+	if errors.As(err, &status) && status.Status == http.StatusBadRequest {
+		return failure.New(failure.Refused, hint, "%s does not know token id %d of the planned model: %s", c.url, size-1, status.Message)
+	}
+	if err != nil {
+		return fmt.Errorf("check server %s: %w", c.url, err)
+	}
+	err = ask(size)
+	if err == nil {
+		return failure.New(failure.Refused, hint, "%s accepts token id %d, but the planned model has %d ids", c.url, size, size)
+	}
+	if !errors.As(err, &status) || status.Status != http.StatusBadRequest {
+		return fmt.Errorf("check server %s: %w", c.url, err)
+	}
+	return nil
+}
+
+func (c *Client) checkSample(ctx context.Context, want Want) error {
+	if len(want.Sample) == 0 {
+		return nil
+	}
+	text, err := c.Detokenize(ctx, want.Sample)
+	if err != nil {
+		return fmt.Errorf("check server %s: %w", c.url, err)
+	}
+	if text != want.SampleText {
+		return failure.New(failure.Refused, "serve the model that the job was planned for",
+			"%s decodes token ids %v to %q, the planned model to %q", c.url, want.Sample, text, want.SampleText)
+	}
+	return nil
+}

@@ -1,0 +1,179 @@
+package vllm
+
+import (
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"net"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"tokenfork/internal/failure"
+)
+
+// Config says how to run one server.
+type Config struct {
+	Command []string // such as {"vllm"} or {"apptainer", "exec", "--nv", "vllm.sif", "vllm"}; "serve MODEL" and flags follow
+	Model   string   // folder
+	Name    string   // label for messages: "small", "reference", "judge"
+	LogPath string   // the server's output is appended here
+
+	TensorParallel int      // GPUs; 0 is 1
+	GPUs           []string // CUDA_VISIBLE_DEVICES entries: index, UUID or MIG; nil leaves the environment as it is
+	Args           []string // further vLLM flags, last so that they win
+	Env            []string // further NAME=VALUE settings, last so that they win
+
+	// TCP serves on a free port of the loopback interface, with a key of its
+	// own, instead of a Unix socket: for containers that share no folder.
+	TCP bool
+	// RunRoot takes the folder of the sockets; "" is /tmp. A container must
+	// see it at the same path, and it must be short.
+	RunRoot string
+	// CacheDir keeps compiled kernels for the next start; "" keeps none. Two
+	// servers that run at once must not share one.
+	CacheDir string
+
+	StartTimeout time.Duration // until it answers; 0 is 30 minutes
+	StopTimeout  time.Duration // from SIGTERM to SIGKILL; 0 is 15 seconds
+	Logger       *slog.Logger  // progress; nil is silence
+}
+
+func (c Config) withDefaults() Config {
+	c.TensorParallel = max(c.TensorParallel, 1)
+	if c.RunRoot == "" {
+		c.RunRoot = "/tmp" // not $TMPDIR, which is often too long for sockets
+	}
+	if c.StartTimeout == 0 {
+		c.StartTimeout = 30 * time.Minute
+	}
+	if c.StopTimeout == 0 {
+		c.StopTimeout = 15 * time.Second
+	}
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	c.Logger = c.Logger.With("server", c.Name)
+	return c
+}
+
+// ownFlags are how tokenfork reaches and recognises its server.
+var ownFlags = []string{"--served-model-name", "--uds", "--host", "--port", "--api-key"}
+
+func (c *Config) check() error {
+	if len(c.Command) == 0 || c.Model == "" || c.Name == "" || c.LogPath == "" {
+		return fmt.Errorf("start vLLM: Command, Model, Name and LogPath are needed, have %q, %q, %q, %q",
+			c.Command, c.Model, c.Name, c.LogPath)
+	}
+	for _, arg := range c.Args {
+		flag, _, _ := strings.Cut(arg, "=")
+		if slices.Contains(ownFlags, flag) {
+			return failure.New(failure.Usage, "leave it out", "start vLLM: %s of the %s server is set by tokenfork", flag, c.Name)
+		}
+	}
+	return nil
+}
+
+// optionalFlags make the server tell more or work less. Versions that do not
+// know one are started without it.
+var optionalFlags = []string{
+	"--enable-prompt-tokens-details", // cached tokens of each answer
+	"--disable-uvicorn-access-log",   // a line for each request
+	"--enable-scale-out",             // the Generate API
+}
+
+// launch is what one start of a server is made of.
+type launch struct {
+	nonce   string // also the served model's name
+	dir     runDir
+	port    int      // with TCP
+	key     string   // with TCP
+	without []string // optional flags that this version does not know
+}
+
+func (l *launch) model() string { return "tokenfork-" + l.nonce }
+
+func (l *launch) url(c *Config) string {
+	if c.TCP {
+		return "http://127.0.0.1:" + strconv.Itoa(l.port)
+	}
+	return "unix://" + l.dir.socket()
+}
+
+// argv is the server's command line. It holds no secret.
+func (l *launch) argv(c *Config) []string {
+	argv := append(slices.Clone(c.Command), "serve", c.Model,
+		"--served-model-name", l.model(),
+		// The model's own sampling defaults would change greedy output.
+		"--generation-config", "vllm")
+	if c.TCP {
+		argv = append(argv, "--host", "127.0.0.1", "--port", strconv.Itoa(l.port))
+	} else {
+		argv = append(argv, "--uds", l.dir.socket())
+	}
+	if c.TensorParallel > 1 {
+		argv = append(argv, "--tensor-parallel-size", strconv.Itoa(c.TensorParallel))
+	}
+	for _, flag := range optionalFlags {
+		if !slices.Contains(l.without, flag) {
+			argv = append(argv, flag)
+		}
+	}
+	return append(argv, c.Args...)
+}
+
+// environ is the environment of the guard and the server.
+func (l *launch) environ(c *Config) []string {
+	set := []string{
+		"VLLM_RPC_BASE_PATH=" + l.dir.rpc(),
+		"VLLM_PORT=" + strconv.Itoa(portBase()),
+		"VLLM_CACHE_ROOT=" + l.cacheDir(c),
+		"VLLM_HTTP_TIMEOUT_KEEP_ALIVE=600",
+		"VLLM_NO_USAGE_STATS=1",
+		"HF_HUB_OFFLINE=1",
+		"PYTHONUNBUFFERED=1",
+	}
+	if c.TCP {
+		set = append(set, "VLLM_API_KEY="+l.key)
+	}
+	if c.GPUs != nil {
+		set = append(set, "CUDA_VISIBLE_DEVICES="+strings.Join(c.GPUs, ","))
+	}
+	set = append(set, c.Env...)
+	set = append(set, serverVar+"="+l.nonce, runnerVar+"="+runnerID(),
+		// vLLM renames its processes, which overwrites the environment that
+		// /proc shows, and the marks in it, unless this is set.
+		"SPT_NOENV=1")
+	env := append(os.Environ(), set...)
+	for _, kv := range set { // containers may pass on nothing but these
+		env = append(env, "APPTAINERENV_"+kv, "SINGULARITYENV_"+kv)
+	}
+	return env
+}
+
+func (l *launch) cacheDir(c *Config) string {
+	if c.CacheDir != "" {
+		return c.CacheDir
+	}
+	return l.dir.cache()
+}
+
+// portBase is where vLLM looks for ports for its own processes, upwards. Two
+// servers of a node that looked from one base could find the same port free.
+func portBase() int { return 15000 + 50*rand.IntN(340) }
+
+// freePort asks the kernel; another process may still take it before vLLM does.
+func freePort() (int, error) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return 0, fmt.Errorf("find a free port: %w", err)
+	}
+	defer l.Close()
+	return l.Addr().(*net.TCPAddr).Port, nil
+}
+
+// runnerID marks the servers of this process.
+var runnerID = sync.OnceValue(newNonce)

@@ -1,0 +1,193 @@
+package vllm
+
+import (
+	"context"
+	"encoding/csv"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"tokenfork/internal/failure"
+)
+
+// foreignMiB is the memory that others may hold on a GPU: drivers and desktops
+// take a little, and vLLM leaves a part free by default.
+const foreignMiB = 2048
+
+// freeWait is how long an ended process's GPU memory may take to come back.
+const freeWait = 60 * time.Second
+
+const smiTimeout = 30 * time.Second
+
+type gpu struct {
+	index, uuid string
+	usedMiB     int64
+}
+
+type gpuProcess struct {
+	gpu     string // uuid
+	pid     int
+	usedMiB int64 // 0 where not told
+}
+
+// querySMI runs nvidia-smi; ok is false where there is none.
+func querySMI(ctx context.Context, query string) (rows [][]string, ok bool, err error) {
+	path, err := exec.LookPath("nvidia-smi")
+	if err != nil {
+		return nil, false, nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, smiTimeout) // it hangs on a broken GPU
+	defer cancel()
+	out, err := exec.CommandContext(ctx, path, query, "--format=csv,noheader,nounits").Output()
+	if err != nil {
+		return nil, true, fmt.Errorf("nvidia-smi %s: %w: %s", query, err, out)
+	}
+	r := csv.NewReader(strings.NewReader(string(out)))
+	r.TrimLeadingSpace, r.FieldsPerRecord = true, -1
+	rows, err = r.ReadAll()
+	if err != nil {
+		return nil, true, fmt.Errorf("nvidia-smi %s: %w", query, err)
+	}
+	return rows, true, nil
+}
+
+func gpuProcesses(ctx context.Context) ([]gpuProcess, error) {
+	rows, _, err := querySMI(ctx, "--query-compute-apps=gpu_uuid,pid,used_memory")
+	if err != nil {
+		return nil, err
+	}
+	var list []gpuProcess
+	for _, row := range rows {
+		if len(row) != 3 {
+			continue // a remark instead of a row
+		}
+		if pid, err := strconv.Atoi(row[1]); err == nil {
+			list = append(list, gpuProcess{gpu: row[0], pid: pid, usedMiB: mib(row[2])})
+		}
+	}
+	return list, nil
+}
+
+// gpus lists those of the machine that entries name by index or UUID; MIG
+// devices are left out, since their GPU's figures count others' slices.
+func gpus(ctx context.Context, entries []string) ([]gpu, error) {
+	rows, _, err := querySMI(ctx, "--query-gpu=index,uuid,memory.used")
+	if err != nil {
+		return nil, err
+	}
+	var list []gpu
+	for _, row := range rows {
+		if len(row) != 3 {
+			continue
+		}
+		named := slices.ContainsFunc(entries, func(e string) bool {
+			return e == row[0] || len(e) > 4 && strings.HasPrefix(row[1], e) // CUDA takes shortened UUIDs
+		})
+		if named {
+			list = append(list, gpu{index: row[0], uuid: row[1], usedMiB: mib(row[2])})
+		}
+	}
+	return list, nil
+}
+
+func mib(field string) int64 {
+	n, err := strconv.ParseInt(strings.TrimSpace(field), 10, 64)
+	if err != nil {
+		return 0 // "[N/A]"
+	}
+	return n
+}
+
+// checkForeign fails if processes other than this runner's servers hold memory
+// on the GPUs. Memory of a process that has just ended is waited for.
+func checkForeign(ctx context.Context, entries []string) error {
+	deadline := time.Now().Add(freeWait)
+	for {
+		err, dying := foreignUse(ctx, entries)
+		if err == nil || !dying || time.Now().After(deadline) {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return errors.Join(err, ctx.Err())
+		case <-time.After(time.Second):
+		}
+	}
+}
+
+// foreignUse also tells whether waiting can help: no live process is to blame.
+func foreignUse(ctx context.Context, entries []string) (use error, dying bool) {
+	devices, err := gpus(ctx, entries)
+	if err != nil || len(devices) == 0 {
+		return err, false
+	}
+	users, err := gpuProcesses(ctx)
+	if err != nil {
+		return err, false
+	}
+	for _, d := range devices {
+		foreign, pids, alive := d.usedMiB, []string{}, false
+		for _, u := range users {
+			switch {
+			case u.gpu != d.uuid:
+			case hasEnv(u.pid, runnerVar, runnerID()):
+				foreign -= u.usedMiB
+			default:
+				pids = append(pids, strconv.Itoa(u.pid))
+				_, running := readProcess(u.pid)
+				alive = alive || running
+			}
+		}
+		if foreign > foreignMiB {
+			return foreignError(d, foreign, pids), !alive
+		}
+	}
+	return nil, false
+}
+
+func foreignError(d gpu, foreign int64, pids []string) error {
+	by := "processes that are not visible here"
+	if len(pids) > 0 {
+		by = "pid " + strings.Join(pids, ", ")
+	}
+	return failure.New(failure.Other,
+		"end them, choose other GPUs by CUDA_VISIBLE_DEVICES, or set --gpu-memory-utilization for what is left",
+		"GPU %s has %.1f GiB in use by %s (not ours)", d.index, float64(foreign)/1024, by)
+}
+
+// awaitFree waits until no GPU lists the pids any more.
+func awaitFree(ctx context.Context, pids map[int]bool) error {
+	deadline := time.Now().Add(freeWait)
+	for {
+		users, err := gpuProcesses(ctx)
+		if err != nil {
+			return err
+		}
+		i := slices.IndexFunc(users, func(u gpuProcess) bool { return pids[u.pid] })
+		if i < 0 {
+			return nil
+		}
+		if time.Now().After(deadline) {
+			return fmt.Errorf("GPU %s still lists %d MiB of pid %d, which has ended", users[i].gpu, users[i].usedMiB, users[i].pid)
+		}
+		time.Sleep(time.Second)
+	}
+}
+
+// visibleGPUs are the entries a server of n GPUs uses where none are given.
+func visibleGPUs(n int) []string {
+	if v, set := os.LookupEnv("CUDA_VISIBLE_DEVICES"); set {
+		entries := strings.Split(v, ",")
+		return entries[:min(n, len(entries))]
+	}
+	var entries []string
+	for i := range n {
+		entries = append(entries, strconv.Itoa(i))
+	}
+	return entries
+}

@@ -1,0 +1,91 @@
+package vllm
+
+import (
+	"bufio"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"sync/atomic"
+	"syscall"
+	"time"
+)
+
+// guarded is the runner's view of a guard and its server.
+type guarded struct {
+	cmd   *exec.Cmd
+	pipe  *os.File // its end tells the guard to end the server
+	dir   runDir
+	nonce string
+	grace atomic.Int64 // a time.Duration: what a killed guard's server is given
+
+	done chan struct{} // closed when nothing is left; the fields below are set then
+	exit string        // how the server ended by itself; "" if it did not
+	err  error         // starting or ending failed
+}
+
+// startGuarded starts a guard, which starts argv, both with the environment
+// env and their output in log.
+func startGuarded(dir runDir, nonce string, grace time.Duration, argv, env []string, log *os.File) (*guarded, error) {
+	stdin, pipe, err := os.Pipe()
+	if err != nil {
+		return nil, fmt.Errorf("start guard: %w", err)
+	}
+	defer stdin.Close()
+	args := append([]string{GuardCommand, "--dir", string(dir), "--stop-timeout", grace.String(), "--"}, argv...)
+	g := &guarded{pipe: pipe, dir: dir, nonce: nonce, done: make(chan struct{})}
+	g.grace.Store(int64(grace))
+	g.cmd = exec.Command("/proc/self/exe", args...) // this very binary, even if its file was replaced
+	g.cmd.Env, g.cmd.Stdin, g.cmd.Stderr = env, stdin, log
+	g.cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	out, err := g.cmd.StdoutPipe()
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("start guard: %w", err), pipe.Close())
+	}
+	if err := g.cmd.Start(); err != nil {
+		return nil, errors.Join(fmt.Errorf("start guard: %w", err), pipe.Close())
+	}
+	go g.follow(bufio.NewScanner(out))
+	return g, nil
+}
+
+// follow reads the guard's reports to its end. If the guard was killed, its
+// work is done here.
+func (g *guarded) follow(reports *bufio.Scanner) {
+	defer close(g.done)
+	leader, finished := 0, false
+	for reports.Scan() {
+		var r report
+		if err := json.Unmarshal(reports.Bytes(), &r); err != nil {
+			continue // cut off by a kill
+		}
+		leader = max(leader, r.PID)
+		if r.Exit != "" {
+			g.exit = r.Exit
+		}
+		if r.Error != "" {
+			g.err = errors.New(r.Error)
+		}
+		finished = finished || r.Done || r.Error != ""
+	}
+	waitErr := g.cmd.Wait()
+	g.pipe.Close()
+	if finished {
+		return
+	}
+	if g.exit == "" {
+		g.exit = fmt.Sprintf("its guard died (%v)", waitErr)
+	}
+	f := family{nonce: g.nonce, sid: g.cmd.Process.Pid}
+	g.err = endServer(f, g.dir, leader, time.Duration(g.grace.Load()))
+}
+
+// stop tells the guard to end the server. It returns at once.
+func (g *guarded) stop() { g.pipe.Close() }
+
+// kill ends the guard and, without delay, the server.
+func (g *guarded) kill() {
+	g.grace.Store(0)
+	_ = g.cmd.Process.Kill() // already ended is as good
+}

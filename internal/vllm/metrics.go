@@ -1,0 +1,163 @@
+package vllm
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"fmt"
+	"net/http"
+	"slices"
+	"strconv"
+	"strings"
+)
+
+// Metrics are a server's own counters, summed over its engines. Counters run
+// from the server's start; take differences.
+type Metrics struct {
+	PromptTokens    int64 // of finished prefills, cached ones included
+	CachedTokens    int64 // of those, the ones found in the prefix cache
+	GeneratedTokens int64
+	PrefixQueries   int64   // tokens looked up in the prefix cache
+	PrefixHits      int64   // tokens found
+	Preemptions     int64   // requests thrown out of the KV cache and done again
+	Running         int     // requests
+	Waiting         int     // requests
+	KVUsage         float64 // share of the KV cache in use, mean over engines, 0 to 1
+	KVCapacity      int64   // tokens that the KV caches hold; 0 where not told
+	BlockSize       int     // tokens; shorter prefixes are not cached
+	KVCacheDType    string  // "auto": the model's
+	// Missing lists the counters above that this server does not have (metric
+	// names), which are 0 then.
+	Missing []string
+}
+
+// Metrics reads the server's /metrics.
+func (c *Client) Metrics(ctx context.Context) (Metrics, error) {
+	data, err := c.do(ctx, http.MethodGet, "/metrics", nil)
+	if err != nil {
+		return Metrics{}, err
+	}
+	m, err := parseMetrics(data)
+	if err != nil {
+		return Metrics{}, &AnswerError{Reason: "GET /metrics: " + err.Error()}
+	}
+	return m, nil
+}
+
+// metricNames lists, for each quantity, the names it has had.
+var metricNames = []string{
+	"vllm:prompt_tokens_total", "vllm:prompt_tokens_cached_total", "vllm:generation_tokens_total",
+	"vllm:prefix_cache_queries_total", "vllm:prefix_cache_hits_total", "vllm:num_preemptions_total",
+	"vllm:num_requests_running", "vllm:num_requests_waiting", "vllm:kv_cache_usage_perc", "vllm:cache_config_info",
+}
+
+func parseMetrics(text []byte) (Metrics, error) {
+	var m Metrics
+	sums, seen := map[string]float64{}, map[string]int{}
+	lines := bufio.NewScanner(bytes.NewReader(text))
+	lines.Buffer(nil, 1<<20)
+	for lines.Scan() {
+		name, labels, value, err := parseSample(lines.Text())
+		if err != nil {
+			return m, err
+		}
+		if !slices.Contains(metricNames, name) {
+			continue
+		}
+		sums[name] += value
+		seen[name]++
+		if name == "vllm:cache_config_info" {
+			m.addCacheConfig(labels)
+		}
+	}
+	if err := lines.Err(); err != nil {
+		return m, err
+	}
+	for _, name := range metricNames {
+		if seen[name] == 0 {
+			m.Missing = append(m.Missing, name)
+		}
+	}
+	m.set(sums, max(1, seen["vllm:kv_cache_usage_perc"]))
+	return m, nil
+}
+
+func (m *Metrics) set(sums map[string]float64, engines int) {
+	m.PromptTokens = int64(sums["vllm:prompt_tokens_total"])
+	m.CachedTokens = int64(sums["vllm:prompt_tokens_cached_total"])
+	m.GeneratedTokens = int64(sums["vllm:generation_tokens_total"])
+	m.PrefixQueries = int64(sums["vllm:prefix_cache_queries_total"])
+	m.PrefixHits = int64(sums["vllm:prefix_cache_hits_total"])
+	m.Preemptions = int64(sums["vllm:num_preemptions_total"])
+	m.Running = int(sums["vllm:num_requests_running"])
+	m.Waiting = int(sums["vllm:num_requests_waiting"])
+	m.KVUsage = sums["vllm:kv_cache_usage_perc"] / float64(engines)
+}
+
+// addCacheConfig adds one engine's cache. Newer servers tell its size in
+// tokens, which is right for models with several kinds of layers too.
+func (m *Metrics) addCacheConfig(labels map[string]string) {
+	number := func(key string) int64 {
+		n, err := strconv.ParseInt(labels[key], 10, 64)
+		if err != nil {
+			return 0 // "None": not told
+		}
+		return n
+	}
+	m.BlockSize, m.KVCacheDType = int(number("block_size")), labels["cache_dtype"]
+	if tokens := number("kv_cache_size_tokens"); tokens > 0 {
+		m.KVCapacity += tokens
+		return
+	}
+	m.KVCapacity += number("num_gpu_blocks") * number("block_size")
+}
+
+// parseSample reads one line of the Prometheus text format. The name is empty
+// for comments and blank lines.
+func parseSample(line string) (name string, labels map[string]string, value float64, err error) {
+	line = strings.TrimSpace(line)
+	if line == "" || line[0] == '#' {
+		return "", nil, 0, nil
+	}
+	end := strings.IndexAny(line, "{ \t")
+	if end <= 0 {
+		return "", nil, 0, fmt.Errorf("metrics line %q", line)
+	}
+	name, rest := line[:end], line[end:]
+	if rest[0] == '{' {
+		if labels, rest, err = parseLabels(rest[1:]); err != nil {
+			return "", nil, 0, fmt.Errorf("metrics line %q: %w", line, err)
+		}
+	}
+	fields := strings.Fields(rest) // value and perhaps a time
+	if len(fields) == 0 {
+		return "", nil, 0, fmt.Errorf("metrics line %q: no value", line)
+	}
+	if value, err = strconv.ParseFloat(fields[0], 64); err != nil {
+		return "", nil, 0, fmt.Errorf("metrics line %q: %w", line, err)
+	}
+	return name, labels, value, nil
+}
+
+// parseLabels reads key="value" pairs up to the closing brace and returns what follows it.
+func parseLabels(s string) (map[string]string, string, error) {
+	labels := map[string]string{}
+	for {
+		s = strings.TrimLeft(s, ", ")
+		if rest, ok := strings.CutPrefix(s, "}"); ok {
+			return labels, rest, nil
+		}
+		key, rest, ok := strings.Cut(s, "=")
+		if !ok {
+			return nil, "", fmt.Errorf("label without a value")
+		}
+		quoted, err := strconv.QuotedPrefix(rest) // \\, \" and \n mean the same in Go
+		if err != nil {
+			return nil, "", fmt.Errorf("label %s: %w", key, err)
+		}
+		if labels[key], err = strconv.Unquote(quoted); err != nil {
+			return nil, "", fmt.Errorf("label %s: %w", key, err)
+		}
+		s = rest[len(quoted):]
+	}
+}

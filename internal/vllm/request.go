@@ -1,0 +1,142 @@
+package vllm
+
+import (
+	"encoding/json"
+	"errors"
+	"strconv"
+)
+
+// API is the endpoint that completions are asked at.
+type API int
+
+const (
+	// Completions is /v1/completions, which every vLLM server has. It takes
+	// several prompts in one request, and sends each prompt's ids back.
+	Completions API = iota
+	// Generate is /inference/v1/generate: token ids in, token ids out, no
+	// text made. One prompt a request. Client.HasGenerate tells if it is there.
+	Generate
+)
+
+func (a API) path() string {
+	if a == Generate {
+		return "/inference/v1/generate"
+	}
+	return "/v1/completions"
+}
+
+// Sampling says how tokens are chosen. The zero value is greedy. All that it
+// does not hold is stated in every request too: no penalties.
+type Sampling struct {
+	Temperature float64
+	TopP        float64 // 0: off
+	TopK        int     // 0: off
+	MinP        float64
+	Seed        int64 // sent when Temperature > 0
+}
+
+// CompletionRequest asks for the continuation of one or several prompts.
+type CompletionRequest struct {
+	Prompts   []Prompt
+	MaxTokens int // of each prompt's continuation, at least 1
+	// StopTokenIDs end a continuation and are kept in it. The EOS that the
+	// server knows of ends it too; give all EOS ids here nevertheless, since
+	// only some servers read them from generation_config.json.
+	StopTokenIDs *Sequence
+	Sampling     Sampling // one seed serves all prompts of the request
+	Margins      bool     // ask for Choice.Gaps
+}
+
+func (r *CompletionRequest) check(api API) error {
+	if len(r.Prompts) == 0 {
+		return errors.New("completion request without a prompt")
+	}
+	if api == Generate && len(r.Prompts) > 1 {
+		return errors.New("several prompts in one request: the generate endpoint takes one")
+	}
+	if r.MaxTokens < 1 {
+		return errors.New("completion request for no token: MaxTokens must be at least 1")
+	}
+	for _, p := range r.Prompts {
+		if p.Len() == 0 {
+			return errors.New("completion request with an empty prompt")
+		}
+	}
+	return nil
+}
+
+func (r *CompletionRequest) appendWire(b []byte, api API, model string) []byte {
+	b = append(b, `{"model":`...)
+	b = append(b, quoteJSON(model)...)
+	if api == Generate {
+		b = append(b, `,"token_ids":`...)
+		b = r.Prompts[0].appendWire(b)
+		b = append(b, `,"sampling_params":{"detokenize":false`...)
+		b = r.appendSampling(b)
+		return append(b, `},"stream":false}`...)
+	}
+	b = append(b, `,"prompt":`...)
+	b = r.appendPrompts(b)
+	b = r.appendSampling(b)
+	b = append(b, `,"include_stop_str_in_output":true,"skip_special_tokens":false,"return_token_ids":true`...)
+	if r.Margins {
+		b = append(b, `,"return_tokens_as_token_ids":true`...) // else equal texts of two ids are one key
+	}
+	return append(b, `,"echo":false,"stream":false}`...)
+}
+
+func (r *CompletionRequest) appendPrompts(b []byte) []byte {
+	if len(r.Prompts) == 1 {
+		return r.Prompts[0].appendWire(b)
+	}
+	b = append(b, '[')
+	for i, p := range r.Prompts {
+		if i > 0 {
+			b = append(b, ',')
+		}
+		b = p.appendWire(b)
+	}
+	return append(b, ']')
+}
+
+// appendSampling states every parameter: a server may have other defaults.
+func (r *CompletionRequest) appendSampling(b []byte) []byte {
+	s := r.Sampling
+	if s.TopP == 0 {
+		s.TopP = 1
+	}
+	if s.TopK == 0 {
+		s.TopK = -1
+	}
+	b = append(b, `,"max_tokens":`...)
+	b = strconv.AppendInt(b, int64(r.MaxTokens), 10)
+	b = appendFloat(b, `,"temperature":`, s.Temperature)
+	b = appendFloat(b, `,"top_p":`, s.TopP)
+	b = append(b, `,"top_k":`...)
+	b = strconv.AppendInt(b, int64(s.TopK), 10)
+	b = appendFloat(b, `,"min_p":`, s.MinP)
+	b = append(b, `,"repetition_penalty":1,"presence_penalty":0,"frequency_penalty":0,"n":1,"min_tokens":0,"ignore_eos":false,"stop_token_ids":`...)
+	b = append(b, '[')
+	if r.StopTokenIDs != nil {
+		b = append(b, r.StopTokenIDs.wire...)
+	}
+	b = append(b, ']')
+	if s.Temperature > 0 {
+		b = append(b, `,"seed":`...)
+		b = strconv.AppendInt(b, s.Seed, 10)
+	}
+	if r.Margins {
+		b = append(b, `,"logprobs":2`...)
+	}
+	return b
+}
+
+func quoteJSON(s string) []byte {
+	b, _ := json.Marshal(s) // a string always marshals
+	return b
+}
+
+func appendFloat(b []byte, key string, f float64) []byte {
+	b = append(b, key...)
+	return strconv.AppendFloat(b, f, 'g', -1, 64)
+}

@@ -1,0 +1,239 @@
+package vllm
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"tokenfork/internal/failure"
+)
+
+const configVar = "TEST_VLLM_CONFIG"
+
+func configToEnv(t *testing.T, c Config) string {
+	t.Helper()
+	c.Logger = nil
+	data, err := json.Marshal(c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return configVar + "=" + string(data)
+}
+
+func configFromEnv() Config {
+	var c Config
+	if err := json.Unmarshal([]byte(os.Getenv(configVar)), &c); err != nil {
+		panic(err)
+	}
+	return c
+}
+
+func TestStartFailures(t *testing.T) {
+	tests := []struct {
+		name, modes string
+		change      func(*Config)
+		want, hint  string
+	}{
+		{"out of memory", "oom", nil,
+			"small vLLM exited before it was ready: exit status 1: torch.OutOfMemoryError: CUDA out of memory", "--gpu-memory-utilization"},
+		{"no such command", "", func(c *Config) { c.Command = []string{"no-such-vllm"} },
+			`start small vLLM: exec: "no-such-vllm": executable file not found`, "--vllm"},
+		{"too slow", "slow", func(c *Config) { c.StartTimeout = time.Second },
+			"was not ready after 1s", ""},
+		{"another name", "lie", nil,
+			`answers as "llama-70b", expected "tokenfork-`, "another server"},
+		{"an own flag", "", func(c *Config) { c.Args = []string{"--port=80"} },
+			"--port of the small server is set by tokenfork", "leave it out"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			c := fakeConfig(t, tt.modes)
+			if tt.change != nil {
+				tt.change(&c)
+			}
+			s, err := Start(t.Context(), c)
+			if err == nil || s != nil || !strings.Contains(err.Error(), tt.want) {
+				t.Fatalf("Start = %v, want %q", err, tt.want)
+			}
+			if !strings.Contains(failure.Hint(err), tt.hint) {
+				t.Errorf("hint = %q, want %q", failure.Hint(err), tt.hint)
+			}
+			if left, _ := os.ReadDir(c.RunRoot); len(left) > 0 {
+				t.Errorf("%d entries left in %s", len(left), c.RunRoot)
+			}
+		})
+	}
+}
+
+func TestDeathErrorShowsLogTail(t *testing.T) {
+	_, err := Start(t.Context(), fakeConfig(t, "oom"))
+	var death *DeathError
+	if !errors.As(err, &death) {
+		t.Fatalf("Start = %v", err)
+	}
+	if n := len(death.Tail); n != 2 || !strings.Contains(death.Tail[1], "See root cause above") {
+		t.Errorf("tail = %q", death.Tail)
+	}
+	if !strings.HasPrefix(death.Cause, "torch.OutOfMemoryError: CUDA out of memory") {
+		t.Errorf("cause = %q", death.Cause)
+	}
+}
+
+func TestStartCancelled(t *testing.T) {
+	c := fakeConfig(t, "slow")
+	ctx, cancel := context.WithTimeout(t.Context(), 500*time.Millisecond)
+	defer cancel()
+	_, err := Start(ctx, c)
+	if !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("Start = %v", err)
+	}
+	if left, _ := os.ReadDir(c.RunRoot); len(left) > 0 {
+		t.Errorf("%d entries left in %s", len(left), c.RunRoot)
+	}
+}
+
+func TestSocketNotVisible(t *testing.T) {
+	for command, want := range map[string]string{"apptainer": "--bind ", "docker": "-v "} {
+		c := fakeConfig(t, "elsewhere")
+		wrapper := filepath.Join(t.TempDir(), command)
+		script := "#!/bin/sh\nexec \"$@\"\n"
+		if err := os.WriteFile(wrapper, []byte(script), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		c.Command = append([]string{wrapper}, c.Command...)
+		_, err := Start(t.Context(), c)
+		if err == nil || !strings.Contains(err.Error(), "not visible outside its container") {
+			t.Fatalf("Start = %v", err)
+		}
+		if want += c.RunRoot + ":" + c.RunRoot; !strings.Contains(failure.Hint(err), want) {
+			t.Errorf("hint = %q, want %q", failure.Hint(err), want)
+		}
+	}
+}
+
+func TestOldVersionStartsWithoutNewFlags(t *testing.T) {
+	c := fakeConfig(t, "")
+	c.Env = nil
+	s, err := Start(t.Context(), c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer stopServer(t, s)
+	if !slices.Equal(s.launch.without, []string{"--enable-scale-out"}) {
+		t.Errorf("started without %q", s.launch.without)
+	}
+}
+
+func TestTCP(t *testing.T) {
+	taken := filepath.Join(t.TempDir(), "taken")
+	if err := os.WriteFile(taken, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	var log bytes.Buffer
+	c := fakeConfig(t, "")
+	c.TCP, c.Logger = true, slog.New(slog.NewTextHandler(&log, nil))
+	c.Env = append(c.Env, "FAKEVLLM_TAKEN="+taken) // the first port is
+	s, err := Start(t.Context(), c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer stopServer(t, s)
+	if !strings.Contains(log.String(), "port is taken") {
+		t.Errorf("log tells of no other port: %s", &log)
+	}
+	if argv := s.launch.argv(&s.config); slices.ContainsFunc(argv, func(a string) bool { return strings.Contains(a, s.launch.key) }) {
+		t.Errorf("key is in argv %q", argv)
+	}
+	stranger, err := NewClient(s.launch.url(&c), "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var status *StatusError
+	if _, err := stranger.Models(t.Context()); !errors.As(err, &status) || status.Status != 401 {
+		t.Errorf("request without the key: %v, want status 401", err)
+	}
+}
+
+func TestCommandLine(t *testing.T) {
+	c := Config{Command: []string{"apptainer", "exec", "v.sif", "vllm"}, Model: "/m", TensorParallel: 2, Args: []string{"--dtype", "float32"}}
+	l := launch{nonce: "n", dir: "/tmp/d", without: []string{"--enable-scale-out"}}
+	want := "apptainer exec v.sif vllm serve /m --served-model-name tokenfork-n --generation-config vllm --uds /tmp/d/s" +
+		" --tensor-parallel-size 2 --enable-prompt-tokens-details --disable-uvicorn-access-log --dtype float32"
+	if got := strings.Join(l.argv(&c), " "); got != want {
+		t.Errorf("argv:\n got %s\nwant %s", got, want)
+	}
+}
+
+func TestEnvironment(t *testing.T) {
+	c := Config{GPUs: []string{"GPU-7", "3"}, Env: []string{"HF_HUB_OFFLINE=0"}}
+	l := launch{nonce: "n", dir: "/tmp/d"}
+	env := l.environ(&c)
+	for _, want := range []string{
+		"CUDA_VISIBLE_DEVICES=GPU-7,3", "APPTAINERENV_CUDA_VISIBLE_DEVICES=GPU-7,3", "SINGULARITYENV_TOKENFORK_SERVER=n",
+		"VLLM_RPC_BASE_PATH=/tmp/d/z", "VLLM_CACHE_ROOT=/tmp/d/cache", "SPT_NOENV=1", "TOKENFORK_SERVER=n",
+	} {
+		if !slices.Contains(env, want) {
+			t.Errorf("environment lacks %s", want)
+		}
+	}
+	if slices.Index(env, "HF_HUB_OFFLINE=0") < slices.Index(env, "HF_HUB_OFFLINE=1") {
+		t.Error("the user's setting does not win")
+	}
+}
+
+func TestEngineFromLog(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "log")
+	line := "(EngineCore pid=7) INFO 11-23 16:10:35 [core.py:133] Initializing a V1 LLM engine (v0.32.0) with config: model='tiny', " +
+		"dtype=torch.float32, max_seq_len=512, tensor_parallel_size=2, quantization=None, enforce_eager=True, kv_cache_dtype=auto, enable_prefix_caching=True, x=1\n"
+	if err := os.WriteFile(path, []byte("earlier start\n"+line), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	want := Engine{Version: "0.32.0", DType: "torch.float32", Quantization: "None", KVCacheDType: "auto",
+		TensorParallel: "2", MaxModelLen: "512", PrefixCaching: "True", EnforceEager: "True"}
+	if got := (serverLog{path: path}).engine(); got != want {
+		t.Errorf("engine = %+v", got)
+	}
+}
+
+func TestFakeHangIsFound(t *testing.T) {
+	s := startFake(t, "hang")
+	asked := make(chan error, 1)
+	go func() {
+		_, err := s.Endpoint().Complete(context.Background(), CompletionRequest{Prompts: []Prompt{Tokens(1)}, MaxTokens: 1})
+		asked <- err
+	}()
+	if err := s.Endpoint().Health(t.Context()); err != nil {
+		t.Fatalf("health of a hung server: %v", err)
+	}
+	err := NewWatchdog(s.Endpoint(), 300*time.Millisecond, func() int { return 1 }).Watch(t.Context())
+	var hang *HangError
+	if !errors.As(err, &hang) || hang.InFlight != 1 {
+		t.Fatalf("Watch = %v", err)
+	}
+	stopServer(t, s)
+	if err := <-asked; !errors.Is(err, ErrClosed) || !IsGone(err) {
+		t.Errorf("open request ended with %v", err)
+	}
+}
+
+func TestPoisonRowOnlyFailsItself(t *testing.T) {
+	c := startFake(t, "").Endpoint()
+	ask := func(id int32) (Completion, error) {
+		return c.Complete(t.Context(), CompletionRequest{Prompts: []Prompt{Tokens(id)}, MaxTokens: 1})
+	}
+	var status *StatusError
+	if _, err := ask(400); !errors.As(err, &status) || status.Message != "poison" || IsContextLength(err) || IsGone(err) {
+		t.Errorf("poison: %v", err)
+	}
+	if got, err := ask(5); err != nil || got.Choices[0].TokenIDs[0] != 6 {
+		t.Errorf("row after poison: %v, %v", got, err)
+	}
+}
