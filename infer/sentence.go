@@ -8,16 +8,11 @@ import (
 	"fmt"
 	"math"
 	"slices"
+	"sync"
 
 	"tokenfork/internal/fork"
 	"tokenfork/internal/job"
-)
-
-// Trajectories, design of the comparison.
-const (
-	Own           = "own"       // each model continues its own fork
-	FromReference = "reference" // the reference continues both
-	Real          = "real"      // small ≠ real token; the reference continues small's fork, the other side is the text
+	"tokenfork/internal/vllm"
 )
 
 // Classes of failed continuations.
@@ -40,9 +35,14 @@ func (e *failedError) Unwrap() error { return e.err }
 // sentence is a text's work for one server.
 type sentence struct {
 	*job.Sentence
-	side  job.Side // whose server
-	forks []*branch
-	rests []*rest // what has to be generated, ascending by position
+	side    job.Side       // whose server
+	encoded *vllm.Sequence // the real tokens, as requests send them
+	forks   []*branch
+	rests   []*rest // what has to be generated, ascending by position
+
+	mu       sync.Mutex
+	open     int // rests not yet finished
+	counters job.Counters
 }
 
 // branch is one fork on its way.
@@ -60,21 +60,30 @@ type branch struct {
 type rest struct {
 	fork.Rest
 	sharers []*branch
-	taken   []int32 // tokens generated so far
-	crashes int     // how often the server died with it in flight
+	taken   []int32   // tokens generated so far
+	gaps    []float64 // of taken: the lead of the best logprob over the next
+	audits  *branch   // set if this only checks that fork's replay
+	crashes int       // how often the server died with it in flight
 }
 
 // work lays out the sentence's forks for the side's server. limit is the
-// served model's length in tokens.
-func work(s *job.Sentence, side job.Side, set *job.Settings, ends fork.Ends, limit int) *sentence {
-	w := &sentence{Sentence: s, side: side}
+// served model's length in tokens; auditShare of the replayed forks are
+// generated as well.
+func work(s *job.Sentence, side job.Side, set *job.Settings, ends fork.Ends, limit int, auditShare float64) *sentence {
+	w := &sentence{Sentence: s, side: side, counters: job.Counters{}}
 	rests := map[restKey]*rest{}
 	for _, p := range s.Mismatches {
 		for _, f := range forksOf(set.Trajectories, side) {
-			w.add(p, f, set, ends, limit, rests)
+			b := w.add(p, f, set, ends, limit, rests)
+			if auditShare > 0 && b.err == nil {
+				w.audit(b, ends, set.MaxNewTokens, auditShare)
+			}
 		}
 	}
 	slices.SortStableFunc(w.rests, func(a, b *rest) int { return int(a.At - b.At) })
+	if w.open = len(w.rests); w.open > 0 {
+		w.encoded = vllm.NewSequence(s.Real)
+	}
 	return w
 }
 
@@ -88,7 +97,7 @@ type restKey struct {
 // forksOf lists whose forks the side's server carries on.
 func forksOf(trajectories string, side job.Side) []job.Side {
 	switch {
-	case trajectories == Own:
+	case trajectories == job.Own:
 		return []job.Side{side}
 	case side == job.Reference:
 		return []job.Side{job.Small, job.Reference}
@@ -97,31 +106,23 @@ func forksOf(trajectories string, side job.Side) []job.Side {
 	}
 }
 
-// ServersOf lists the sides whose servers the trajectories need.
-func ServersOf(trajectories string) []job.Side {
-	if trajectories == Own {
-		return []job.Side{job.Small, job.Reference}
-	}
-	return []job.Side{job.Reference}
-}
-
-func (w *sentence) add(p int32, of job.Side, set *job.Settings, ends fork.Ends, limit int, rests map[restKey]*rest) {
+func (w *sentence) add(p int32, of job.Side, set *job.Settings, ends fork.Ends, limit int, rests map[restKey]*rest) *branch {
 	b := &branch{position: p, fork: of, margin: math.Inf(1)}
 	w.forks = append(w.forks, b)
-	if set.Trajectories == Real && of == job.Reference {
+	if set.Trajectories == job.Real && of == job.Reference {
 		b.tail = fork.ReadOff(ends, w.Real, int(p), set.MaxNewTokens)
-		return
+		return b
 	}
 	token := w.Predictions(of)[p]
 	b.tail, _ = fork.Direct(ends, w.Real, int(p), token, set.MaxNewTokens)
 	if b.tail.Done() {
-		return
+		return b
 	}
 	// By the fork, not by what is left of it after replay: the list of failures
 	// must not depend on how the work is saved.
 	if need := int(p) + 1 + set.MaxNewTokens; need > limit {
 		b.err = &failedError{ClassContextLength, fmt.Errorf("%d tokens with its continuation, the server takes %d", need, limit)}
-		return
+		return b
 	}
 	key := restKey{position: p, fork: of}
 	var r *fork.Rest
@@ -133,7 +134,7 @@ func (w *sentence) add(p int32, of job.Side, set *job.Settings, ends fork.Ends, 
 	}
 	b.replayed = len(b.tail.IDs) - 1
 	if r == nil {
-		return
+		return b
 	}
 	key.Rest = *r
 	if rests[key] == nil {
@@ -142,6 +143,7 @@ func (w *sentence) add(p int32, of job.Side, set *job.Settings, ends fork.Ends, 
 	}
 	b.rest = rests[key]
 	b.rest.sharers = append(b.rest.sharers, b)
+	return b
 }
 
 // forced is what stands between the real tokens and the next one to generate.
@@ -171,7 +173,7 @@ func (r *rest) wants() int {
 // take feeds a generated token to every sharer. gap is the lead of the best
 // logprob over the next, NaN where it is not known.
 func (r *rest) take(id int32, gap float64) {
-	r.taken = append(r.taken, id)
+	r.taken, r.gaps = append(r.taken, id), append(r.gaps, gap)
 	for _, b := range r.sharers {
 		if !b.tail.Done() {
 			b.margin = min(b.margin, gap)

@@ -95,22 +95,29 @@ func generate(m hashModel, w *sentence, e ends) int {
 func TestReplayChangesNothing(t *testing.T) {
 	const seed = 20250521
 	r := rand.New(rand.NewPCG(seed, 1))
-	saved := 0
+	saved, audits := 0, int64(0)
 	for trial := range 4000 {
 		models := [2]hashModel{hashModel(r.Uint64()), hashModel(r.Uint64())}
 		s := table(r, models, 1+r.IntN(30))
 		e := ends{decimals: r.IntN(2) == 0, wide: r.IntN(2) == 0}
-		for _, trajectories := range []string{Own, FromReference, Real} {
+		for _, trajectories := range []string{job.Own, job.FromReference, job.Real} {
 			set := job.Settings{Trajectories: trajectories, MaxNewTokens: r.IntN(6)}
-			for _, side := range ServersOf(trajectories) {
+			for _, side := range set.Servers() {
 				var rows [2][]job.Continuation
 				var calls [2]int
 				for i, replay := range []bool{false, true} {
 					set.Replay = replay
-					w := work(s, side, &set, e, math.MaxInt)
+					w := work(s, side, &set, e, math.MaxInt, 0)
 					calls[i] = generate(models[side], w, e)
 					rows[i] = w.rows("e", false)
 				}
+				audited := work(s, side, &set, e, math.MaxInt, 1)
+				generate(models[side], audited, e)
+				audited.countAudits()
+				if c := audited.counters; c[AuditAgreed] != c[Audited] {
+					t.Fatalf("seed %d trial %d: %d audits, %d agree", seed, trial, c[Audited], c[AuditAgreed])
+				}
+				audits += audited.counters[Audited]
 				if calls[1] > calls[0] {
 					t.Fatalf("seed %d trial %d: replay made %d requests, without %d", seed, trial, calls[1], calls[0])
 				}
@@ -119,8 +126,8 @@ func TestReplayChangesNothing(t *testing.T) {
 			}
 		}
 	}
-	if saved < 1000 {
-		t.Errorf("replay saved %d requests in all: the tables do not exercise it", saved)
+	if saved < 1000 || audits < 1000 {
+		t.Errorf("replay saved %d requests in all, %d audits: the tables do not exercise it", saved, audits)
 	}
 }
 

@@ -13,12 +13,18 @@ import (
 	"github.com/alecthomas/kong"
 
 	"tokenfork/internal/failure"
+	"tokenfork/internal/vllm"
 )
 
 type cli struct {
+	Infer inferCmd `cmd:"" help:"Carry every fork on to the end of its sentence."`
+	Merge mergeCmd `cmd:"" help:"Put the finished parts together: results as Arrow, Parquet and CSV."`
 }
 
 func main() {
+	if len(os.Args) > 1 && os.Args[1] == vllm.GuardCommand {
+		os.Exit(vllm.GuardMain(os.Args[2:]))
+	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGUSR1)
 	code := run(ctx, os.Args[1:], os.Stdout, os.Stderr)
 	stop()

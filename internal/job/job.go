@@ -16,6 +16,7 @@ import (
 
 	"tokenfork/internal/failure"
 	"tokenfork/internal/store"
+	"tokenfork/internal/tokenizer"
 )
 
 // Format is the version of everything this package writes. A job of another
@@ -49,6 +50,13 @@ const (
 // ManifestKey is where shard k's manifest is.
 func ManifestKey(k int) string { return fmt.Sprintf("%s%05d.arrow", ShardPrefix, k) }
 
+// Trajectories: who goes on from where.
+const (
+	Own           = "own"       // each model continues its own fork
+	FromReference = "reference" // the reference continues both
+	Real          = "real"      // small ≠ real token; the reference continues small's fork, the other side is the text
+)
+
 // Settings decide what the results say; plan freezes them. Two jobs with the
 // same input and equal settings are the same job.
 type Settings struct {
@@ -69,6 +77,22 @@ type Settings struct {
 	Margins        bool    `json:"margins"`
 	Deterministic  bool    `json:"deterministic"`
 	OnBadSentence  string  `json:"on_bad_sentence"`
+}
+
+// Servers lists the sides whose servers the trajectories need.
+func (s *Settings) Servers() []Side {
+	if s.Trajectories == Own {
+		return []Side{Small, Reference}
+	}
+	return []Side{Reference}
+}
+
+// PredictionOffset is how many rows before position p its prediction stands.
+func (s *Settings) PredictionOffset() int {
+	if s.Alignment == "next" {
+		return 1
+	}
+	return 0
 }
 
 // Model says which model a side was planned for. Paths are no identity.
@@ -96,7 +120,8 @@ type Plan struct {
 	Settings Settings        `json:"settings"`
 	Models   [2]Model        `json:"models"` // by Side
 	Input    Input           `json:"input"`
-	Ends     json.RawMessage `json:"ends"` // sentence ends and eos ids of the tokenizer
+	Ends     *tokenizer.Ends `json:"ends"`
+	Longest  int             `json:"longest"` // tokens of the longest fork with its continuation
 }
 
 // Shard says what a manifest holds.

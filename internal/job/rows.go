@@ -98,4 +98,9 @@ type Result struct {
 	Engine                   *string  `col:"engine"`           // only where engines are mixed
 	Job                      *string  `col:"job"`              // only in merges of several jobs
 	Status                   string   `col:"status"`
+
+	// Only while results are being merged; in no results file.
+	Ordinal int64   `col:"ordinal"`
+	Reason  *string `col:"reason"` // why Status is not ok
+	Stage   *string `col:"stage"`  // that has to be done again
 }

@@ -1,0 +1,90 @@
+package infer
+
+import (
+	"math"
+	"slices"
+
+	"tokenfork/internal/fork"
+	"tokenfork/internal/job"
+)
+
+// Counters of the audits.
+const (
+	Audited       = "audited"         // replayed forks that were generated as well
+	AuditAgreed   = "audit_agreed"    // with the same continuation
+	AuditNearTies = "audit_near_ties" // that differ first where the two best logprobs are nearly equal
+	AuditFailed   = "audit_failed"    // that could not be generated
+)
+
+// nearTie is the gap of two logprobs that bfloat16 may turn around.
+const nearTie = 0.15
+
+// audit adds a rest that generates the whole of a replayed fork, for a share
+// of them chosen by hash. Its outcome is counted and nothing else.
+func (w *sentence) audit(b *branch, ends fork.Ends, limit int, share float64) {
+	if b.replayed == 0 || float64(hashOf("audit", w.ID, b.position, b.fork)>>11) >= share*(1<<53) {
+		return
+	}
+	t, r := fork.Direct(ends, w.Real, int(b.position), b.tail.IDs[0], limit)
+	w.rests = append(w.rests, &rest{Rest: *r, sharers: []*branch{{position: b.position, fork: b.fork, tail: t, margin: math.Inf(1)}}, audits: b})
+}
+
+// countAudits compares what was generated with what was replayed.
+func (w *sentence) countAudits() {
+	for _, r := range w.rests {
+		if r.audits == nil {
+			continue
+		}
+		w.counters[Audited]++
+		got := r.sharers[0]
+		switch {
+		case got.err != nil || r.audits.err != nil:
+			w.counters[AuditFailed]++
+		case slices.Equal(got.tail.IDs, r.audits.tail.IDs) && got.tail.Finish == r.audits.tail.Finish:
+			w.counters[AuditAgreed]++
+		case r.gapAt(firstDifference(got.tail.IDs, r.audits.tail.IDs)) < nearTie:
+			w.counters[AuditNearTies]++
+		}
+	}
+}
+
+func firstDifference(a, b []int32) int {
+	n := min(len(a), len(b))
+	for i := range n {
+		if a[i] != b[i] {
+			return i
+		}
+	}
+	return n
+}
+
+// gapAt is the gap at a continuation's token i; the first was not generated.
+func (r *rest) gapAt(i int) float64 {
+	if i < 1 || i > len(r.gaps) {
+		return math.NaN()
+	}
+	return r.gaps[i-1]
+}
+
+// auditResult sums up the audits for people.
+type auditResult struct {
+	Audited, Agreed, NearTies int64
+	Low, High                 float64 // 95 % interval of the agreement outside near-ties (Wilson)
+}
+
+func auditOf(c job.Counters) auditResult {
+	a := auditResult{Audited: c[Audited] - c[AuditFailed], Agreed: c[AuditAgreed], NearTies: c[AuditNearTies]}
+	a.Low, a.High = wilson(a.Agreed, a.Audited-a.NearTies)
+	return a
+}
+
+// wilson is the 95 % score interval of k of n.
+func wilson(k, n int64) (low, high float64) {
+	if n <= 0 {
+		return 0, 1
+	}
+	const z = 1.959964
+	p, m := float64(k)/float64(n), float64(n)
+	mid, half := p+z*z/(2*m), z*math.Sqrt(p*(1-p)/m+z*z/(4*m*m))
+	return (mid - half) / (1 + z*z/m), (mid + half) / (1 + z*z/m)
+}

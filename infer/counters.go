@@ -1,0 +1,69 @@
+package infer
+
+import (
+	"tokenfork/internal/job"
+	"tokenfork/internal/vllm"
+)
+
+// Names of the counters in commits and in summary.json, per side.
+const (
+	Requests        = "requests"
+	PromptTokens    = "prompt_tokens"    // sent
+	CachedTokens    = "cached_tokens"    // of them, found in the prefix cache
+	ComputedTokens  = "computed_tokens"  // of them, computed
+	IdealTokens     = "ideal_tokens"     // each text once and each fork's tail after the last full cache block
+	GeneratedTokens = "generated_tokens" // by the server
+	ReplayedTokens  = "replayed_tokens"  // read off the table instead
+	SharedTokens    = "shared_tokens"    // generated once for several forks: what the others took
+)
+
+// count adds what the server says of an answer. Without its word, nothing
+// counts as cached.
+func (w *sentence) count(a *vllm.Completion) {
+	cached := int64(max(a.Usage.CachedTokens, 0))
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.counters.Add(job.Counters{Requests: 1, PromptTokens: int64(a.Usage.PromptTokens), CachedTokens: cached,
+		ComputedTokens: int64(a.Usage.PromptTokens) - cached, GeneratedTokens: int64(len(a.Choices[0].TokenIDs))})
+}
+
+// countSaved adds what was not generated because the table or another fork has it.
+func (w *sentence) countSaved() {
+	for _, b := range w.forks {
+		w.counters[ReplayedTokens] += int64(b.replayed)
+	}
+	for _, r := range w.rests {
+		if r.audits != nil {
+			continue
+		}
+		longest, all := 0, 0
+		for _, b := range r.sharers {
+			n := len(b.tail.IDs) - 1 - b.replayed
+			longest, all = max(longest, n), all+n
+		}
+		w.counters[SharedTokens] += int64(all - longest)
+	}
+}
+
+// countIdeal adds the least prompt tokens that a server with this block size
+// must compute: the text up to the last fork once, and each rest's tokens
+// after its last full block. A server always computes a prompt's last token.
+func (w *sentence) countIdeal(block int) {
+	once, tails := 0, 0
+	for _, r := range w.rests {
+		prompt := int(r.At)
+		if r.Token >= 0 {
+			prompt++
+		}
+		cached := min(int(r.At), prompt-1) / block * block
+		once = max(once, cached)
+		tails += prompt - cached
+	}
+	w.counters[IdealTokens] += int64(once + tails)
+}
+
+// kvTokens is the room that the sentence takes in the KV cache: the text once,
+// and some blocks for the forks in flight.
+func (w *sentence) kvTokens() int64 {
+	return int64(len(w.Real) + 64*min(len(w.rests), 64))
+}

@@ -1,0 +1,230 @@
+package infer
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+	"golang.org/x/sync/semaphore"
+
+	"tokenfork/internal/failure"
+	"tokenfork/internal/job"
+	"tokenfork/internal/progress"
+	"tokenfork/internal/store"
+	"tokenfork/internal/vllm"
+)
+
+// Options say how a task works; none of them changes what it finds.
+type Options struct {
+	Store    store.Store
+	Shards   []int      // nil: all of the job
+	Sides    []job.Side // nil: all that the trajectories need
+	Servers  [2]Servers // by Side
+	InFlight int        // requests per server; 0 finds a good number by measuring
+
+	PartEvery         time.Duration // a finished sentence waits no longer for its part
+	Grace             time.Duration // for what is in flight when the task is told to stop
+	Stall             time.Duration // without a token, after which a server is suspect
+	MinAgreement      float64       // of the recorded predictions with the server's, 0 to 1
+	AuditShare        float64       // of the replayed forks that are generated as well
+	AllowMixedEngines bool
+
+	Who     job.Attempt
+	Log     *slog.Logger
+	Console io.Writer // progress
+}
+
+// Run works through the shards that are not yet done, both sides at once. When
+// ctx ends it takes no new sentence, gives what is in flight the grace, keeps
+// what is finished, and returns an error with failure.Stopped.
+func Run(ctx context.Context, o Options) error {
+	todo, plan, err := open(ctx, &o)
+	if err != nil {
+		return err
+	}
+	work, cancel := graceful(ctx, o.Grace)
+	defer cancel()
+	total := int64(0)
+	for _, shards := range todo {
+		total += int64(len(shards))
+	}
+	if total == 0 {
+		o.Log.Info("nothing to do: every shard is committed")
+		return nil
+	}
+	meter := progress.New(o.Console, "infer", "forks", -1)
+	defer meter.Close()
+	var sum summary
+	g, gctx := errgroup.WithContext(work)
+	for _, side := range job.Sides {
+		if len(todo[side]) > 0 {
+			g.Go(func() error { return runSide(ctx, gctx, &o, plan, side, todo[side], meter, &sum) })
+		}
+	}
+	if err := g.Wait(); err != nil {
+		return err
+	}
+	return sum.result(o.Store)
+}
+
+// errStopped is the cause when the grace is over.
+var errStopped = failure.New(failure.Stopped, "start it again: finished sentences are kept", "stopped on request with work in flight")
+
+// graceful is a context that ends grace after ctx does.
+func graceful(ctx context.Context, grace time.Duration) (context.Context, context.CancelFunc) {
+	work, cancel := context.WithCancelCause(context.WithoutCancel(ctx))
+	stop := context.AfterFunc(ctx, func() {
+		time.AfterFunc(grace, func() { cancel(errStopped) })
+	})
+	return work, func() { stop(); cancel(nil) }
+}
+
+// open finds the shards of each side that have no commit, and one manifest's plan.
+func open(ctx context.Context, o *Options) ([2][]int, *job.Plan, error) {
+	var todo [2][]int
+	if o.Shards == nil {
+		var err error
+		if o.Shards, err = shards(ctx, o.Store); err != nil {
+			return todo, nil, err
+		}
+	}
+	committed, err := commits(ctx, o.Store)
+	if err != nil {
+		return todo, nil, err
+	}
+	m, err := job.OpenManifest(ctx, o.Store, o.Shards[0])
+	if err != nil {
+		return todo, nil, err
+	}
+	for _, side := range m.Settings.Servers() {
+		if o.Sides != nil && !slices.Contains(o.Sides, side) {
+			continue
+		}
+		for _, k := range o.Shards {
+			if !committed[job.Task{Stage: "infer", Shard: k, Side: side.String()}.Prefix()] {
+				todo[side] = append(todo[side], k)
+			}
+		}
+	}
+	return todo, &m.Plan, nil
+}
+
+func shards(ctx context.Context, s store.Store) ([]int, error) {
+	var ks []int
+	for o, err := range s.List(ctx, job.ShardPrefix) {
+		if err != nil {
+			return nil, fmt.Errorf("list the shards of %s: %w", s, err)
+		}
+		k, err := strconv.Atoi(strings.TrimSuffix(strings.TrimPrefix(o.Key, job.ShardPrefix), ".arrow"))
+		if err != nil {
+			return nil, failure.New(failure.Refused, "remove it", "%s of %s is no manifest", o.Key, s)
+		}
+		ks = append(ks, k)
+	}
+	if len(ks) == 0 {
+		return nil, failure.New(failure.Refused, "run `tokenfork plan INPUT --job "+s.String()+"` first", "no shards at %s", s)
+	}
+	return ks, nil
+}
+
+// commits are the prefixes of the tasks that have one.
+func commits(ctx context.Context, s store.Store) (map[string]bool, error) {
+	done := map[string]bool{}
+	for o, err := range s.List(ctx, "parts/infer/") {
+		if err != nil {
+			return nil, fmt.Errorf("list the parts of %s: %w", s, err)
+		}
+		if prefix, ok := strings.CutSuffix(o.Key, "commit.json"); ok {
+			done[prefix] = true
+		}
+	}
+	return done, nil
+}
+
+// runSide brings up the side's servers and sends its shards through them.
+func runSide(admit, ctx context.Context, o *Options, plan *job.Plan, side job.Side, shards []int, meter *progress.Meter, sum *summary) (err error) {
+	servers, err := startServers(admit, o, plan, side)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, stopServers(servers)) }()
+	l := &lane{side: side, store: o.Store, who: o.Who, options: o, meter: meter, sum: sum, log: o.Log}
+	for _, s := range servers {
+		r, err := l.newReplica(ctx, s, plan, o)
+		if err != nil {
+			return err
+		}
+		l.replicas = append(l.replicas, r)
+	}
+	if l.engine, err = recordEngine(ctx, o, plan, side, servers[0], l.length); err != nil {
+		return err
+	}
+	return l.run(admit, ctx, shards)
+}
+
+// newReplica asks the server what it can hold.
+func (l *lane) newReplica(ctx context.Context, s Server, plan *job.Plan, o *Options) (*replica, error) {
+	client, _, err := s.Client(ctx)
+	if err != nil {
+		return nil, err
+	}
+	model, err := client.Check(ctx, vllm.Want{Model: client.Model, VocabSize: plan.Models[l.side].VocabSize})
+	if err != nil {
+		return nil, err
+	}
+	m, err := client.Metrics(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("ask the %s server for its KV cache: %w", l.side, err)
+	}
+	l.length = model.MaxModelLen
+	capacity := m.KVCapacity
+	if capacity == 0 {
+		capacity = int64(model.MaxModelLen) // not told: one full text always fits
+	}
+	r := &replica{server: s, set: &plan.Settings, capacity: capacity, block: max(m.BlockSize, 1), tokens: semaphore.NewWeighted(capacity),
+		gate: newGate(cmp.Or(o.InFlight, startInFlight)), stop: vllm.NewSequence(plan.Ends.IDs()), isStop: map[int32]bool{}}
+	for _, id := range plan.Ends.IDs() {
+		r.isStop[id] = true
+	}
+	return r, nil
+}
+
+// summary collects what the lanes did.
+type summary struct {
+	mu        sync.Mutex
+	shards    int
+	failed    int
+	remaining []string
+}
+
+func (s *summary) committed(c *job.Commit) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.shards++
+	s.failed += c.Failed
+}
+
+func (s *summary) stopped(t job.Task) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.remaining = append(s.remaining, t.String())
+}
+
+func (s *summary) result(in store.Store) error {
+	switch {
+	case len(s.remaining) > 0:
+		return failure.New(failure.Stopped, "run the same command again to go on", "stopped on request; not finished: %s", strings.Join(s.remaining, "; "))
+	case s.failed > 0:
+		return failure.New(failure.Partial, "`tokenfork merge --job "+in.String()+"` lists them in failures.csv", "%d forks failed", s.failed)
+	}
+	return nil
+}

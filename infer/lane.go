@@ -1,0 +1,243 @@
+package infer
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"sync"
+
+	"golang.org/x/sync/errgroup"
+
+	"tokenfork/internal/job"
+	"tokenfork/internal/progress"
+	"tokenfork/internal/store"
+)
+
+// lane is one side's way through the shards: a stream of sentences without a
+// stop between texts or shards, served by one or more replicas.
+type lane struct {
+	side     job.Side
+	store    store.Store
+	who      job.Attempt
+	options  *Options
+	engine   string // hash of the engine's record
+	length   int    // tokens the served model takes
+	replicas []*replica
+	meter    *progress.Meter
+	sum      *summary
+	log      *slog.Logger
+
+	queue chan *item
+}
+
+// item is a sentence on its way, with the shard that it belongs to.
+type item struct {
+	*sentence
+	run *shardRun
+}
+
+// shardRun is a shard on its way through a lane.
+type shardRun struct {
+	manifest *job.Manifest
+	log      *job.Log[job.Continuation]
+	ordinals []int64        // all sentences of the shard
+	open     sync.WaitGroup // sentences not yet in the log
+}
+
+// run works through the shards. It takes no new sentence once admit is done,
+// and gives up what is in flight once ctx is.
+func (l *lane) run(admit, ctx context.Context, shards []int) error {
+	l.queue = make(chan *item)
+	g, gctx := errgroup.WithContext(ctx)
+	tuning, settle := context.WithCancel(gctx)
+	defer settle()
+	for _, r := range l.replicas {
+		g.Go(func() error { return r.serve(gctx, l) })
+		if l.options.InFlight == 0 {
+			go r.tune(tuning, l.log.With("server", l.side))
+		}
+	}
+	g.Go(func() error {
+		defer close(l.queue)
+		for _, k := range shards {
+			if admit.Err() != nil {
+				l.sum.stopped(job.Task{Stage: "infer", Shard: k, Side: l.side.String()})
+				continue
+			}
+			if err := l.shard(admit, gctx, g, k); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	return g.Wait()
+}
+
+// shard feeds one shard and leaves its commit to g, so that the next shard's
+// first sentences run beside this one's last.
+func (l *lane) shard(admit, ctx context.Context, g *errgroup.Group, k int) error {
+	run, err := l.open(ctx, k)
+	if err != nil || run == nil {
+		return err
+	}
+	complete, err := l.feed(admit, ctx, run)
+	if err != nil {
+		return errors.Join(err, run.log.Close())
+	}
+	g.Go(func() error { return l.commit(ctx, run, complete) })
+	return nil
+}
+
+// open prepares a shard; nil if there is nothing to do.
+func (l *lane) open(ctx context.Context, k int) (*shardRun, error) {
+	m, err := job.OpenManifest(ctx, l.store, k)
+	if err != nil {
+		return nil, err
+	}
+	t := task(m, l.side)
+	c, err := job.LoadCommit(ctx, l.store, t)
+	if err == nil {
+		l.log.Info("already committed, nothing to do", "shard", k, "side", l.side, "by", c.Attempt.Slurm, "host", c.Attempt.Host)
+		return nil, nil
+	}
+	if !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	}
+	log, err := job.OpenLog[job.Continuation](ctx, l.store, m.ID, t, l.who, l.options.PartEvery)
+	if err != nil {
+		return nil, err
+	}
+	if set := m.Settings; set.Replay && set.Temperature == 0 {
+		c, err := l.probe(ctx, m)
+		if err != nil {
+			return nil, errors.Join(err, log.Close())
+		}
+		log.Count(c)
+	}
+	return &shardRun{manifest: m, log: log}, nil
+}
+
+func task(m *job.Manifest, side job.Side) job.Task {
+	return job.Task{Stage: "infer", Shard: m.Index, Side: side.String(), Manifest: m.Shard.SHA256}
+}
+
+// feed puts the shard's open sentences on the queue and says whether it got through.
+func (l *lane) feed(admit, ctx context.Context, run *shardRun) (bool, error) {
+	for s, err := range run.manifest.Sentences() {
+		if err != nil {
+			return false, fmt.Errorf("read manifest of shard %d: %w", run.manifest.Index, err)
+		}
+		run.ordinals = append(run.ordinals, s.Ordinal)
+		if run.log.Has(s.Ordinal) {
+			l.meter.Resumed(int64(len(s.Mismatches)))
+			continue
+		}
+		it := &item{work(s, l.side, &run.manifest.Settings, run.manifest.Ends, l.length, l.options.AuditShare), run}
+		run.open.Add(1)
+		if len(it.rests) == 0 {
+			if err := l.finish(it); err != nil {
+				return false, err
+			}
+			continue
+		}
+		select {
+		case l.queue <- it:
+		case <-admit.Done():
+			run.open.Done()
+			return false, nil
+		case <-ctx.Done():
+			run.open.Done()
+			return false, context.Cause(ctx)
+		}
+	}
+	return true, nil
+}
+
+// finish hands a sentence whose rests are all done to the log.
+func (l *lane) finish(it *item) error {
+	defer it.run.open.Done()
+	rows := it.rows(l.engine, it.run.manifest.Settings.Margins)
+	it.countSaved()
+	it.countAudits()
+	it.run.log.Count(it.counters)
+	if err := it.run.log.Add(rows); err != nil {
+		return err
+	}
+	l.meter.Add(int64(len(rows)))
+	return nil
+}
+
+// commit waits for the shard's sentences and declares it done, or closes it
+// with what there is.
+func (l *lane) commit(ctx context.Context, run *shardRun, complete bool) error {
+	done := make(chan struct{})
+	go func() { run.open.Wait(); close(done) }()
+	select {
+	case <-done:
+	case <-ctx.Done():
+		return errors.Join(context.Cause(ctx), run.log.Close())
+	}
+	if !complete {
+		l.sum.stopped(task(run.manifest, l.side))
+		return run.log.Close()
+	}
+	c, err := run.log.Commit(ctx, run.ordinals)
+	if errors.Is(err, fs.ErrExist) {
+		l.log.Warn("another attempt committed first; its result counts", "shard", run.manifest.Index, "side", l.side,
+			"attempt", run.log.Attempt().ID, "first", c.Attempt.ID, "host", c.Attempt.Host)
+		err = nil
+	}
+	if err != nil {
+		return err
+	}
+	l.sum.committed(c)
+	l.log.Info("shard done", "shard", run.manifest.Index, "side", l.side, "mismatches", run.manifest.Shard.Mismatches, "failed", c.Failed)
+	return nil
+}
+
+// serve takes sentences from the lane and sends their rests, all of a
+// sentence to this one server and in order, without waiting for one sentence
+// to end before the next begins.
+func (r *replica) serve(ctx context.Context, l *lane) error {
+	g, gctx := errgroup.WithContext(ctx)
+	for it := range l.queue {
+		if err := r.dispatch(gctx, g, l, it); err != nil {
+			return cmp.Or(g.Wait(), err) // the first one is the reason
+		}
+	}
+	return g.Wait()
+}
+
+func (r *replica) dispatch(ctx context.Context, g *errgroup.Group, l *lane, it *item) error {
+	held := min(it.kvTokens(), r.capacity)
+	if err := r.tokens.Acquire(ctx, held); err != nil {
+		return context.Cause(ctx)
+	}
+	for _, rest := range it.rests {
+		if err := r.gate.acquire(ctx); err != nil {
+			return err
+		}
+		g.Go(func() error {
+			err := r.finish(ctx, it.sentence, rest)
+			r.gate.release()
+			if err != nil || !it.last() {
+				return err
+			}
+			r.tokens.Release(held)
+			it.countIdeal(r.block)
+			return l.finish(it)
+		})
+	}
+	return nil
+}
+
+// last says whether the rest that just ended was the sentence's last.
+func (w *sentence) last() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.open--
+	return w.open == 0
+}

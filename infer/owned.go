@@ -1,0 +1,183 @@
+package infer
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"path/filepath"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"tokenfork/internal/failure"
+	"tokenfork/internal/job"
+	"tokenfork/internal/vllm"
+)
+
+// owned is a server that the task started: when it dies or hangs, another
+// takes its place, a few times.
+type owned struct {
+	config   vllm.Config
+	stall    time.Duration
+	log      *slog.Logger
+	inFlight atomic.Int64
+	lost     chan int // generation that a request found dead
+	stop     context.CancelFunc
+	stopped  chan struct{}
+
+	mu         sync.Mutex
+	server     *vllm.Server
+	generation int
+	ready      chan struct{} // closed once server, or err, holds for the generation
+	err        error
+}
+
+const maxRestarts = 5
+
+func newOwned(ctx context.Context, o *Options, plan *job.Plan, side job.Side) (*owned, error) {
+	s := o.Servers[side]
+	if s.Model == "" {
+		return nil, failure.New(failure.Usage, fmt.Sprintf("give --%s-model FOLDER, or --%s-url URL of a running server", side, side),
+			"no %s model to serve", side)
+	}
+	args := []string{"--max-model-len", strconv.Itoa(servedLength(plan, side))}
+	c := vllm.Config{Command: s.Command, Model: s.Model, Name: side.String(), TensorParallel: s.TensorParallel, Args: append(args, s.Args...),
+		LogPath: filepath.Join(s.LogDir, "vllm-"+side.String()+".log"), StartTimeout: s.StartTimeout, Logger: o.Log}
+	if plan.Settings.Deterministic {
+		c.Env = append(c.Env, "VLLM_BATCH_INVARIANT=1")
+	}
+	w := &owned{config: c, stall: o.Stall, log: o.Log.With("server", side), lost: make(chan int), ready: make(chan struct{}), stopped: make(chan struct{})}
+	server, err := vllm.Start(ctx, c)
+	if err != nil {
+		return nil, err
+	}
+	w.server = server
+	close(w.ready)
+	live, stop := context.WithCancel(context.WithoutCancel(ctx))
+	w.stop = stop
+	go w.supervise(live)
+	return w, nil
+}
+
+// servedLength is what the longest fork needs, in full blocks of 256, if the
+// model can take it: the KV cache of a 128k window often does not fit a GPU.
+func servedLength(plan *job.Plan, side job.Side) int {
+	n := (plan.Longest + 255) / 256 * 256
+	if most := plan.Models[side].MaxPositions; most > 0 {
+		n = min(n, most)
+	}
+	return n
+}
+
+// Client waits while a server starts.
+func (w *owned) Client(ctx context.Context) (*vllm.Client, int, error) {
+	w.mu.Lock()
+	ready := w.ready
+	w.mu.Unlock()
+	select {
+	case <-ready:
+	case <-ctx.Done():
+		return nil, 0, context.Cause(ctx)
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.err != nil {
+		return nil, 0, w.err
+	}
+	return w.server.Endpoint(), w.generation, nil
+}
+
+// Lost has the server looked at, if it is still the one that was lost.
+func (w *owned) Lost(generation int, _ error) {
+	w.mu.Lock()
+	current := w.generation == generation && w.err == nil
+	w.mu.Unlock()
+	if !current {
+		return
+	}
+	select {
+	case w.lost <- generation:
+	case <-w.stopped:
+	}
+}
+
+// Flying adds to the number of requests that wait for an answer.
+func (w *owned) Flying(n int) { w.inFlight.Add(int64(n)) }
+
+// Close ends the server.
+func (w *owned) Close() error {
+	w.stop()
+	<-w.stopped
+	return w.server.Stop(context.Background())
+}
+
+// supervise replaces the server whenever it is gone.
+func (w *owned) supervise(ctx context.Context) {
+	defer close(w.stopped)
+	for restarts := 1; ; restarts++ {
+		cause := w.watch(ctx)
+		if cause == nil {
+			return
+		}
+		w.mu.Lock()
+		w.generation++
+		w.ready = make(chan struct{})
+		w.mu.Unlock()
+		w.log.Warn(fmt.Sprintf("vLLM is gone, restart %d of %d", restarts, maxRestarts), "cause", cause, "in_flight", w.inFlight.Load())
+		server, err := w.restart(ctx, restarts, cause)
+		w.mu.Lock()
+		if err != nil {
+			w.err = err
+		} else {
+			w.server = server
+		}
+		close(w.ready)
+		w.mu.Unlock()
+		if err != nil {
+			return
+		}
+	}
+}
+
+func (w *owned) restart(ctx context.Context, n int, cause error) (*vllm.Server, error) {
+	if err := w.server.Stop(ctx); err != nil {
+		return nil, fmt.Errorf("end the %s server: %w", w.config.Name, err)
+	}
+	if n > maxRestarts {
+		return nil, failure.New(failure.Other, "see "+w.config.LogPath, "the %s server died more than %d times: %w", w.config.Name, maxRestarts, cause)
+	}
+	return vllm.Start(ctx, w.config)
+}
+
+// watch returns why the server has to be replaced, nil when ctx ends.
+func (w *owned) watch(ctx context.Context) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	hung := make(chan error, 1)
+	dog := vllm.NewWatchdog(w.server.Endpoint(), w.stall, func() int { return int(w.inFlight.Load()) })
+	go func() { hung <- dog.Watch(ctx) }()
+	for {
+		select {
+		case <-w.server.Done():
+			return errors.Join(w.server.Err(), errServerEnded)
+		case err := <-hung:
+			return err
+		case <-w.lost:
+			if err := w.healthy(ctx); err != nil {
+				return err
+			}
+		}
+	}
+}
+
+var errServerEnded = errors.New("the server has ended")
+
+// healthy gives a server whose connection broke a moment to answer. One that
+// is up but does not work is the watchdog's.
+func (w *owned) healthy(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	return w.server.Endpoint().Health(ctx)
+}

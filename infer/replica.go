@@ -1,0 +1,156 @@
+package infer
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"math"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sync/semaphore"
+
+	"tokenfork/internal/job"
+	"tokenfork/internal/vllm"
+)
+
+// Server is a model server that may be replaced while it is in use.
+type Server interface {
+	// Client gives the present server and its generation; it waits while a new
+	// one starts, and fails for good when there will be none.
+	Client(ctx context.Context) (*vllm.Client, int, error)
+	// Lost says that the server of that generation does not answer any more.
+	Lost(generation int, err error)
+	// Flying adds to the number of requests that wait for an answer.
+	Flying(n int)
+}
+
+// replica carries on forks on one server.
+type replica struct {
+	server   Server
+	gate     *gate               // requests in flight
+	tokens   *semaphore.Weighted // KV cache, in tokens of the sentences in flight
+	capacity int64               // of tokens
+	set      *job.Settings
+	stop     *vllm.Sequence // ids at which the server stops
+	isStop   map[int32]bool
+	block    int // tokens of a KV cache block
+	answers  atomic.Int64
+}
+
+const (
+	crashesBeforeAlone = 2 // a rest in flight at so many crashes is sent alone
+	refusedTries       = 8 // for 429 and 5xx
+)
+
+// finish generates the rest; what can't be had is marked at its sharers. Only
+// errors that end the whole task are returned.
+func (r *replica) finish(ctx context.Context, w *sentence, rest *rest) error {
+	err := r.generate(ctx, w, rest)
+	var failed *failedError
+	if errors.As(err, &failed) {
+		rest.fail(failed)
+		return nil
+	}
+	return err
+}
+
+func (r *replica) generate(ctx context.Context, w *sentence, rest *rest) error {
+	for tries := 0; rest.wants() > 0; {
+		client, generation, err := r.server.Client(ctx)
+		if err != nil {
+			return err
+		}
+		err = r.send(ctx, client, w, rest)
+		var status *vllm.StatusError
+		switch {
+		case err == nil:
+			tries = 0
+		case ctx.Err() != nil:
+			return context.Cause(ctx)
+		case vllm.IsContextLength(err):
+			return &failedError{ClassContextLength, err}
+		case errors.As(err, &status) && (status.Status == 429 || status.Status >= 500):
+			if tries++; tries == refusedTries {
+				return &failedError{ClassServer, err}
+			}
+			if err := sleep(ctx, time.Second<<min(tries, 5)); err != nil {
+				return err
+			}
+		case errors.As(err, &status):
+			return &failedError{ClassRefused, err}
+		case vllm.IsGone(err):
+			if rest.crashes > crashesBeforeAlone {
+				return &failedError{ClassServerCrash, err}
+			}
+			rest.crashes++
+			r.server.Lost(generation, err)
+		default:
+			return &failedError{ClassServer, err}
+		}
+	}
+	return nil
+}
+
+func sleep(ctx context.Context, d time.Duration) error {
+	select {
+	case <-time.After(d):
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+// send makes one request in the place that the caller holds at the gate, or
+// alone if the rest is suspected of killing servers.
+func (r *replica) send(ctx context.Context, client *vllm.Client, w *sentence, rest *rest) error {
+	if rest.crashes < crashesBeforeAlone {
+		return r.complete(ctx, client, w, rest)
+	}
+	r.gate.release()
+	defer r.gate.reacquire()
+	if err := r.gate.acquireAlone(ctx); err != nil {
+		return err
+	}
+	defer r.gate.releaseAlone()
+	return r.complete(ctx, client, w, rest)
+}
+
+func (r *replica) complete(ctx context.Context, client *vllm.Client, w *sentence, rest *rest) error {
+	wants := rest.wants()
+	q := vllm.CompletionRequest{Prompts: []vllm.Prompt{w.encoded.Prompt(int(rest.At), rest.forced()...)}, MaxTokens: wants,
+		StopTokenIDs: r.stop, Margins: r.set.Margins || rest.audits != nil, Sampling: vllm.Sampling{Temperature: r.set.Temperature, TopP: r.set.TopP}}
+	if r.set.Temperature > 0 {
+		q.Sampling.Seed = seed(r.set.Seed, w.ID, rest)
+	}
+	r.server.Flying(1)
+	answer, err := client.Complete(ctx, q)
+	r.server.Flying(-1)
+	if err != nil {
+		return err
+	}
+	r.answers.Add(1)
+	w.count(&answer)
+	c := answer.Choices[0]
+	for i, id := range c.TokenIDs {
+		gap := math.NaN()
+		if c.Gaps != nil {
+			gap = c.Gaps[i]
+		}
+		rest.take(id, gap)
+	}
+	if n := len(c.TokenIDs); n < wants && !r.isStop[c.TokenIDs[n-1]] {
+		return &vllm.AnswerError{Reason: fmt.Sprintf("%d tokens of %d without a stop token", n, wants)}
+	}
+	return nil
+}
+
+// seed depends on the job's seed and the fork alone, never on order or shard.
+func seed(job int64, sentence string, rest *rest) int64 {
+	b := rest.sharers[0]
+	h := sha256.New()
+	fmt.Fprintf(h, "%d\x00%s\x00%d\x00%d\x00%d", job, sentence, b.position, b.fork, len(rest.taken))
+	return int64(binary.LittleEndian.Uint64(h.Sum(nil)) >> 1)
+}

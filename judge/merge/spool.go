@@ -1,0 +1,257 @@
+package merge
+
+import (
+	"bufio"
+	"container/heap"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"iter"
+	"os"
+	"sync"
+
+	"golang.org/x/sync/errgroup"
+
+	"tokenfork/internal/columnar"
+	"tokenfork/internal/job"
+	"tokenfork/internal/store"
+)
+
+// spool is a temporary file of runs: each the results of one shard in order.
+type spool struct {
+	f     *os.File
+	size  int64
+	batch int // rows of a run that are in memory when all runs are read at once
+}
+
+// section is a stretch of the spool.
+type section struct{ from, size int64 }
+
+// rowsInMemory bounds what all runs together hold while they are merged.
+const rowsInMemory = 1 << 16
+
+func newSpool(dir string, runs int) (*spool, error) {
+	f, err := os.CreateTemp(dir, "tokenfork-merge-*")
+	if err != nil {
+		return nil, fmt.Errorf("make a temporary file: %w", err)
+	}
+	if err := os.Remove(f.Name()); err != nil { // it goes with the process, however that ends
+		return nil, errors.Join(fmt.Errorf("make a temporary file: %w", err), f.Close())
+	}
+	return &spool{f: f, batch: max(1, min(1024, rowsInMemory/max(runs, 1)))}, nil
+}
+
+func (s *spool) close() { _ = s.f.Close() } // read-only by now
+
+// Write appends to the file.
+func (s *spool) Write(p []byte) (int, error) {
+	n, err := s.f.Write(p)
+	s.size += int64(n)
+	return n, err
+}
+
+// run appends one run, whose rows fill writes in order.
+func (s *spool) run(fill func(write func(*job.Result) error) error) (section, error) {
+	from := s.size
+	b := bufio.NewWriterSize(s, 1<<20)
+	w, err := columnar.NewStreamWriter[job.Result](b, columnar.BatchRows(s.batch))
+	if err != nil {
+		return section{}, err
+	}
+	if err := fill(w.Write); err != nil {
+		return section{}, err
+	}
+	if err := w.Close(); err != nil {
+		return section{}, fmt.Errorf("write %s: %w", s.f.Name(), err)
+	}
+	if err := b.Flush(); err != nil {
+		return section{}, fmt.Errorf("write %s: %w (give another folder by --tmp)", s.f.Name(), err)
+	}
+	return section{from, s.size - from}, nil
+}
+
+// ordered yields the rows of all runs by sentence; a sentence is in one run.
+func (s *spool) ordered(runs []section) iter.Seq2[*job.Result, error] {
+	return func(yield func(*job.Result, error) bool) {
+		h := &cursors{}
+		defer h.stop()
+		for _, r := range runs {
+			c, err := s.open(r)
+			if err != nil {
+				yield(nil, err)
+				return
+			}
+			if c.advance(); c.row != nil || c.err != nil {
+				*h = append(*h, c)
+			}
+		}
+		heap.Init(h)
+		for h.Len() > 0 {
+			c := (*h)[0]
+			if !yield(c.row, c.err) || c.err != nil {
+				return
+			}
+			if c.advance(); c.row == nil && c.err == nil {
+				heap.Pop(h)
+			} else {
+				heap.Fix(h, 0)
+			}
+		}
+	}
+}
+
+func (s *spool) open(at section) (*cursor, error) {
+	r, err := columnar.ReadStream[job.Result](bufio.NewReader(io.NewSectionReader(s.f, at.from, at.size)))
+	if err != nil {
+		return nil, fmt.Errorf("read %s: %w", s.f.Name(), err)
+	}
+	c := &cursor{}
+	c.next, c.stop = iter.Pull2(r.Rows())
+	return c, nil
+}
+
+// cursor is the next row of a run; row is nil at its end.
+type cursor struct {
+	row  *job.Result
+	err  error
+	next func() (*job.Result, error, bool)
+	stop func()
+}
+
+func (c *cursor) advance() { c.row, c.err, _ = c.next() }
+
+type cursors []*cursor
+
+func (h cursors) Len() int { return len(h) }
+func (h cursors) Less(i, j int) bool {
+	if h[i].row == nil || h[j].row == nil {
+		return h[i].row == nil && h[j].row != nil // an error comes up at once
+	}
+	return h[i].row.Ordinal < h[j].row.Ordinal
+}
+func (h cursors) Swap(i, j int) { h[i], h[j] = h[j], h[i] }
+func (h *cursors) Push(x any)   { *h = append(*h, x.(*cursor)) }
+func (h *cursors) Pop() any {
+	old := *h
+	last := old[len(old)-1]
+	*h = old[:len(old)-1]
+	last.stop()
+	return last
+}
+
+func (h cursors) stop() {
+	for _, c := range h {
+		c.stop()
+	}
+}
+
+// output is one file of the results, fed row by row.
+type output struct {
+	key  string
+	open func(io.Writer) (write func(*job.Result) error, close func() error, err error)
+}
+
+// to makes an output of rows of T; pick gives a result's row, nil for none.
+func to[T any](key string, open func(io.Writer, ...columnar.Option) (columnar.Writer[T], error), options []columnar.Option, pick func(*job.Result) *T) output {
+	return output{key, func(w io.Writer) (func(*job.Result) error, func() error, error) {
+		cw, err := open(w, options...)
+		if err != nil {
+			return nil, nil, err
+		}
+		write := func(r *job.Result) error {
+			if row := pick(r); row != nil {
+				return cw.Write(row)
+			}
+			return nil
+		}
+		return write, cw.Close, nil
+	}}
+}
+
+// writeAll writes the rows to every output and puts them all in place once all
+// are whole: a full disk leaves the earlier ones as they were.
+func writeAll(ctx context.Context, s store.Store, outs []output, rows iter.Seq2[*job.Result, error]) error {
+	g, gctx := errgroup.WithContext(ctx)
+	feeds := make([]chan []*job.Result, len(outs))
+	var whole sync.WaitGroup
+	whole.Add(len(outs))
+	for i, o := range outs {
+		feeds[i] = make(chan []*job.Result, 4)
+		g.Go(func() error {
+			return s.Replace(gctx, o.key, func(w io.Writer) error {
+				if err := o.copy(gctx, w, feeds[i]); err != nil {
+					return fmt.Errorf("write %s: %w", o.key, err)
+				}
+				whole.Done()
+				return waitFor(gctx, &whole)
+			})
+		})
+	}
+	g.Go(func() error { return distribute(gctx, rows, feeds) })
+	return g.Wait()
+}
+
+func (o *output) copy(ctx context.Context, w io.Writer, feed <-chan []*job.Result) error {
+	write, closeFile, err := o.open(w)
+	if err != nil {
+		return err
+	}
+	for {
+		select {
+		case rows, open := <-feed:
+			if !open {
+				return closeFile()
+			}
+			for _, r := range rows {
+				if err := write(r); err != nil {
+					return err
+				}
+			}
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+}
+
+// distribute sends the rows to every feed and closes the feeds if that were all.
+func distribute(ctx context.Context, rows iter.Seq2[*job.Result, error], feeds []chan []*job.Result) (err error) {
+	var batch []*job.Result
+	send := func() bool {
+		for _, f := range feeds {
+			select {
+			case f <- batch:
+			case <-ctx.Done():
+				err = context.Cause(ctx)
+				return false
+			}
+		}
+		batch = nil
+		return true
+	}
+	for r, rerr := range rows {
+		if rerr != nil {
+			return rerr
+		}
+		if batch = append(batch, r); len(batch) == 256 && !send() {
+			return err
+		}
+	}
+	if send() {
+		for _, f := range feeds {
+			close(f)
+		}
+	}
+	return err
+}
+
+func waitFor(ctx context.Context, wg *sync.WaitGroup) error {
+	done := make(chan struct{})
+	go func() { wg.Wait(); close(done) }()
+	select {
+	case <-done:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
