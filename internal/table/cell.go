@@ -1,0 +1,118 @@
+package table
+
+import (
+	"errors"
+	"math"
+	"strconv"
+	"unsafe"
+)
+
+// blank stands for a cell without a number.
+const blank = math.MinInt64
+
+// tooLarge is the first whole number that a float64 column may have rounded.
+const tooLarge = 1 << 53
+
+var (
+	errNumber   = errors.New("is not a number")
+	errWhole    = errors.New("is not a whole number")
+	errNegative = errors.New("is negative")
+	errLarge    = errors.New("is 2^53 or more, where floats lose digits")
+	errFloat32  = errors.New("is beyond 2^24 in a float32 column, where digits are already lost")
+)
+
+// isBlank knows the spellings that pandas, R and Python write for nothing.
+func isBlank(b []byte) bool {
+	switch string(b) {
+	case "", "nan", "NaN", "NA", "<NA>", "None", "null":
+		return true
+	}
+	return false
+}
+
+// parseCount reads a whole number from 0 to 2^53, or blank. "123.0" is 123, as
+// pandas writes columns with gaps.
+func parseCount(b []byte) (int64, error) {
+	n := int64(0)
+	for i, c := range b {
+		d := c - '0'
+		if d > 9 {
+			return parseCountSlowly(b, i, n)
+		}
+		n = n*10 + int64(d)
+	}
+	if len(b) == 0 {
+		return blank, nil
+	}
+	if len(b) > 15 {
+		return checkLarge(b)
+	}
+	return n, nil
+}
+
+// parseCountSlowly takes over at the first character that is no digit.
+func parseCountSlowly(b []byte, i int, n int64) (int64, error) {
+	switch {
+	case isBlank(b):
+		return blank, nil
+	case b[0] == '-' && len(b) > 1 && isDigit(b[1]):
+		return 0, errNegative
+	case i == 0 || b[i] != '.':
+		return 0, errNumber
+	}
+	for _, c := range b[i+1:] {
+		switch {
+		case !isDigit(c):
+			return 0, errNumber
+		case c != '0':
+			return 0, errWhole
+		}
+	}
+	if i > 15 {
+		return checkLarge(b[:i])
+	}
+	return n, nil
+}
+
+func isDigit(c byte) bool { return c-'0' <= 9 }
+
+func checkLarge(digits []byte) (int64, error) {
+	n, err := strconv.ParseInt(text(digits), 10, 64)
+	if err != nil || n >= tooLarge {
+		return 0, errLarge
+	}
+	return n, nil
+}
+
+// parseID reads a sentence id that is a number, of either sign, or blank.
+func parseID(b []byte) (int64, error) {
+	if n, err := parseCount(b); err == nil {
+		return n, nil
+	}
+	if n, err := strconv.ParseInt(text(b), 10, 64); err == nil && n != blank {
+		return n, nil
+	}
+	if len(b) > 1 && b[0] == '-' {
+		n, err := parseCount(b[1:])
+		return -n, err
+	}
+	_, err := parseCount(b)
+	return 0, err
+}
+
+// parseMeasure reads a float64, NaN for a blank.
+func parseMeasure(b []byte) (float64, error) {
+	f, err := strconv.ParseFloat(text(b), 64)
+	switch {
+	case err == nil:
+		return f, nil
+	case isBlank(b):
+		return math.NaN(), nil
+	case errors.Is(err, strconv.ErrRange):
+		return f, nil
+	}
+	return 0, errNumber
+}
+
+// text views b as a string without a copy; it must not outlive b.
+func text(b []byte) string { return unsafe.String(unsafe.SliceData(b), len(b)) }

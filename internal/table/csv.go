@@ -1,0 +1,316 @@
+package table
+
+import (
+	"bytes"
+	"encoding/csv"
+	"errors"
+	"fmt"
+	"io"
+	"iter"
+	"sync"
+
+	"tokenfork/internal/failure"
+)
+
+// chunkSize is how much of a CSV file a goroutine parses at once: small enough
+// for the cache, large enough that handing it over costs nothing.
+const chunkSize = 512 << 10
+
+// maxRecord bounds a record, so that a file with an unclosed quote cannot fill the memory.
+const maxRecord = 64 << 20
+
+// chunk is whole records of a CSV file.
+type chunk struct {
+	data   []byte
+	line   int64 // of the first record
+	quoted bool  // a quote is somewhere in it
+	buffer *[]byte
+}
+
+var buffers = sync.Pool{New: func() any { b := make([]byte, chunkSize); return &b }}
+
+// csvFile cuts a file into chunks.
+type csvFile struct {
+	name   string
+	r      io.Reader
+	schema *Schema
+	line   int64
+	rest   []byte // read, but not yet part of a chunk
+	eof    bool
+}
+
+var bom = []byte("\xef\xbb\xbf")
+
+// openCSV reads the header.
+func openCSV(name string, r io.Reader, req Request) (*csvFile, error) {
+	f := &csvFile{name: name, r: r, line: 1}
+	c, err := f.next()
+	if err == io.EOF {
+		return nil, failure.New(failure.Refused, "", "%s is empty", name)
+	}
+	if err != nil {
+		return nil, err
+	}
+	data := bytes.TrimPrefix(c.data, bom)
+	cr := csv.NewReader(bytes.NewReader(data))
+	header, err := cr.Read()
+	if err != nil {
+		return nil, failure.New(failure.Refused, "", "read the header of %s: %w", name, err)
+	}
+	if f.schema, err = resolve(header, req); err != nil {
+		return nil, fmt.Errorf("%s: %w", name, err)
+	}
+	at := cr.InputOffset()
+	f.line = 1 + int64(bytes.Count(data[:at], []byte("\n")))
+	f.rest = append(bytes.Clone(data[at:]), f.rest...)
+	buffers.Put(c.buffer)
+	return f, nil
+}
+
+// chunks yields the file's records after the header.
+func (f *csvFile) chunks() iter.Seq2[*chunk, error] {
+	return func(yield func(*chunk, error) bool) {
+		for {
+			c, err := f.next()
+			if err == io.EOF {
+				return
+			}
+			if !yield(c, err) || err != nil {
+				return
+			}
+		}
+	}
+}
+
+// next reads the next chunk.
+func (f *csvFile) next() (*chunk, error) {
+	buffer := buffers.Get().(*[]byte)
+	n := 0
+	for {
+		if need := max(chunkSize, len(f.rest)+chunkSize/2); n == 0 && cap(*buffer) < need {
+			*buffer = make([]byte, need)
+		}
+		b := (*buffer)[:cap(*buffer)]
+		if n == 0 {
+			n = copy(b, f.rest)
+			f.rest = f.rest[:0]
+		}
+		if err := f.fill(b, &n); err != nil {
+			return nil, err
+		}
+		if n == 0 {
+			return nil, io.EOF
+		}
+		end, quoted := lastRecord(b[:n], f.eof)
+		if end > 0 {
+			f.rest = append(f.rest, b[end:n]...)
+			c := &chunk{data: b[:end], line: f.line, quoted: quoted, buffer: buffer}
+			f.line += int64(bytes.Count(c.data, newline))
+			return c, nil
+		}
+		if n > maxRecord {
+			return nil, failure.New(failure.Refused, "look for a quote that is not closed", "%s:%d: a record of more than %d MiB", f.name, f.line, maxRecord>>20)
+		}
+		*buffer = append(b, make([]byte, len(b))...)
+	}
+}
+
+var newline = []byte("\n")
+
+// fill reads until the buffer is full or the file ends.
+func (f *csvFile) fill(b []byte, n *int) error {
+	for *n < len(b) && !f.eof {
+		m, err := f.r.Read(b[*n:])
+		*n += m
+		if err == io.EOF {
+			f.eof = true
+		} else if err != nil {
+			return readError(f.name, err)
+		}
+	}
+	return nil
+}
+
+func readError(name string, err error) error {
+	if errors.Is(err, io.ErrUnexpectedEOF) {
+		return failure.New(failure.Refused, "fetch or write the file again", "read %s: the compressed file is truncated: %w", name, err)
+	}
+	return fmt.Errorf("read %s: %w", name, err)
+}
+
+// lastRecord finds where the last whole record of b ends, 0 if there is none,
+// and whether there are quotes. At the end of the file what is left is a record.
+func lastRecord(b []byte, eof bool) (end int, quoted bool) {
+	quoted = bytes.IndexByte(b, '"') >= 0
+	if eof {
+		return len(b), quoted
+	}
+	if !quoted {
+		return bytes.LastIndexByte(b, '\n') + 1, false
+	}
+	inside := false
+	for i, c := range b {
+		switch {
+		case c == '"':
+			inside = !inside
+		case c == '\n' && !inside:
+			end = i + 1
+		}
+	}
+	return end, true
+}
+
+// parser turns chunks into batches. It is used by many goroutines.
+type parser struct {
+	name   string
+	schema *Schema
+	req    Request
+	roleAt []role // by column; roles where nothing is wanted
+}
+
+func newParser(name string, s *Schema, req Request) *parser {
+	p := &parser{name: name, schema: s, req: req, roleAt: make([]role, s.width)}
+	for i := range p.roleAt {
+		p.roleAt[i] = roles
+	}
+	for r, at := range s.fields {
+		if at >= 0 {
+			p.roleAt[at] = role(r)
+		}
+	}
+	return p
+}
+
+// rows collects a chunk's rows.
+type rows struct {
+	*parser
+	batch *Batch
+	cells [roles][]byte // of the row at hand
+	n     int
+}
+
+func (p *parser) parse(c *chunk) *Batch {
+	b := newBatch(p.name)
+	r := &rows{parser: p, batch: b}
+	v := &b.vectors
+	v.first, v.lines = c.line, v.lines[:0]
+	r.reserve(bytes.Count(c.data, newline) + 1)
+	if c.quoted {
+		r.quoted(c.data)
+	} else {
+		r.plain(c.data)
+	}
+	v.rows = r.n
+	for i := range v.ints {
+		v.ints[i] = v.ints[i][:r.n]
+	}
+	for i := range b.Measures {
+		b.Measures[i] = b.Measures[i][:r.n]
+	}
+	ck := &checker{Batch: b, schema: p.schema, vocab: p.req.VocabSize, text: p.req.SentenceIDType == String}
+	ck.check()
+	if !p.schema.HasMeasures {
+		b.Measures = [6][]float64{}
+	}
+	buffers.Put(c.buffer)
+	return b
+}
+
+// reserve makes place for n rows.
+func (r *rows) reserve(n int) {
+	v := &r.batch.vectors
+	for i := range v.ints {
+		v.ints[i] = grow(v.ints[i], n)
+	}
+	for i := range v.texts {
+		v.texts[i] = v.texts[i][:0]
+	}
+	v.lines = grow(v.lines, n)
+	if r.schema.HasMeasures {
+		for i := range r.batch.Measures {
+			r.batch.Measures[i] = grow(r.batch.Measures[i], n)
+		}
+	}
+}
+
+// plain reads records without quotes.
+func (r *rows) plain(data []byte) {
+	for line := int32(0); len(data) > 0; line++ {
+		record := data
+		if end := bytes.IndexByte(data, '\n'); end >= 0 {
+			record, data = data[:end], data[end+1:]
+		} else {
+			data = nil
+		}
+		if n := len(record); n > 0 && record[n-1] == '\r' {
+			record = record[:n-1]
+		}
+		if len(record) == 0 {
+			continue
+		}
+		width := 0
+		for rest := record; ; width++ {
+			end := bytes.IndexByte(rest, ',')
+			if width < len(r.roleAt) && r.roleAt[width] < roles {
+				cell := rest
+				if end >= 0 {
+					cell = rest[:end]
+				}
+				r.cells[r.roleAt[width]] = cell
+			}
+			if end < 0 {
+				break
+			}
+			rest = rest[end+1:]
+		}
+		r.row(width+1, line)
+	}
+}
+
+// quoted reads records the long way.
+func (r *rows) quoted(data []byte) {
+	cr := csv.NewReader(bytes.NewReader(data))
+	cr.FieldsPerRecord = -1
+	cr.ReuseRecord = true
+	for {
+		record, err := cr.Read()
+		if err == io.EOF {
+			return
+		}
+		line := int32(0)
+		var bad *csv.ParseError
+		if errors.As(err, &bad) {
+			r.batch.vectors.lines[r.n] = int32(bad.StartLine - 1)
+			r.lost("", "", bad.Err)
+			return
+		}
+		at, _ := cr.FieldPos(0)
+		line = int32(at - 1)
+		for i, cell := range record {
+			if i < len(r.roleAt) && r.roleAt[i] < roles {
+				r.cells[r.roleAt[i]] = []byte(cell)
+			}
+		}
+		r.row(len(record), line)
+	}
+}
+
+// lost notes a row that belongs to no sentence that can be told.
+func (r *rows) lost(column, value string, reason error) {
+	r.batch.problem(r.n, column, value, reason).Lost = true
+	for i := range r.batch.vectors.ints {
+		r.batch.vectors.ints[i][r.n] = blank
+	}
+	r.n++
+}
+
+// firstCell is the cell of the first record in the column.
+func firstCell(data []byte, column int) ([]byte, error) {
+	cr := csv.NewReader(bytes.NewReader(data))
+	cr.FieldsPerRecord = -1
+	record, err := cr.Read()
+	if err != nil || column >= len(record) {
+		return nil, fmt.Errorf("no column %d in the first record", column)
+	}
+	return []byte(record[column]), nil
+}

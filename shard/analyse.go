@@ -1,0 +1,275 @@
+package shard
+
+import (
+	"crypto/sha256"
+	"math"
+
+	"tokenfork/internal/job"
+	"tokenfork/internal/table"
+)
+
+// Trajectories: whose model goes on with whose fork.
+const (
+	own       = "own"
+	reference = "reference"
+	realText  = "real"
+)
+
+// tally is what is summed over all sentences, in any order.
+type tally struct {
+	agreement  agreement
+	positions  int64 // that could have been mismatches
+	padding    int64 // ids that no token stands for
+	work       [2]Work
+	cost       [2]float64 // in thousandths of a microsecond of a GPU, whole: sums must not depend on order
+	tooLong    int64      // mismatches that do not fit a model's context
+	histograms [6][2][job.ValueBins]int64
+}
+
+// analyst works sentences out. It belongs to one goroutine at a time.
+type analyst struct {
+	*planner
+	tally  tally
+	walker walker
+	whole  job.Sentence
+	plain  []byte
+	counts []cell
+}
+
+// cell is a count of rates.parquet within a sentence.
+type cell struct{ positions, mismatches int64 }
+
+// worked is what comes out of a sentence.
+type worked struct {
+	err        error
+	planned    planned
+	digest     [sha256.Size]byte
+	packed     []byte
+	mismatches []job.Mismatch
+	rates      []job.Rate
+	tooLong    *TooLong
+}
+
+// work turns a sentence's rows into everything that is kept of it.
+func (a *analyst) work(s *sentence) *worked {
+	defer sentences.Put(s)
+	a.align(s)
+	a.findMismatches(s)
+	out := &worked{planned: planned{ordinal: s.ordinal, mismatches: int32(len(a.whole.Mismatches))}}
+	a.countRates(s, out)
+	a.plain = encode(a.plain[:0], &a.whole)
+	out.digest = sha256.Sum256(a.plain)
+	if len(a.whole.Mismatches) == 0 {
+		return out
+	}
+	out.packed = pack(a.plain, nil)
+	a.estimate(out)
+	if !a.dryRun {
+		a.describe(out)
+	}
+	return out
+}
+
+// align sets each prediction at the position it is for.
+func (a *analyst) align(s *sentence) {
+	w := &a.whole
+	w.Ordinal, w.ID, w.RowIDs, w.Real, w.TokenType = s.ordinal, s.id, s.rowID, s.real, s.types
+	if len(s.types) == 0 {
+		w.TokenType = nil
+	}
+	w.SmallPredictions = a.shift(w.SmallPredictions, s.small, len(s.real))
+	w.ReferencePredictions = a.shift(w.ReferencePredictions, s.reference, len(s.real))
+	evidence := s.reference
+	if len(evidence) == 0 {
+		evidence = s.small
+	}
+	a.tally.agreement.count(evidence, s.real)
+}
+
+// shift gives n+1 predictions by position from those by row.
+func (a *analyst) shift(dst, byRow []int32, n int) []int32 {
+	dst = resize(dst, n+1)
+	if len(byRow) == 0 {
+		for q := range dst {
+			dst[q] = table.NoPrediction
+		}
+		return dst
+	}
+	dst[0], dst[n] = table.NoPrediction, table.NoPrediction
+	copy(dst[a.offset:], byRow)
+	return dst
+}
+
+// compared are the two tokens that differ at a mismatch at p, NoPrediction where one is missing.
+func (a *analyst) compared(p int) (small, against int32) {
+	if a.settings.Trajectories == realText {
+		return a.whole.SmallPredictions[p], a.whole.Real[p]
+	}
+	return a.whole.SmallPredictions[p], a.whole.ReferencePredictions[p]
+}
+
+// findMismatches lists the mismatches with the measures of their rows. Rows of
+// the instruction have none.
+func (a *analyst) findMismatches(s *sentence) {
+	w := &a.whole
+	w.Mismatches = w.Mismatches[:0]
+	for _, m := range measuresOf(w) {
+		*m = (*m)[:0]
+	}
+	for p := a.offset; p < len(w.Real); p++ {
+		small, against := a.compared(p)
+		if small == against || small < 0 || against < 0 {
+			continue
+		}
+		row := p - a.offset
+		if w.TokenType != nil && w.TokenType[row] == 0 {
+			continue
+		}
+		w.Mismatches = append(w.Mismatches, int32(p))
+		for i, m := range measuresOf(w) {
+			v := math.NaN()
+			if len(s.measures[i]) > 0 {
+				v = s.measures[i][row]
+			}
+			*m = append(*m, v)
+		}
+	}
+}
+
+// countRates counts positions and mismatches by place and class, and the
+// measures by bin.
+func (a *analyst) countRates(s *sentence, out *worked) {
+	w := &a.whole
+	mismatches := w.Mismatches
+	from := 0
+	for from < len(w.Real) {
+		to := min(from+job.PositionBinWidth, len(w.Real))
+		types := a.countBin(s, from, to, &mismatches)
+		a.emit(from/job.PositionBinWidth, types, out)
+		from = to
+	}
+}
+
+// maxTypes bounds the token types that are told apart.
+const maxTypes = 16
+
+// countBin counts the positions of a bin into a.counts, by token type and class,
+// and says how many types there are.
+func (a *analyst) countBin(s *sentence, from, to int, mismatches *[]int32) (types int) {
+	w := &a.whole
+	types = 1
+	clear(a.counts)
+	for p := max(from, a.offset); p < to; p++ {
+		small, against := a.compared(p)
+		if small < 0 || against < 0 {
+			continue
+		}
+		hit := len(*mismatches) > 0 && (*mismatches)[0] == int32(p)
+		row := p - a.offset
+		at := 0
+		if w.TokenType != nil {
+			at = int(min(w.TokenType[row], maxTypes-1))
+			types = max(types, at+1)
+		}
+		c := &a.counts[at*classCount+int(a.classes[w.Real[p]])]
+		c.positions++
+		outcome := 0
+		if hit {
+			*mismatches = (*mismatches)[1:]
+			c.mismatches++
+			outcome = 1
+		}
+		for i, m := range s.measures {
+			if len(m) > 0 && m[row] == m[row] {
+				a.tally.histograms[i][outcome][job.ValueBin(m[row])]++
+			}
+		}
+	}
+	return types
+}
+
+// emit writes the counts of a bin.
+func (a *analyst) emit(bin, types int, out *worked) {
+	for t := range types {
+		for class := range classCount {
+			c := a.counts[t*classCount+class]
+			if c.positions == 0 {
+				continue
+			}
+			a.tally.positions += c.positions
+			r := job.Rate{Measure: job.MeasurePosition, Bin: int32(bin), SentenceID: &a.whole.ID, TokenClass: &classNames[class], Positions: c.positions, Mismatches: c.mismatches,
+				From: float64(bin*job.PositionBinWidth + a.settings.FirstPosition), To: float64((bin+1)*job.PositionBinWidth + a.settings.FirstPosition)}
+			if a.whole.TokenType != nil {
+				v := int32(t)
+				r.TokenType = &v
+			}
+			id := a.whole.ID
+			r.SentenceID = &id
+			out.rates = append(out.rates, r)
+		}
+	}
+}
+
+// estimate works out what the sentence's forks cost.
+func (a *analyst) estimate(out *worked) {
+	w := &a.whole
+	a.walker.text(w.Real)
+	var tooLong int32
+	seconds := 0.0
+	for _, side := range job.Sides {
+		a.walker.model(w.Predictions(side), a.throughput[side])
+		for _, forked := range job.Sides {
+			if serverOf(a.settings.Trajectories, forked) != side || a.settings.Trajectories == realText && forked == job.Reference {
+				continue
+			}
+			tooLong = max(tooLong, a.forks(side, forked))
+		}
+		work, cost := a.walker.done()
+		a.tally.work[side].add(work)
+		a.tally.cost[side] += math.Round(cost * 1e9)
+		seconds += cost
+	}
+	out.planned.cost = seconds + leastCost
+	if tooLong > 0 {
+		a.tally.tooLong += int64(tooLong)
+		out.tooLong = &TooLong{SentenceID: w.ID, Tokens: len(w.Real), Mismatches: tooLong}
+	}
+}
+
+// forks follows the forks of one side and says how many do not fit the model
+// that goes on with them.
+func (a *analyst) forks(side, forked job.Side) (tooLong int32) {
+	w := &a.whole
+	for _, p := range w.Mismatches {
+		if int(p)+1+a.settings.MaxNewTokens > a.maxPositions[side] {
+			tooLong++
+			continue
+		}
+		a.walker.follow(w.Predictions(side), p, w.Predictions(forked)[p])
+	}
+	return tooLong
+}
+
+// describe writes the rows of mismatches.csv.
+func (a *analyst) describe(out *worked) {
+	w := &a.whole
+	from := int32(0)
+	for _, p := range w.Mismatches {
+		small, against := a.compared(int(p))
+		context := append([]int32(nil), w.Real[from:p]...)
+		out.mismatches = append(out.mismatches, job.Mismatch{
+			SentenceID:           w.ID,
+			Position:             int64(p) + int64(a.settings.FirstPosition),
+			TokenID:              w.Real[p],
+			RealToken:            a.tokenizer.Decode(w.Real[p : p+1]),
+			PredSmall:            a.tokenizer.Decode([]int32{small}),
+			PredReference:        a.tokenizer.Decode([]int32{against}),
+			PredSmallTokenID:     small,
+			PredReferenceTokenID: against,
+			Context:              a.tokenizer.Decode(context),
+			ContextIDs:           context,
+			RowID:                w.RowIDs[int(p)-a.offset],
+		})
+		from = p
+	}
+}

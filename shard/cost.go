@@ -1,0 +1,192 @@
+package shard
+
+import (
+	"tokenfork/internal/fork"
+	"tokenfork/internal/job"
+)
+
+// Throughput is what one GPU of a side's server does, in tokens per second.
+type Throughput struct {
+	Prefill float64 // prompt tokens that are not in the prefix cache
+	Decode  float64 // generated tokens of forks at decodeAt tokens of context
+}
+
+// Attention reads the whole context, so that tokens cost more the further into
+// a text they are: twice the base at these positions. A stated decode rate
+// holds at decodeAt. The figures come from forks of texts of 2,000 to 8,000
+// tokens on one H200, see docs/plan.md.
+const (
+	decodeDoubles  = 2400
+	decodeAt       = 2500
+	prefillDoubles = 50_000
+	cacheBlock     = 16   // tokens the prefix cache shares at a time
+	leastCost      = 1e-6 // of a sentence, so that even idle ones are dealt out evenly
+)
+
+// Work is what a side's server has to do, in tokens.
+type Work struct {
+	Prefill   int64 // prompt tokens computed, the rest being cached
+	Generated int64 // expected
+	Replayed  int64 // taken from the table instead
+	Shared    int64 // expected, generated once for several forks
+	Requests  int64
+}
+
+func (w *Work) add(b Work) {
+	w.Prefill += b.Prefill
+	w.Generated += b.Generated
+	w.Replayed += b.Replayed
+	w.Shared += b.Shared
+	w.Requests += b.Requests
+}
+
+// walker follows forks along the real text as fork.Walk does, but in constant
+// time each: it looks up where the text's sentence ends and where a model's
+// predictions leave the text.
+type walker struct {
+	ends   fork.Ends
+	limit  int
+	replay bool
+
+	real   []int32
+	end    []int32 // by position: the first one from here at which the real text ends a sentence; n if none
+	leave  []int32 // by position: the first one from here at which the recorded prediction is not the real token
+	budget []int32 // by position: most tokens asked of the rest that begins there with the recorded prediction
+	cost   float64
+	work   Work
+	rate   Throughput
+	last   int32 // furthest position of a prompt
+}
+
+// text prepares for the real tokens of a sentence.
+func (w *walker) text(real []int32) {
+	n := len(real)
+	w.real = real
+	w.end = resize(w.end, n+2)
+	w.end[n], w.end[n+1] = int32(n), int32(n)
+	for q := n - 1; q >= 0; q-- {
+		w.end[q] = w.end[q+1]
+		prev := fork.None
+		if q > 0 {
+			prev = real[q-1]
+		}
+		if end, lookahead := w.ends.End(prev, real[q]); end && !(lookahead && q+1 < n && w.ends.ContinuesDecimal(real[q+1])) {
+			w.end[q] = int32(q)
+		}
+	}
+}
+
+// model prepares for a model's recorded predictions, n+1 of them.
+func (w *walker) model(recorded []int32, rate Throughput) {
+	n := len(w.real)
+	w.leave = resize(w.leave, n+2)
+	w.budget = resize(w.budget, n+2)
+	w.leave[n], w.leave[n+1] = int32(n), int32(n)
+	clear(w.budget)
+	for q := n - 1; q >= 0; q-- {
+		w.leave[q] = w.leave[q+1]
+		if recorded[q] != w.real[q] {
+			w.leave[q] = int32(q)
+		}
+	}
+	w.work, w.cost, w.rate, w.last = Work{}, 0, rate, 0
+}
+
+func resize(s []int32, n int) []int32 {
+	if cap(s) < n {
+		return make([]int32, n, n+n/4)
+	}
+	return s[:n]
+}
+
+// follow counts what the fork (p, token) costs the model that continues it.
+// recorded are that model's predictions.
+func (w *walker) follow(recorded []int32, p int32, token int32) {
+	left := int32(w.limit)
+	if end, _ := w.ends.End(before(w.real, p), token); end || left == 0 {
+		return
+	}
+	if !w.replay {
+		w.generate(p, left)
+		return
+	}
+	if token != w.real[p] {
+		if token == recorded[p] {
+			w.share(p, left)
+		} else {
+			w.generate(p, left)
+		}
+		return
+	}
+	end, leave := w.end[p+1], w.leave[p+1]
+	if end < leave || leave-(p+1) >= left {
+		w.work.Replayed += int64(min(end-p, left))
+		return
+	}
+	w.work.Replayed += int64(leave - (p + 1))
+	left -= leave - (p + 1)
+	if recorded[leave] != fork.None {
+		left--
+		w.work.Replayed++
+		if end, _ := w.ends.End(before(w.real, leave), recorded[leave]); end || left == 0 {
+			return
+		}
+	}
+	w.share(leave, left)
+}
+
+func before(real []int32, p int32) int32 {
+	if p == 0 {
+		return fork.None
+	}
+	return real[p-1]
+}
+
+// share generates a rest that begins with what is recorded at q, or goes on a shared one.
+func (w *walker) share(q, left int32) {
+	had := w.budget[q]
+	if had == 0 {
+		w.budget[q] = left
+		w.generate(q, left)
+		return
+	}
+	w.work.Shared += int64(w.expected(q, min(had, left)))
+	if left > had {
+		w.budget[q] = left
+		w.tokens(q, w.expected(q, left)-w.expected(q, had))
+	}
+}
+
+// expected is how many tokens a rest at q takes: as many as the real text to its sentence end.
+func (w *walker) expected(q, left int32) int32 {
+	return min(max(1, w.end[q]-q), left)
+}
+
+func (w *walker) generate(q, left int32) {
+	w.work.Requests++
+	w.work.Prefill += int64(q%cacheBlock + 1)
+	w.last = max(w.last, q)
+	w.tokens(q, w.expected(q, left))
+}
+
+func (w *walker) tokens(q, n int32) {
+	w.work.Generated += int64(n)
+	w.cost += float64(n) * (decodeDoubles + float64(q)) / (decodeDoubles + decodeAt) / w.rate.Decode
+}
+
+// done gives the model's work and its cost in seconds of one GPU.
+func (w *walker) done() (Work, float64) {
+	if w.work.Requests > 0 {
+		w.work.Prefill += int64(w.last)
+	}
+	prefill := float64(w.work.Prefill) * (1 + float64(w.last)/2/prefillDoubles) / w.rate.Prefill
+	return w.work, w.cost + prefill
+}
+
+// serverOf is the side whose model continues the fork of a side.
+func serverOf(trajectories string, forked job.Side) job.Side {
+	if trajectories == own {
+		return forked
+	}
+	return job.Reference
+}

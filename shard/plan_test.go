@@ -1,0 +1,164 @@
+package shard
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"io/fs"
+	"iter"
+	"os"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+
+	"tokenfork/internal/job"
+	"tokenfork/internal/store"
+	"tokenfork/internal/table"
+	"tokenfork/internal/table/tabletest"
+	"tokenfork/internal/tokenizer"
+)
+
+// memory is a store for tests.
+type memory struct {
+	mu      sync.Mutex
+	objects map[string][]byte
+}
+
+func (m *memory) String() string { return "memory" }
+func (m *memory) Open(_ context.Context, key string) (io.ReadCloser, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	b, ok := m.objects[key]
+	if !ok {
+		return nil, fs.ErrNotExist
+	}
+	return io.NopCloser(bytes.NewReader(b)), nil
+}
+func (m *memory) Create(_ context.Context, key string, write func(io.Writer) error) error {
+	var b bytes.Buffer
+	if err := write(&b); err != nil {
+		return err
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if _, ok := m.objects[key]; ok {
+		return fs.ErrExist
+	}
+	m.objects[key] = b.Bytes()
+	return nil
+}
+func (m *memory) Replace(context.Context, string, func(io.Writer) error) error { panic("unused") }
+func (m *memory) List(context.Context, string) iter.Seq2[store.Object, error] { panic("unused") }
+func (m *memory) Remove(context.Context, string) error                        { panic("unused") }
+
+// words is a vocabulary of n tokens.
+func words(t testing.TB, n int) *tokenizer.Tokenizer {
+	t.Helper()
+	vocab := map[string]int{}
+	for i := range n {
+		switch {
+		case i%29 == 0:
+			vocab[fmt.Sprintf("%d.", i)] = i
+		case i%3 == 0:
+			vocab[fmt.Sprintf("Ġw%c%d", 'a'+i%26, i)] = i
+		default:
+			vocab[fmt.Sprintf("x%d", i)] = i
+		}
+	}
+	vocab["."] = n
+	b, err := json.Marshal(map[string]any{"decoder": map[string]any{"type": "ByteLevel"}, "model": map[string]any{"type": "WordLevel", "vocab": vocab}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	tok, err := tokenizer.Parse(b)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return tok
+}
+
+func file(name string) table.Source {
+	return table.Source{Name: name, Open: func(context.Context) (io.ReadCloser, error) { return os.Open(name) }}
+}
+
+func text(name, content string) table.Source {
+	return table.Source{Name: name, Open: func(context.Context) (io.ReadCloser, error) {
+		return io.NopCloser(strings.NewReader(content)), nil
+	}}
+}
+
+func options(t testing.TB, vocab int, sources ...table.Source) Options {
+	t.Helper()
+	tok := words(t, vocab)
+	ends, err := tokenizer.NewEnds(tok, tokenizer.DefaultEnds, []int32{0}, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	m := job.Model{Name: "m", Fingerprint: json.RawMessage(`"f"`), VocabSize: vocab + 10, MaxPositions: 1 << 20}
+	return Options{
+		Sources:    sources,
+		Settings:   job.Settings{Alignment: "auto", Trajectories: "own", Replay: true, MaxNewTokens: 128, OnBadSentence: "stop"},
+		Models:     [2]job.Model{m, m},
+		Tokenizer:  tok,
+		Ends:       ends,
+		Store:      &memory{objects: map[string][]byte{}},
+		Throughput: [2]Throughput{{60000, 8000}, {9300, 3300}},
+		Shards:     Shards{Count: 4},
+		Tmp:        t.TempDir(),
+	}
+}
+
+func TestPlanGenerated(t *testing.T) {
+	var b bytes.Buffer
+	if err := tabletest.Write(&b, tabletest.Config{Layout: "study", Rows: 20000, Tokens: 800, Vocab: 5000, Mismatch: 0.11, Seed: 1}); err != nil {
+		t.Fatal(err)
+	}
+	o := options(t, 5000, text("t.csv", b.String()))
+	j, e, err := Plan(t.Context(), o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	seen := map[int64]bool{}
+	for k := range j.Shards {
+		m, err := job.OpenManifest(t.Context(), o.Store, k)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for s, err := range m.Sentences() {
+			if err != nil {
+				t.Fatal(err)
+			}
+			if seen[s.Ordinal] {
+				t.Errorf("sentence %d twice", s.Ordinal)
+			}
+			seen[s.Ordinal] = true
+		}
+	}
+	if int64(len(seen)) != e.Sentences {
+		t.Errorf("%d sentences in manifests, %d planned", len(seen), e.Sentences)
+	}
+	js, _ := json.MarshalIndent(j, "", " ")
+	if testing.Verbose() {
+		fmt.Println(string(js))
+		fmt.Printf("%+v\n", *e)
+		fmt.Println(string(o.Store.(*memory).objects[job.MismatchesCSV][:1500]))
+	}
+	_ = slices.Sorted[string]
+}
+
+func BenchmarkPlan(b *testing.B) {
+	name := os.Getenv("TABLE")
+	if name == "" {
+		b.Skip("TABLE names no table")
+	}
+	o := options(b, 151_000, file(name))
+	for b.Loop() {
+		o.Store = &memory{objects: map[string][]byte{}}
+		if _, _, err := Plan(b.Context(), o); err != nil {
+			b.Fatal(err)
+		}
+	}
+}

@@ -1,0 +1,184 @@
+package shard
+
+import (
+	"fmt"
+	"iter"
+	"sync"
+
+	"tokenfork/internal/failure"
+	"tokenfork/internal/job"
+	"tokenfork/internal/table"
+)
+
+// sentence is the rows of a text, put together from batches.
+type sentence struct {
+	ordinal int64
+	id      string
+	source  string
+	line    int64 // of the first row
+	problem *table.Problem
+
+	rowID     []int64
+	real      []int32
+	small     []int32 // predictions by row
+	reference []int32 // nil without a reference column
+	types     []int32 // nil without token types
+	measures  [6][]float64
+}
+
+var sentences = sync.Pool{New: func() any { return new(sentence) }}
+
+// stitcher puts sentences together.
+type stitcher struct {
+	skipBad       bool
+	textIDs       bool
+	firstPosition int64 // -1 until the first sentence is seen
+	seen          seen
+	skipped       []job.Skipped
+	rows          int64
+	next          int64 // ordinal
+
+	open         *sentence
+	lastPosition int64
+	lastRowID    int64
+}
+
+// sentences yields whole sentences in order. The receiver gives them back to the pool.
+func (st *stitcher) sentences(batches iter.Seq2[*table.Batch, error]) iter.Seq2[*sentence, error] {
+	return func(yield func(*sentence, error) bool) {
+		for b, err := range batches {
+			if err != nil {
+				yield(nil, err)
+				return
+			}
+			err = st.batch(b, yield)
+			b.Release()
+			if err == errStopped {
+				return
+			}
+			if err != nil {
+				yield(nil, err)
+				return
+			}
+		}
+		st.close(yield)
+	}
+}
+
+var errStopped = fmt.Errorf("the receiver stopped")
+
+func (st *stitcher) batch(b *table.Batch, yield func(*sentence, error) bool) error {
+	st.rows += int64(b.Rows)
+	problems := b.Problems
+	for k := range b.Runs {
+		from, to := b.Runs[k].Row, b.Rows
+		if k+1 < len(b.Runs) {
+			to = b.Runs[k+1].Row
+		}
+		if err := st.place(b, k, yield); err != nil {
+			return err
+		}
+		for ; len(problems) > 0 && problems[0].Row < to; problems = problems[1:] {
+			if err := st.bad(&problems[0]); err != nil {
+				return err
+			}
+		}
+		st.append(b, from, to)
+	}
+	return nil
+}
+
+// place finds or opens the sentence of a run.
+func (st *stitcher) place(b *table.Batch, k int, yield func(*sentence, error) bool) error {
+	run := &b.Runs[k]
+	if st.open != nil && run.ID == st.open.id {
+		if k > 0 {
+			return nil
+		}
+		if p := b.Follows(st.lastPosition, st.lastRowID); p != nil {
+			return st.bad(p)
+		}
+		return nil
+	}
+	if !st.close(yield) {
+		return errStopped
+	}
+	if before, ok := st.seen.add(run.ID, run.Line); !ok {
+		return failure.New(failure.Refused, "sort the table by sentence and position",
+			"%s:%d: sentence %s goes on here, after other sentences; its rows before began at line %d", b.Source, run.Line, run.ID, before)
+	}
+	st.open = sentences.Get().(*sentence)
+	s := st.open
+	s.ordinal, s.id, s.source, s.line, s.problem = st.next, run.ID, b.Source, run.Line, nil
+	s.rowID, s.real, s.small = s.rowID[:0], s.real[:0], s.small[:0]
+	s.reference, s.types = s.reference[:0], s.types[:0]
+	for i := range s.measures {
+		s.measures[i] = s.measures[i][:0]
+	}
+	st.next++
+	return st.checkFirst(b, run)
+}
+
+// checkFirst wants every sentence to begin at 0, or every one at 1.
+func (st *stitcher) checkFirst(b *table.Batch, run *table.Run) error {
+	if st.firstPosition < 0 && (run.Position == 0 || run.Position == 1) {
+		st.firstPosition = run.Position
+	}
+	if run.Position == st.firstPosition {
+		return nil
+	}
+	reason := fmt.Sprintf("sentence %s begins at position %d, want 0 or 1", run.ID, run.Position)
+	if st.firstPosition >= 0 {
+		reason = fmt.Sprintf("sentence %s begins at position %d, the ones before at %d", run.ID, run.Position, st.firstPosition)
+	}
+	return st.bad(&table.Problem{Source: b.Source, Line: run.Line, Reason: reason})
+}
+
+// bad stops at a problem or notes it with the sentence.
+func (st *stitcher) bad(p *table.Problem) error {
+	switch {
+	case p.Lost && !st.textIDs:
+		return failure.New(failure.Refused, "if sentence ids are not all numbers: --sentence-id-type string", "%w", p)
+	case p.Lost:
+		return failure.New(failure.Refused, "mend the row", "%w", p)
+	case !st.skipBad:
+		return failure.New(failure.Refused, "mend the table, or leave such sentences out with --on-bad-sentence skip", "%w", p)
+	case st.open.problem == nil:
+		st.open.problem = p.Clone()
+	}
+	return nil
+}
+
+func (st *stitcher) append(b *table.Batch, from, to int) {
+	s := st.open
+	s.rowID = append(s.rowID, b.RowID[from:to]...)
+	s.real = append(s.real, b.Real[from:to]...)
+	s.small = append(s.small, b.Small[from:to]...)
+	if b.Reference != nil {
+		s.reference = append(s.reference, b.Reference[from:to]...)
+	}
+	if b.Type != nil {
+		s.types = append(s.types, b.Type[from:to]...)
+	}
+	for i, m := range b.Measures {
+		if m != nil {
+			s.measures[i] = append(s.measures[i], m[from:to]...)
+		}
+	}
+	st.lastPosition, st.lastRowID = b.LastPosition, b.RowID[to-1]
+}
+
+// close hands the open sentence on, or lists it if it is bad.
+func (st *stitcher) close(yield func(*sentence, error) bool) bool {
+	s := st.open
+	st.open = nil
+	if s == nil {
+		return true
+	}
+	if s.problem != nil {
+		st.skipped = append(st.skipped, job.Skipped{SentenceID: s.id, Line: s.problem.Line, Reason: s.problem.Error()})
+		sentences.Put(s)
+		return true
+	}
+	return yield(s, nil)
+}
