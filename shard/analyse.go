@@ -23,6 +23,7 @@ type tally struct {
 	work       [2]Work
 	cost       [2]float64 // in thousandths of a microsecond of a GPU, whole: sums must not depend on order
 	tooLong    int64      // mismatches that do not fit a model's context
+	longest    int        // tokens of the longest fork that fits, with its continuation
 	histograms [6][2][job.ValueBins]int64
 }
 
@@ -245,6 +246,7 @@ func (a *analyst) forks(side, forked job.Side) (tooLong int32) {
 			tooLong++
 			continue
 		}
+		a.tally.longest = max(a.tally.longest, int(p)+1+a.settings.MaxNewTokens)
 		a.walker.follow(w.Predictions(side), p, w.Predictions(forked)[p])
 	}
 	return tooLong

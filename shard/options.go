@@ -3,13 +3,12 @@
 package shard
 
 import (
-	"encoding/json"
 	"log/slog"
 
-	"tokenfork/internal/fork"
 	"tokenfork/internal/job"
 	"tokenfork/internal/store"
 	"tokenfork/internal/table"
+	"tokenfork/internal/tokenizer"
 )
 
 // Tokenizer turns ids into text. internal/tokenizer's Tokenizer is one.
@@ -19,12 +18,6 @@ type Tokenizer interface {
 	JSON() []byte
 }
 
-// Ends says where sentences end, and can be written down.
-type Ends interface {
-	fork.Ends
-	json.Marshaler
-}
-
 // Options are all that planning depends on.
 type Options struct {
 	Sources  []table.Source
@@ -32,7 +25,7 @@ type Options struct {
 	Models   [2]job.Model
 	// Tokenizer and Ends are those of the models.
 	Tokenizer  Tokenizer
-	Ends       Ends
+	Ends       *tokenizer.Ends
 	Store      store.Store
 	Throughput [2]Throughput
 	Shards     Shards

@@ -168,7 +168,7 @@ func (t *tally) rates() []job.Rate {
 
 // write commits the job: its files, the manifests, and job.json last.
 func (p *planner) write(ctx context.Context) (*job.Job, error) {
-	plan := job.Plan{Format: job.Format, Settings: p.settings, Models: p.Models, Ends: p.ends}
+	plan := job.Plan{Format: job.Format, Settings: p.settings, Models: p.Models, Ends: p.Ends, Longest: p.total.longest}
 	plan.Input = job.Input{Fingerprint: p.fingerprint(), Rows: p.estimate.Rows, Sentences: p.estimate.Sentences}
 	for _, s := range p.Sources {
 		plan.Input.Sources = append(plan.Input.Sources, s.Name)

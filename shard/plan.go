@@ -26,7 +26,6 @@ type planner struct {
 	settings     job.Settings
 	dryRun       bool
 	offset       int // of a row's prediction from the row: 1 under next, 0 under same
-	ends         json.RawMessage
 	classes      []uint8
 	tokenizer    Tokenizer
 	throughput   [2]Throughput
@@ -87,9 +86,6 @@ func newPlanner(o Options, dryRun bool) (*planner, error) {
 		p.Logger = slog.New(slog.DiscardHandler)
 	}
 	var err error
-	if p.ends, err = o.Ends.MarshalJSON(); err != nil {
-		return nil, fmt.Errorf("encode the sentence ends: %w", err)
-	}
 	vocab := 0
 	for _, side := range job.Sides {
 		p.maxPositions[side] = o.Models[side].MaxPositions
@@ -312,6 +308,7 @@ func (t *tally) add(b *tally) {
 	t.positions += b.positions
 	t.padding += b.padding
 	t.tooLong += b.tooLong
+	t.longest = max(t.longest, b.longest)
 	for i := range t.work {
 		t.work[i].add(b.work[i])
 		t.cost[i] += b.cost[i]
