@@ -39,11 +39,6 @@ func (d dialect) request(model string, r Request) openai.ChatCompletionRequest {
 		Messages: []openai.ChatCompletionMessage{{Role: openai.ChatMessageRoleUser, Content: r.Prompt}},
 		Seed:     r.Seed,
 	}
-	if d.newLimit {
-		q.MaxCompletionTokens = r.MaxTokens
-	} else {
-		q.MaxTokens = r.MaxTokens
-	}
 	q.TopLogProbs = min(r.TopLogprobs, d.topLogprobs)
 	q.LogProbs = q.TopLogProbs > 0
 	if r.Schema == nil {
@@ -141,7 +136,7 @@ func (c *Client) mend(ctx context.Context, d *dialect, f *fault, want Request, t
 	}
 	said := strings.ToLower(f.message)
 	switch {
-	case !d.newLimit && (strings.Contains(said, "max_completion_tokens") || strings.Contains(said, "maxcompletiontokens")):
+	case !d.newLimit && strings.Contains(said, "max_completion_tokens"):
 		d.newLimit = true
 	case d.topLogprobs > 0 && (ofModel || strings.Contains(said, "logprob")):
 		d.fewerLogprobs()

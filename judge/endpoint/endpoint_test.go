@@ -113,12 +113,12 @@ func open(t *testing.T, s *fakeServer, change func(*Config)) *Client {
 }
 
 func TestBytesOnTheWire(t *testing.T) {
-	const common = `"model":"m","messages":[{"role":"user","content":"Same?"}],"max_tokens":100,"stream":false,` +
+	const common = `"model":"m","messages":[{"role":"user","content":"Same?"}],"stream":false,` +
 		`"response_format":{"type":"json_schema","json_schema":{"name":"answer",` +
 		`"schema":{"type":"object","properties":{"b":{"type":"string"},"a":{"type":"boolean"}}},"strict":true}},"logprobs":true,"top_logprobs":5}`
 	for owner, want := range map[string]string{
-		"openai": `{"temperature":0,` + common,
-		"vllm":   `{"temperature":0,"top_p":1,"top_k":-1,"min_p":0,"repetition_penalty":1,"presence_penalty":0,"frequency_penalty":0,` + common,
+		"openai": `{"max_tokens":100,"temperature":0,` + common,
+		"vllm":   `{"max_tokens":100,"temperature":0,"top_p":1,"top_k":-1,"min_p":0,"repetition_penalty":1,"presence_penalty":0,"frequency_penalty":0,` + common,
 	} {
 		s := &fakeServer{owner: owner, chat: obliging(func(string) (int, string) { return 200, answer("yes") })}
 		reply, err := open(t, s, nil).Ask(t.Context(), question)
@@ -170,9 +170,9 @@ func newLimitOnly(body string) (int, string) {
 	return 200, answer(`{"ok":true}`)
 }
 
-// go-openai itself keeps some models from logprobs and from max_tokens.
+// go-openai itself keeps some models from logprobs.
 func TestReasoningModel(t *testing.T) {
-	s := &fakeServer{list: 404, chat: obliging(func(string) (int, string) { return 200, answer("x") })}
+	s := &fakeServer{list: 404, chat: func(_ int, body string) (int, string) { return newLimitOnly(body) }}
 	c := open(t, s, func(c *Config) { c.Model = "o3-mini" })
 	if want := (dialect{newLimit: true}); c.dialect != want {
 		t.Errorf("got %+v", c.dialect)

@@ -65,8 +65,7 @@ func shorten(s string, most int) string {
 	return strings.ToValidUTF8(s[:most], "") + "…"
 }
 
-// errNotForModel is what go-openai says itself of models that take no logprobs
-// or know max_completion_tokens only.
+// errNotForModel: go-openai itself keeps some models from logprobs.
 var errNotForModel = errors.New("not for this model")
 
 // explain sorts an error of go-openai; nil for nil.
@@ -87,8 +86,7 @@ func (c *Client) explain(ctx context.Context, err error) *fault {
 		return c.status(&fault{status: other.HTTPStatusCode, message: bodyMessage(other.Body), err: err}, "")
 	case errors.Is(err, context.DeadlineExceeded):
 		return &fault{class: Timeout, retry: true, unknown: true, message: "no answer within " + c.cfg.Timeout.String(), err: err}
-	case errors.Is(err, openai.ErrReasoningModelMaxTokensDeprecated), errors.Is(err, openai.ErrReasoningModelLimitationsLogprobs),
-		errors.Is(err, openai.ErrReasoningSamplingUnsupported):
+	case errors.Is(err, openai.ErrReasoningModelLimitationsLogprobs), errors.Is(err, openai.ErrReasoningSamplingUnsupported):
 		return &fault{class: Rejected, message: err.Error(), err: errNotForModel}
 	}
 	return &fault{class: ServerError, retry: true, unknown: true, message: err.Error(), err: err}

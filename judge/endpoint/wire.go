@@ -3,15 +3,15 @@ package endpoint
 import (
 	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"net/http"
+	"strconv"
 )
 
 // wire adds members to the JSON body of a request. go-openai leaves out a
-// temperature of 0, which the server then takes for its own default, and has
+// temperature of 0, which the server would take for its own default, and has
 // no fields for vLLM's sampling parameters.
 type wire struct{ http *http.Client }
 
@@ -68,18 +68,19 @@ func insert(object, members []byte) ([]byte, error) {
 // generation_config.json, a repetition penalty for instance.
 const greedyVLLM = `"top_p":1,"top_k":-1,"min_p":0,"repetition_penalty":1,"presence_penalty":0,"frequency_penalty":0`
 
-// members are the request's parts that go-openai can't write.
+// members are the request's parts that go-openai can't write, or (max_tokens)
+// keeps from models whose servers want the newer name.
 func (d dialect) members(r Request) []byte {
-	var b []byte
+	limit := "max_tokens"
+	if d.newLimit {
+		limit = "max_completion_tokens"
+	}
+	b := fmt.Appendf(nil, `"%s":%d`, limit, r.MaxTokens)
 	if r.Temperature != nil {
-		n, _ := json.Marshal(*r.Temperature) // a finite number, checked by the settings
-		b = append(append(b, `"temperature":`...), n...)
+		b = fmt.Appendf(b, `,"temperature":%s`, strconv.FormatFloat(*r.Temperature, 'f', -1, 64))
 	}
 	if d.vllm {
-		if len(b) > 0 {
-			b = append(b, ',')
-		}
-		b = append(b, greedyVLLM...)
+		b = append(b, ","+greedyVLLM...)
 	}
 	return b
 }
