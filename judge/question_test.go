@@ -76,7 +76,7 @@ func TestContext(t *testing.T) {
 			t.Fatal(err)
 		}
 		before, start, carry := f.context(s, c.p)
-		if before != c.before || start != c.start || carry != nil && len(carry) > 0 {
+		if before != c.before || start != c.start || len(carry) > 0 {
 			t.Errorf("%s at %d: got %q, %q, %q; want %q, %q", c.rule, c.p, before, start, carry, c.before, c.start)
 		}
 	}
