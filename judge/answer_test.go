@@ -10,14 +10,6 @@ import (
 	"tokenfork/judge/endpoint"
 )
 
-func nan(n int) []float64 {
-	s := make([]float64, n)
-	for i := range s {
-		s[i] = math.NaN()
-	}
-	return s
-}
-
 func formOf(t *testing.T, kind string, short bool) form {
 	t.Helper()
 	f, err := loadForm(kind, short)

@@ -56,7 +56,7 @@ func newTestJudge(t *testing.T, change func(*Settings), answer func(int, endpoin
 func example() *Question {
 	return &Question{Ordinal: 3, Position: 9, Before: "It rained. ", Start: "We",
 		Forks: [2]Fork{{Token: " stay", Rest: "ed home.", IDs: []int32{1, 2}, Finish: "stop"}, {Token: " left", Rest: ".", IDs: []int32{3, 4}, Finish: "stop"}},
-		Row:   func() *job.Result { return &job.Result{SentenceID: "s", SmallEntropy: ptr(0.5)} }}
+		Row:   &job.Result{SentenceID: "s", SmallEntropy: ptr(0.5)}}
 }
 
 const seedText = `Compare these two sentence continuations and determine if they convey the same meaning:

@@ -37,7 +37,7 @@ type shown struct {
 	Start   string // of the current sentence
 	A, B    shownFork
 	blind   bool
-	row     func() *job.Result
+	row     *job.Result
 }
 
 type shownFork struct {
@@ -54,7 +54,7 @@ func (s shown) Row() (*job.Result, error) {
 	if s.blind {
 		return nil, fmt.Errorf(".Row would tell the sides apart, which --blind forbids")
 	}
-	return s.row(), nil
+	return s.row, nil
 }
 
 // LoadPrompt reads the prompt that the settings name.
@@ -88,7 +88,7 @@ func LoadPrompt(s Settings) (*Prompt, error) {
 // before the first question.
 func (p *Prompt) parse(text string, s Settings) (err error) {
 	if p.text, err = template.New(p.Version).Parse(text); err == nil {
-		_, err = p.Render(&Question{Row: func() *job.Result { return &job.Result{} }}, s, job.Sides)
+		_, err = p.Render(&Question{Row: &job.Result{}}, s, job.Sides)
 	}
 	if err != nil {
 		return failure.New(failure.Usage, "docs/judge.md lists what a template may use", "judge prompt %s: %w", p.Version, err)

@@ -9,6 +9,7 @@ import (
 	"unicode/utf8"
 
 	"tokenfork/internal/job"
+	"tokenfork/internal/tokenizer"
 )
 
 // Ways to compare continuations before a judge is asked.
@@ -17,23 +18,10 @@ const (
 	Exact = "exact" // byte for byte
 )
 
-// Decoder turns token ids into text; *tokenizer.Tokenizer is one.
-type Decoder interface {
-	Bytes(id int32) []byte
-	Decode(ids []int32) string
-}
-
-// Ends says where sentences end; *tokenizer.Ends is one.
-type Ends interface {
-	End(prev, id int32) (isEnd, needsLookahead bool)
-	ContinuesDecimal(next int32) bool
-}
-
-// Framer makes questions of a job's rows.
+// Framer makes questions of a job's results.
 type Framer struct {
 	Plan    *job.Plan
-	Decoder Decoder
-	Ends    Ends
+	Text    *tokenizer.Tokenizer
 	Context ContextRule
 }
 
@@ -44,7 +32,7 @@ type Question struct {
 	Before   string // real text before the fork, up to the current sentence
 	Start    string // of the current sentence, up to the fork
 	Forks    [2]Fork
-	Row      func() *job.Result // what is known of the mismatch
+	Row      *job.Result // what is known of the mismatch
 }
 
 // Fork is a continuation as it is shown.
@@ -58,17 +46,12 @@ type Fork struct {
 // Text is the whole continuation.
 func (f Fork) Text() string { return f.Token + f.Rest }
 
-// Question frames mismatch i of the sentence. Both continuations must be there
-// and not failed.
-func (f *Framer) Question(s *job.Sentence, i int, forks [2]*job.Continuation) Question {
-	p := s.Mismatches[i]
-	before, start, carry := f.context(s, int(p))
-	q := Question{Ordinal: s.Ordinal, Position: p, Before: before, Start: start,
-		Row: func() *job.Result { return f.Result(s, i, forks) }}
-	for _, side := range job.Sides {
-		q.Forks[side] = f.fork(carry, forks[side])
-	}
-	return q
+// Question asks about a result of the sentence. Both its continuations must be there.
+func (f *Framer) Question(s *job.Sentence, r *job.Result) *Question {
+	p := int(r.MismatchPosition) - f.Plan.Settings.FirstPosition
+	before, start, carry := f.context(s, p)
+	return &Question{Ordinal: s.Ordinal, Position: int32(p), Before: before, Start: start, Row: r,
+		Forks: [2]Fork{f.fork(carry, r.ContinuationSmallIDs, *r.FinishSmall), f.fork(carry, r.ContinuationReferenceIDs, *r.FinishReference)}}
 }
 
 // context is the real text before p by the rule, in two pieces, and the bytes
@@ -76,7 +59,7 @@ func (f *Framer) Question(s *job.Sentence, i int, forks [2]*job.Continuation) Qu
 // may end it in two ways.
 func (f *Framer) context(s *job.Sentence, p int) (before, start string, carry []byte) {
 	from := f.contextStart(s, p)
-	for from > 0 && from < p && !beginsCharacter(f.Decoder.Bytes(s.Real[from])) {
+	for from > 0 && from < p && !beginsCharacter(f.Text.Bytes(s.Real[from])) {
 		from++
 	}
 	middle := max(from, f.sentenceStart(s.Real, p))
@@ -106,7 +89,7 @@ func text(b []byte) string { return strings.ToValidUTF8(string(b), "\uFFFD") }
 
 func (f *Framer) bytes(ids []int32) (b []byte) {
 	for _, id := range ids {
-		b = append(b, f.Decoder.Bytes(id)...)
+		b = append(b, f.Text.Bytes(id)...)
 	}
 	return b
 }
@@ -159,17 +142,18 @@ func (f *Framer) endsAt(real []int32, at int) bool {
 	if at > 0 {
 		prev = real[at-1]
 	}
-	end, look := f.Ends.End(prev, real[at])
-	return end && !(look && at+1 < len(real) && f.Ends.ContinuesDecimal(real[at+1]))
+	end, look := f.Plan.Ends.End(prev, real[at])
+	return end && !(look && at+1 < len(real) && f.Plan.Ends.ContinuesDecimal(real[at+1]))
 }
 
-func (f *Framer) fork(carry []byte, c *job.Continuation) Fork {
+// fork shows a continuation: of its ids the first, and more while a character is unfinished.
+func (f *Framer) fork(carry []byte, ids []int32, finish string) Fork {
 	token, n := slices.Clone(carry), 0
-	for n < len(c.IDs) && (n == 0 || unfinished(token) > 0) {
-		token = append(token, f.Decoder.Bytes(c.IDs[n])...)
+	for n < len(ids) && (n == 0 || unfinished(token) > 0) {
+		token = append(token, f.Text.Bytes(ids[n])...)
 		n++
 	}
-	return Fork{Token: text(token), Rest: text(f.bytes(c.IDs[n:])), IDs: c.IDs, Finish: *c.Finish}
+	return Fork{Token: text(token), Rest: text(f.bytes(ids[n:])), IDs: ids, Finish: finish}
 }
 
 // Identical says whether both continuations say the same by their text alone.

@@ -1,54 +1,69 @@
 package judge
 
 import (
+	"encoding/json"
 	"reflect"
 	"strings"
 	"testing"
 
 	"tokenfork/internal/job"
+	"tokenfork/internal/tokenizer"
 )
 
-// pieces is a vocabulary: the id is the index.
-type pieces []string
-
-func (p pieces) Bytes(id int32) []byte {
-	if int(id) >= len(p) {
-		return nil
+// tokenizerOf makes a byte-level tokenizer whose ids are the pieces' indices.
+func tokenizerOf(t *testing.T, pieces ...string) *tokenizer.Tokenizer {
+	t.Helper()
+	vocab := map[string]int{}
+	for id, p := range pieces {
+		var token []rune
+		for _, b := range []byte(p) {
+			token = append(token, alphabet[b])
+		}
+		vocab[string(token)] = id
 	}
-	return []byte(p[id])
-}
-
-func (p pieces) Decode(ids []int32) string {
-	var b []byte
-	for _, id := range ids {
-		b = append(b, p.Bytes(id)...)
+	b, err := json.Marshal(map[string]any{"decoder": map[string]any{"type": "ByteLevel"}, "model": map[string]any{"type": "BPE", "vocab": vocab, "merges": []string{}}})
+	if err != nil {
+		t.Fatal(err)
 	}
-	return text(b)
-}
-
-// End and ContinuesDecimal are the default rule with --decimals.
-func (p pieces) End(prev, id int32) (bool, bool) {
-	t := p[id]
-	digit := prev >= 0 && strings.ContainsAny(p[prev][len(p[prev])-1:], "0123456789")
-	return strings.ContainsAny(t[len(t)-1:], ".!?\n"), t == "." && digit
-}
-
-func (p pieces) ContinuesDecimal(next int32) bool {
-	return strings.ContainsAny(p[next][:1], "0123456789")
-}
-
-// ids are the pieces of a text that is cut at |, added to the vocabulary.
-func (p *pieces) ids(cut string) []int32 {
-	var ids []int32
-	for _, t := range strings.Split(cut, "|") {
-		ids = append(ids, int32(len(*p)))
-		*p = append(*p, t)
+	tok, err := tokenizer.Parse(b)
+	if err != nil {
+		t.Fatal(err)
 	}
-	return ids
+	return tok
+}
+
+// alphabet is how byte-level tokenizers write each byte.
+var alphabet = func() (a [256]rune) {
+	next := rune(256)
+	for b := range a {
+		if b >= '!' && b <= '~' || b >= 0xa1 && b <= 0xac || b >= 0xae {
+			a[b] = rune(b)
+			continue
+		}
+		a[b] = next
+		next++
+	}
+	return a
+}()
+
+// framerOf frames questions over texts of the pieces, decimals minded.
+func framerOf(t *testing.T, rule string, pieces ...string) *Framer {
+	t.Helper()
+	tok := tokenizerOf(t, pieces...)
+	ends, err := tokenizer.NewEnds(tok, tokenizer.DefaultEnds, nil, true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f := &Framer{Plan: &job.Plan{Ends: ends, Settings: job.Settings{FirstPosition: 1}}, Text: tok}
+	if err := f.Context.UnmarshalText([]byte(rule)); err != nil {
+		t.Fatal(err)
+	}
+	return f
 }
 
 func TestContext(t *testing.T) {
-	const story = "One| dog|.| Two| cats|!|\n| Three| 3|.|5| hens|.| Four"
+	words := strings.Split("One| dog|.| Two| cats|!|\n| Three| 3|5| hens| Four", "|")
+	real := []int32{0, 1, 2, 3, 4, 5, 6, 7, 8, 2, 9, 10, 2, 11}
 	for _, c := range []struct {
 		rule          string
 		p             int
@@ -69,12 +84,8 @@ func TestContext(t *testing.T) {
 		{"mismatch", 4, "One dog.", " Two"},
 		{"sentences=1", 0, "", ""},
 	} {
-		var v pieces
-		s := &job.Sentence{Real: v.ids(story), Mismatches: []int32{4, 12}}
-		f := Framer{Decoder: &v, Ends: &v}
-		if err := f.Context.UnmarshalText([]byte(c.rule)); err != nil {
-			t.Fatal(err)
-		}
+		s := &job.Sentence{Real: real, Mismatches: []int32{4, 12}}
+		f := framerOf(t, c.rule, words...)
 		before, start, carry := f.context(s, c.p)
 		if before != c.before || start != c.start || len(carry) > 0 {
 			t.Errorf("%s at %d: got %q, %q, %q; want %q, %q", c.rule, c.p, before, start, carry, c.before, c.start)
@@ -83,9 +94,8 @@ func TestContext(t *testing.T) {
 }
 
 func TestContextBySentencesIsBounded(t *testing.T) {
-	v := pieces{"a", "."}
 	s := &job.Sentence{Real: make([]int32, 2000)} // no end anywhere
-	f := Framer{Decoder: v, Ends: v, Context: ContextRule{BySentences, 2}}
+	f := framerOf(t, "sentences=2", "a", ".")
 	if before, start, _ := f.context(s, 1500); before != "" || len(start) != 512 {
 		t.Errorf("got %d and %d tokens, want 0 and 512", len(before), len(start))
 	}
@@ -95,23 +105,22 @@ func TestContextBySentencesIsBounded(t *testing.T) {
 // is begun before the fork is shown with both continuations.
 func TestCharactersStayWhole(t *testing.T) {
 	emoji := "🦊" // f0 9f a6 8a
-	v := pieces{"x", emoji[:2], emoji[2:3], emoji[3:], "é", emoji[2:] + "!", "."}
 	s := &job.Sentence{Real: []int32{0, 1, 2, 3, 4, 1, 2, 0}}
-	f := Framer{Decoder: v, Ends: v, Context: ContextRule{ByTokens, 4}}
+	f := framerOf(t, "tokens=4", "x", emoji[:2], emoji[2:3], emoji[3:], "é", emoji[2:]+"!", ".")
 
 	before, start, carry := f.context(s, 6) // from the third byte of the first emoji
 	if before+start != "é" || string(carry) != emoji[:2] {
 		t.Errorf("got %q, %q, carry %q", before, start, carry)
 	}
-	got := f.fork(carry, &job.Continuation{IDs: []int32{2, 3, 4, 0}, Finish: ptr(job.FinishLength)})
+	got := f.fork(carry, []int32{2, 3, 4, 0}, job.FinishLength)
 	if got.Token != emoji || got.Rest != "éx" {
 		t.Errorf("got %+v", got)
 	}
-	got = f.fork(carry, &job.Continuation{IDs: []int32{5}, Finish: ptr(job.FinishPredicted)})
+	got = f.fork(carry, []int32{5}, job.FinishPredicted)
 	if got.Token != emoji+"!" || got.Rest != "" {
 		t.Errorf("got %+v", got)
 	}
-	got = f.fork(carry, &job.Continuation{IDs: []int32{0, 0}, Finish: ptr(job.FinishStop)})
+	got = f.fork(carry, []int32{0, 0}, job.FinishStop)
 	if got.Token != "\uFFFDx" || got.Rest != "x" {
 		t.Errorf("got %+v", got)
 	}
@@ -163,22 +172,14 @@ func TestBlindOrder(t *testing.T) {
 	}
 }
 
-func TestResult(t *testing.T) {
-	var v pieces
-	s := &job.Sentence{ID: "7", RowIDs: []int64{50, 51, 52, 53}, Real: v.ids("a|b|c|d"), SmallPredictions: []int32{-1, 3, 0, 1, -1},
-		ReferencePredictions: []int32{-1, 1, 2, 0, -1}, Mismatches: []int32{1, 3}, SmallEntropy: []float64{1, 2.5}, SmallAU: nan(2), SmallEU: nan(2),
-		ReferenceEntropy: nan(2), ReferenceAU: nan(2), ReferenceEU: []float64{0, -1}}
-	f := Framer{Plan: &job.Plan{Settings: job.Settings{FirstPosition: 1, Alignment: "next", Trajectories: "own"}}, Decoder: v, Ends: v}
-	forks := [2]*job.Continuation{{IDs: []int32{1, 2}, Finish: ptr("stop"), Replayed: 1}, {Error: ptr("context_length")}}
-	got := f.Result(s, 1, forks)
-	want := &job.Result{SentenceID: "7", Context: "bc", ContextIDs: []int32{1, 2}, MismatchPosition: 4, PredSmall: "b", PredSmallID: 1, PredReference: "a",
-		ContinuationSmall: ptr("bc"), ContinuationSmallIDs: []int32{1, 2}, FinishSmall: ptr("stop"), ReplayedSmall: ptr(int32(1)),
-		RowID: ptr(int64(52)), RealRowID: ptr(int64(53)), RealToken: "d", RealTokenID: 3, SmallEntropy: ptr(2.5), ReferenceEU: ptr(-1.0)}
+func TestQuestion(t *testing.T) {
+	f := framerOf(t, "sentences=0", "I", " am", " here", ".", " gone")
+	s := &job.Sentence{Ordinal: 5, Real: []int32{0, 1, 2, 3}, Mismatches: []int32{2}}
+	r := &job.Result{MismatchPosition: 3, ContinuationSmallIDs: []int32{2, 3}, ContinuationReferenceIDs: []int32{4, 3}, FinishSmall: ptr("stop"), FinishReference: ptr("length")}
+	got := f.Question(s, r)
+	want := &Question{Ordinal: 5, Position: 2, Start: "I am", Row: r, Forks: [2]Fork{
+		{Token: " here", Rest: ".", IDs: []int32{2, 3}, Finish: "stop"}, {Token: " gone", Rest: ".", IDs: []int32{4, 3}, Finish: "length"}}}
 	if !reflect.DeepEqual(got, want) {
-		t.Errorf("got %+v\nwant %+v", got, want)
-	}
-	f.Plan.Settings.Alignment, f.Plan.Settings.Trajectories = "same", "real"
-	if got := f.Result(s, 0, forks); *got.RowID != 51 || got.PredReferenceID != 1 || got.PredSmallID != 3 || got.Context != "a" {
-		t.Errorf("got %+v", got)
+		t.Errorf("got %+v, want %+v", got, want)
 	}
 }
