@@ -15,6 +15,7 @@ import (
 	"tokenfork/internal/failure"
 	"tokenfork/internal/job"
 	"tokenfork/internal/progress"
+	"tokenfork/internal/results"
 	"tokenfork/internal/store"
 	"tokenfork/internal/tokenizer"
 )
@@ -190,16 +191,16 @@ func (m *merger) fill(ctx context.Context, spool *spool) error {
 
 // reader opens what is committed of a shard.
 func (m *merger) reader(ctx context.Context, k int) (*shardReader, error) {
-	r := &shardReader{plan: &m.job.Plan, text: m.text, accept: m.Accept}
+	r := &shardReader{Reader: results.Reader{Plan: &m.job.Plan, Text: m.text}, accept: m.Accept}
 	for _, t := range m.tasks(k) {
 		var err error
 		switch {
 		case t.Stage == "judge":
 			r.verdicts, err = committed[job.Verdict](ctx, m, t, m.sum.Run.Judge)
 		case t.Side == job.Small.String():
-			r.sides[job.Small], err = committed[job.Continuation](ctx, m, t, m.sum.Run.Small)
+			r.Sides[job.Small], err = committed[job.Continuation](ctx, m, t, m.sum.Run.Small)
 		default:
-			r.sides[job.Reference], err = committed[job.Continuation](ctx, m, t, m.sum.Run.Reference)
+			r.Sides[job.Reference], err = committed[job.Continuation](ctx, m, t, m.sum.Run.Reference)
 		}
 		if err != nil {
 			return nil, err
@@ -268,7 +269,7 @@ func (s *Summary) count(r *job.Result) {
 func (s *Summary) result(in store.Store) error {
 	bad := int64(0)
 	for status, n := range s.ByStatus {
-		if status != statusOK && status != notJudged {
+		if status != results.OK && status != results.NotJudged {
 			bad += n
 		}
 	}
@@ -304,7 +305,7 @@ func same(r *job.Result) *job.Result { return r }
 
 // failure is r's row in failures.csv; nil if it is ok.
 func (m *merger) failure(r *job.Result) *Failure {
-	if r.Status == statusOK {
+	if r.Status == results.OK {
 		return nil
 	}
 	retry := fmt.Sprintf("tokenfork %s --job %s --retry-failed", *r.Stage, m.Store)

@@ -1,0 +1,156 @@
+// Package results makes the rows of the results, as far as plan and infer know
+// them, from a manifest's sentences and the committed continuations.
+package results
+
+import (
+	"context"
+	"fmt"
+	"math"
+
+	"tokenfork/internal/fork"
+	"tokenfork/internal/job"
+	"tokenfork/internal/tokenizer"
+)
+
+// A result's status: OK, or one of the others, the Failed ones with a class
+// behind them.
+const (
+	OK          = "ok"
+	InferFailed = "infer_failed:"
+	JudgeFailed = "judge_failed:"
+	NotJudged   = "not_judged"
+)
+
+const classMissing = "missing" // its shard is not finished
+
+// Reader puts the results of a shard together, sentence by sentence.
+type Reader struct {
+	Plan  *job.Plan
+	Text  *tokenizer.Tokenizer
+	Sides [2]*job.Committed[job.Continuation] // nil: not finished, or no server of that side needed
+}
+
+// Rows gives the sentence's results in the order of its mismatches. A fork that
+// failed or is missing says so in its row's status.
+func (r *Reader) Rows(ctx context.Context, s *job.Sentence) ([]job.Result, error) {
+	rows := make([]job.Result, len(s.Mismatches))
+	for i := range rows {
+		rows[i] = r.planned(s, i)
+	}
+	return rows, r.addContinuations(ctx, s, rows)
+}
+
+// Fail marks a row, if nothing is wrong with it yet.
+func Fail(row *job.Result, status, stage, reason string) {
+	if row.Status == OK {
+		row.Status, row.Stage, row.Reason = status, &stage, &reason
+	}
+}
+
+// planned is what the manifest knows of mismatch i.
+func (r *Reader) planned(s *job.Sentence, i int) job.Result {
+	p := s.Mismatches[i]
+	from := int32(0)
+	if i > 0 {
+		from = s.Mismatches[i-1]
+	}
+	context := s.Real[from:p:p]
+	small, reference := s.SmallPredictions[p], s.ReferencePredictions[p]
+	if r.Plan.Settings.Trajectories == job.Real {
+		reference = s.Real[p]
+	}
+	return job.Result{
+		SentenceID: s.ID, Context: r.Text.Decode(context), ContextIDs: context,
+		MismatchPosition: int64(p) + int64(r.Plan.Settings.FirstPosition),
+		PredSmall:        r.Text.Decode([]int32{small}), PredSmallID: small,
+		PredReference: r.Text.Decode([]int32{reference}), PredReferenceID: reference,
+		RowID: rowID(s, p-int32(r.Plan.Settings.PredictionOffset())), RealRowID: rowID(s, p),
+		RealToken: r.Text.Decode(s.Real[p : p+1]), RealTokenID: s.Real[p],
+		SmallEntropy: number(s.SmallEntropy, i), SmallAU: number(s.SmallAU, i), SmallEU: number(s.SmallEU, i),
+		ReferenceEntropy: number(s.ReferenceEntropy, i), ReferenceAU: number(s.ReferenceAU, i), ReferenceEU: number(s.ReferenceEU, i),
+		Status: OK, Ordinal: s.Ordinal,
+	}
+}
+
+func rowID(s *job.Sentence, p int32) *int64 {
+	if p < 0 || int(p) >= len(s.RowIDs) {
+		return nil
+	}
+	id := s.RowIDs[p]
+	return &id
+}
+
+func number(of []float64, i int) *float64 {
+	if of == nil || math.IsNaN(of[i]) {
+		return nil
+	}
+	return &of[i]
+}
+
+func (r *Reader) addContinuations(ctx context.Context, s *job.Sentence, rows []job.Result) error {
+	at := make(map[int32]int, len(rows))
+	for i, p := range s.Mismatches {
+		at[p] = i
+	}
+	keys := make([][2]string, len(rows))
+	have := make([][2]bool, len(rows))
+	for _, side := range r.Sides {
+		if side == nil {
+			continue
+		}
+		cs, err := side.Sentence(ctx, s.Ordinal)
+		if err != nil {
+			return err
+		}
+		for _, c := range cs {
+			i, ok := at[c.Position]
+			if !ok || have[i][c.Fork] {
+				return fmt.Errorf("parts of %s hold an unplanned or second fork at position %d of sentence %s", side.Commit().Side, c.Position, s.ID)
+			}
+			have[i][c.Fork] = true
+			keys[i][c.Fork] = restKey(&c)
+			r.addFork(&rows[i], &c)
+		}
+	}
+	for i := range rows {
+		if have[i] != [2]bool{true, true} {
+			Fail(&rows[i], InferFailed+classMissing, "infer", "its shard is not finished")
+		}
+		if have[i] != [2]bool{} {
+			key := keys[i][job.Small] + "/" + keys[i][job.Reference]
+			rows[i].RestKey = &key
+		}
+	}
+	return nil
+}
+
+// restKey names what was generated for a fork: "position:token", "position:"
+// where nothing was forced, "" where the table told all.
+func restKey(c *job.Continuation) string {
+	switch {
+	case c.RestAt < 0:
+		return ""
+	case c.RestID == fork.None:
+		return fmt.Sprintf("%d:", c.RestAt)
+	default:
+		return fmt.Sprintf("%d:%d", c.RestAt, c.RestID)
+	}
+}
+
+func (r *Reader) addFork(row *job.Result, c *job.Continuation) {
+	if c.Error != nil {
+		reason := ""
+		if c.Message != nil {
+			reason = *c.Message
+		}
+		Fail(row, InferFailed+*c.Error, "infer", reason)
+		return
+	}
+	text, replayed := r.Text.Decode(c.IDs), c.Replayed
+	row.Engine = c.Engine
+	if job.Side(c.Fork) == job.Small {
+		row.ContinuationSmall, row.ContinuationSmallIDs, row.FinishSmall, row.ReplayedSmall, row.MarginSmall = &text, c.IDs, c.Finish, &replayed, c.Margin
+	} else {
+		row.ContinuationReference, row.ContinuationReferenceIDs, row.FinishReference, row.ReplayedReference, row.MarginReference = &text, c.IDs, c.Finish, &replayed, c.Margin
+	}
+}

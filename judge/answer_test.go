@@ -1,0 +1,210 @@
+package judge
+
+import (
+	"fmt"
+	"math"
+	"reflect"
+	"strings"
+	"testing"
+
+	"tokenfork/judge/endpoint"
+)
+
+func formOf(t *testing.T, kind string, short bool) form {
+	t.Helper()
+	f, err := loadForm(kind, short)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return f
+}
+
+func TestRead(t *testing.T) {
+	const whole = `{"explanation":"same","key_differences":["a","b"],"meaning_match":true,"confidence":0.75}`
+	for name, c := range map[string]struct {
+		kind   string
+		masked bool
+		text   string
+		want   string // of show, or a part of the error
+	}{
+		"as the schema says":     {"match", true, whole, "true same [a b] 0.75 self"},
+		"false":                  {"match", true, strings.Replace(whole, "true", "false", 1), "false same [a b] 0.75 self"},
+		"no differences":         {"match", true, `{"explanation":"x","key_differences":[],"meaning_match":true,"confidence":1}`, "true x [] 1 self"},
+		"confidence in percent":  {"match", true, `{"explanation":"x","key_differences":[],"meaning_match":true,"confidence":90}`, "true x [] - -"},
+		"verdict null":           {"match", true, `{"explanation":"x","key_differences":[],"meaning_match":null,"confidence":1}`, "! meaning_match is null"},
+		"broken":                 {"match", true, whole[:60], "! not a JSON object"},
+		"empty":                  {"match", true, "", "! no verdict"},
+		"verdict twice":          {"match", true, `{"meaning_match":true,"meaning_match":false}`, "! twice"},
+		"in a fence":             {"match", false, "Sure:\n```json\n" + whole + "\n```\nHope it helps {}", "true same [a b] 0.75 self"},
+		"as Python writes it":    {"match", false, `{"explanation":None,"key_differences":["it's True",],"meaning_match":False,}`, "false - [it's True] - -"},
+		"verdict as text":        {"match", false, `{"meaning_match":"True"}`, "true - - - -"},
+		"verdict as other text":  {"match", false, `{"meaning_match":"maybe"}`, "! neither true nor false"},
+		"one difference as text": {"match", false, `{"key_differences":"tense","meaning_match":false}`, "false - [tense] - -"},
+		"two objects that agree": {"match", false, `{"meaning_match":true} and again {"meaning_match":true}`, "true - - - -"},
+		"two that do not":        {"match", false, `{"meaning_match":true} or {"meaning_match":false}`, "! two verdicts"},
+		"lines":                  {"match", false, "Core meaning: alike.\n**Verdict (True/False):** False\nExplanation: one is late.", "false one is late. - - -"},
+		"lines that differ":      {"match", false, "Verdict: True\nVerdict: False", "! two verdicts"},
+		"prose":                  {"match", false, "They are not true to each other.", "! no verdict"},
+		"prose, masked":          {"match", true, "Verdict: True", "! no verdict"},
+		"divergent":              {"divergent", true, `{"explanation":"x","key_differences":[],"divergent":1,"confidence":0.5}`, "false x [] 0.5 self"},
+		"not divergent":          {"divergent", true, `{"explanation":"x","key_differences":[],"divergent":0,"confidence":0.5}`, "true x [] 0.5 self"},
+		"divergent line":         {"divergent", false, "Divergent: 0\nReasons: only wording", "true only wording - - -"},
+		"divergent as a word":    {"divergent", false, `{"divergent":true}`, "! neither 0 nor 1"},
+	} {
+		a, err := formOf(t, c.kind, false).read(&endpoint.Reply{Text: c.text, Masked: c.masked})
+		got := show(a)
+		if err != nil {
+			got = "! " + err.Error()
+		}
+		if got != c.want && !(err != nil && c.want[0] == '!' && strings.Contains(got, c.want[2:])) {
+			t.Errorf("%s: got %s, want %s", name, got, c.want)
+		}
+	}
+}
+
+func show(a answer) string {
+	parts := []any{a.match, "-", "-", "-", "-"}
+	if a.explanation != nil {
+		parts[1] = *a.explanation
+	}
+	if a.differences != nil {
+		parts[2] = a.differences
+	}
+	if a.confidence != nil {
+		parts[3] = *a.confidence
+	}
+	if a.source != nil {
+		parts[4] = *a.source
+	}
+	return strings.TrimSpace(fmt.Sprintln(parts...))
+}
+
+func TestReadWord(t *testing.T) {
+	for _, c := range []struct{ kind, text, want string }{
+		{"match", "True", "true"}, {"match", " false.\n", "false"}, {"match", "**TRUE**", "true"},
+		{"match", "T", "!"}, {"match", "", "!"}, {"match", "1", "!"}, {"match", "Truely", "!"},
+		{"divergent", "1", "false"}, {"divergent", "0", "true"}, {"divergent", "10", "!"},
+	} {
+		a, err := formOf(t, c.kind, true).read(&endpoint.Reply{Text: c.text})
+		if got := fmt.Sprint(a.match); err == nil && got != c.want || err != nil && c.want != "!" {
+			t.Errorf("%q: got %s, %v", c.text, got, err)
+		}
+	}
+}
+
+// tokens cuts a text at | and gives the token that holds the last piece marked
+// with ^ the alternatives.
+func tokens(cut string, top ...endpoint.Token) (string, []endpoint.Token) {
+	var list []endpoint.Token
+	for _, p := range strings.Split(cut, "|") {
+		t := endpoint.Token{Text: strings.TrimPrefix(p, "^"), Logprob: math.Log(0.5)}
+		if t.Text != p {
+			t.Top = top
+		}
+		list = append(list, t)
+	}
+	return strings.NewReplacer("|", "", "^", "").Replace(cut), list
+}
+
+func alt(text string, p float64) endpoint.Token {
+	return endpoint.Token{Text: text, Logprob: math.Log(p)}
+}
+
+func TestConfidence(t *testing.T) {
+	never := endpoint.Token{Text: "false", Logprob: -9999}
+	for name, c := range map[string]struct {
+		kind   string
+		short  bool
+		masked bool
+		cut    string
+		top    []endpoint.Token
+		want   float64 // NaN for null
+		source string
+	}{
+		"both seen":                {"match", false, true, `{"meaning_match|":|^true|}`, []endpoint.Token{alt("true", .6), alt("false", .2)}, .75, LogprobMasked},
+		"with space":               {"match", false, true, `{"meaning_match":|^ true|}`, []endpoint.Token{alt(" true", .6), alt("false", .1), alt(" false", .1)}, .75, LogprobMasked},
+		"token begins before":      {"match", false, true, `{"meaning_match|^":false|}`, []endpoint.Token{alt(`":false`, .3), alt(`":`, .1), alt(`":true`, .1)}, .75, LogprobMasked},
+		"in pieces":                {"match", false, true, `{"meaning_match":|^t|rue}`, []endpoint.Token{alt("t", .5), alt("true", .25), alt("f", .25)}, .75, LogprobMasked},
+		"other masked out":         {"match", false, true, `{"meaning_match":|^true|}`, []endpoint.Token{alt("true", .9), never}, 1, LogprobMasked},
+		"given one not listed":     {"match", false, true, `{"meaning_match":|^true|}`, []endpoint.Token{alt("false", .5)}, .5, LogprobMasked},
+		"word in the analysis":     {"match", false, true, `{"explanation":"true|ly false","meaning_match":|^false|}`, []endpoint.Token{alt("false", .8), alt("true", .2)}, .8, LogprobMasked},
+		"thinking before":          {"match", false, true, `<think>true</think>|` + `{"meaning_match":|^false|}`, []endpoint.Token{alt("false", .8), alt("true", .2)}, .8, LogprobMasked},
+		"no schema at work":        {"match", false, false, `{"meaning_match": |^true|}`, []endpoint.Token{alt("true", .8), alt("t", .1), alt("false", .2)}, .8, LogprobFree},
+		"one word":                 {"match", true, false, `^True`, []endpoint.Token{alt("True", .6), alt(" true", .1), alt("False", .1), alt("The", .1), alt("F", .1)}, .875, LogprobFree},
+		"one digit":                {"divergent", true, false, `^1`, []endpoint.Token{alt("1", .9), alt("0", .1)}, .9, LogprobFree},
+		"neither seen":             {"match", false, false, `{"meaning_match": |^"tr|ue"}`, []endpoint.Token{alt(`"tr`, .8)}, math.NaN(), ""},
+		"tokens of another text":   {"match", false, true, `{"meaning_match":|^true|}`, nil, math.NaN(), ""},
+		"given one seen all alone": {"match", false, true, `{"meaning_match":|^true|}`, []endpoint.Token{alt("true", .3)}, 1, LogprobMasked},
+	} {
+		r := &endpoint.Reply{Masked: c.masked}
+		r.Text, r.Tokens = tokens(c.cut, c.top...)
+		r.Text = strings.TrimPrefix(r.Text, "<think>true</think>")
+		if name == "tokens of another text" {
+			r.Tokens[0].Text = "?"
+		}
+		a, err := formOf(t, c.kind, c.short).read(r)
+		if err != nil {
+			t.Errorf("%s: %v", name, err)
+			continue
+		}
+		got, source := math.NaN(), ""
+		if a.confidence != nil {
+			got, source = *a.confidence, *a.source
+		}
+		if source != c.source || math.Abs(got-c.want) > 1e-9 || math.IsNaN(got) != math.IsNaN(c.want) {
+			t.Errorf("%s: got %v %s, want %v %s", name, got, source, c.want, c.source)
+		}
+	}
+}
+
+func TestRepairKeepsPlaces(t *testing.T) {
+	for in, want := range map[string]string{
+		`{"a":True,"b":[1,2, ] , }`: `{"a":true,"b":[1,2  ]   }`,
+		`{"a":"True, ]","b":None}`:  `{"a":"True, ]","b":null}`,
+		`{"a":"q\"True","b":False}`: `{"a":"q\"True","b":false}`,
+	} {
+		if got := repair(in); got != want {
+			t.Errorf("got %s, want %s", got, want)
+		}
+	}
+}
+
+func TestMajority(t *testing.T) {
+	say := func(match bool, word string) answer {
+		return answer{match: match, explanation: &word, confidence: ptr(0.9), source: ptr(LogprobMasked)}
+	}
+	yes, no := say(true, "yes"), say(false, "no")
+	for _, c := range []struct {
+		all  []answer
+		want string
+	}{
+		{[]answer{yes, yes}, "true yes - 1 votes"},
+		{[]answer{no, yes, yes}, "true yes - 0.6666666666666666 votes"},
+		{[]answer{yes, no, no}, "false no - 0.6666666666666666 votes"},
+		{[]answer{no, yes}, "false no - 0.5 votes"},
+		{[]answer{yes, no}, "true yes - 0.5 votes"},
+	} {
+		if got := show(majority(c.all)); got != c.want {
+			t.Errorf("got %s, want %s", got, c.want)
+		}
+	}
+}
+
+func TestMemoryIsBoundedAndKeepsWhatIsUsed(t *testing.T) {
+	m := newMemory(10)
+	for i := range 1000 {
+		m.put(fmt.Sprint(i), answer{match: true})
+		if _, ok := m.get("0"); !ok {
+			t.Fatalf("forgot the answer in use after %d others", i)
+		}
+		if n := len(m.young) + len(m.old); n > 11 {
+			t.Fatalf("holds %d answers", n)
+		}
+	}
+	if _, ok := m.get("500"); ok {
+		t.Error("remembers an answer not used for long")
+	}
+	if !reflect.DeepEqual(m.half, 5) {
+		t.Error(m.half)
+	}
+}

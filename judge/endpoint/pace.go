@@ -1,0 +1,201 @@
+package endpoint
+
+import (
+	"container/list"
+	"context"
+	"fmt"
+	"net/http"
+	"strconv"
+	"sync"
+	"time"
+)
+
+// pace decides how many requests may be under way. It starts low, doubles
+// while that brings more tokens a second, then climbs slowly; a server that
+// says "too many" or breaks halves it, and is left alone for as long as it
+// asks. Those who wait are let in in the order in which they came, so that
+// neighbouring questions share the server's prefix cache.
+type pace struct {
+	most int
+
+	mu       sync.Mutex
+	limit    float64
+	under    int
+	waiting  list.List // of chan struct{}
+	until    time.Time // nobody starts before
+	timer    *time.Timer
+	doubling bool
+	settled  int       // rounds left without growth, since growth did not pay
+	round    round     // what is being counted
+	before   float64   // tokens a second of the round before the last growth
+	halved   time.Time // start of the limit's last cut
+	cuts     int       // throttles in a row
+}
+
+// round is a stretch of as many answers as there may be requests under way.
+type round struct {
+	start   time.Time
+	answers int
+	tokens  int
+}
+
+const (
+	firstLimit   = 8
+	restRounds   = 20   // after growth did not pay
+	worthGrowing = 1.02 // times the tokens a second before
+)
+
+func newPace(most int) *pace {
+	return &pace{most: most, limit: float64(min(firstLimit, most)), doubling: true}
+}
+
+// acquire waits for a place. Each is to be given back by release or failed.
+func (p *pace) acquire(ctx context.Context) error {
+	p.mu.Lock()
+	ready := make(chan struct{})
+	e := p.waiting.PushBack(ready)
+	p.admit()
+	p.mu.Unlock()
+	select {
+	case <-ready:
+		return nil
+	case <-ctx.Done():
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	select {
+	case <-ready: // admitted at the same moment
+		p.under--
+		p.admit()
+	default:
+		p.waiting.Remove(e)
+	}
+	return fmt.Errorf("ask the judge: %w", context.Cause(ctx))
+}
+
+// admit lets in whom the limit and the break allow. The lock is held.
+func (p *pace) admit() {
+	if pause := time.Until(p.until); pause > 0 {
+		if p.timer == nil && p.waiting.Len() > 0 {
+			p.timer = time.AfterFunc(pause, func() {
+				p.mu.Lock()
+				defer p.mu.Unlock()
+				p.timer = nil
+				p.admit()
+			})
+		}
+		return
+	}
+	for p.waiting.Len() > 0 && p.under < int(p.limit) {
+		close(p.waiting.Remove(p.waiting.Front()).(chan struct{}))
+		p.under++
+	}
+}
+
+// release gives a place back after an answer of so many tokens.
+func (p *pace) release(tokens int) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.under--
+	p.cuts = 0
+	p.answered(tokens)
+	p.admit()
+}
+
+func (p *pace) answered(tokens int) {
+	if p.round.start.IsZero() {
+		p.round = round{start: time.Now()} // the first answers only start the clock
+	}
+	p.round.answers++
+	p.round.tokens += tokens
+	if p.round.answers < int(p.limit) {
+		return
+	}
+	rate := float64(p.round.tokens) / max(time.Since(p.round.start).Seconds(), 1e-9)
+	full := p.under+1 >= int(p.limit) || p.waiting.Len() > 0
+	p.round = round{start: time.Now()}
+	if full {
+		p.grow(rate)
+	}
+}
+
+// grow raises the limit if the last raise paid, else rests for some rounds.
+func (p *pace) grow(rate float64) {
+	if p.settled > 0 {
+		p.settled--
+		p.before = 0 // the next raise is compared with the round before it
+		return
+	}
+	if rate < p.before*worthGrowing {
+		p.doubling, p.settled = false, restRounds
+		return
+	}
+	p.before = rate
+	step := max(1, p.limit/10)
+	if p.doubling {
+		step = p.limit
+	}
+	p.limit = min(p.limit+step, float64(p.most))
+}
+
+// failed gives a place back after a request without an answer.
+func (p *pace) failed(f *fault) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.under--
+	if f.retry {
+		p.cut()
+	}
+	if f.throttled || f.wait > 0 {
+		wait := f.wait
+		if wait == 0 {
+			wait = backoff(min(p.cuts+1, 5))
+		}
+		if p.cuts++; time.Until(p.until) < wait {
+			p.until = time.Now().Add(wait)
+		}
+	}
+	p.admit()
+}
+
+// cut halves the limit, once for all requests that were under way together.
+func (p *pace) cut() {
+	p.doubling, p.before, p.settled = false, 0, 0
+	if time.Since(p.halved) < time.Second && !p.halved.IsZero() {
+		return
+	}
+	p.halved = time.Now()
+	p.limit = max(1, p.limit/2)
+	p.round = round{start: time.Now()}
+}
+
+// headers waits where the server says that nothing more is left of a quota, or
+// too little for a request of so many tokens.
+func (p *pace) headers(h http.Header, tokens int64) {
+	wait := max(quota(h, "requests", 1), quota(h, "tokens", tokens))
+	if wait == 0 {
+		return
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if until := time.Now().Add(wait); until.After(p.until) {
+		p.until = until
+	}
+}
+
+// quota is the time until the server's quota of kind is filled up again, 0
+// while at least need is left of it.
+func quota(h http.Header, kind string, need int64) time.Duration {
+	left, err := strconv.ParseInt(h.Get("X-Ratelimit-Remaining-"+kind), 10, 64)
+	if err != nil || left >= need {
+		return 0
+	}
+	reset := h.Get("X-Ratelimit-Reset-" + kind)
+	if d, err := time.ParseDuration(reset); err == nil {
+		return max(0, d)
+	}
+	if s, err := strconv.ParseFloat(reset, 64); err == nil && s < 24*3600 { // larger: a date, in some dialects
+		return time.Duration(max(0, s) * float64(time.Second))
+	}
+	return 0
+}

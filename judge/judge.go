@@ -1,0 +1,248 @@
+// Package judge says of each mismatch whether the two continuations mean the
+// same: it frames the question, asks a model and reads its answer. A verdict
+// that can't be had is listed as failed, never made up.
+package judge
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync/atomic"
+
+	"golang.org/x/sync/singleflight"
+
+	"tokenfork/internal/job"
+	"tokenfork/judge/endpoint"
+)
+
+// Malformed is the class of answers in which no verdict can be read; the
+// others are Length and package endpoint's.
+const (
+	Malformed = "malformed"
+	Length    = "length" // the answer did not end within its limit
+)
+
+// asker is a server with a model.
+type asker interface {
+	Ask(ctx context.Context, r endpoint.Request) (*endpoint.Reply, error)
+}
+
+// Judge asks one model by one prompt. Its methods may be called from many goroutines.
+type Judge struct {
+	judging Judging
+	prompt  *Prompt
+	client  *endpoint.Client
+	asker   asker
+	known   *memory
+	flight  singleflight.Group
+	count   struct{ identical, repeated atomic.Int64 }
+}
+
+// Open loads the prompt and settles with the server how it is asked.
+func Open(ctx context.Context, s Settings, cfg endpoint.Config) (*Judge, error) {
+	if err := s.Validate(); err != nil {
+		return nil, err
+	}
+	p, err := LoadPrompt(s)
+	if err != nil {
+		return nil, err
+	}
+	client, err := endpoint.Open(ctx, cfg, p.request(s, ""))
+	if err != nil {
+		return nil, err
+	}
+	j := newJudge(s, p, client.Model(), client)
+	j.client = client
+	return j, nil
+}
+
+func newJudge(s Settings, p *Prompt, model string, a asker) *Judge {
+	return &Judge{
+		judging: Judging{Format: job.Format, Model: model, PromptVersion: p.Version, PromptHash: p.Hash, Settings: s},
+		prompt:  p, asker: a, known: newMemory(rememberedAnswers),
+	}
+}
+
+// Judging is what makes this judge's verdicts comparable.
+func (j *Judge) Judging() Judging { return j.judging }
+
+// Client is the judge's server, for its usage.
+func (j *Judge) Client() *endpoint.Client { return j.client }
+
+// request asks for logprobs: 5 tell two words apart, 20 are the most that
+// servers give and cost nothing for a single token.
+func (p *Prompt) request(s Settings, text string) endpoint.Request {
+	r := endpoint.Request{Prompt: text, Schema: p.form.schema, MaxTokens: s.MaxTokens, Temperature: s.Temperature, TopLogprobs: 5}
+	if s.VerdictOnly {
+		r.MaxTokens, r.TopLogprobs = 1, 20
+	}
+	return r
+}
+
+// Ask gives the verdict on a question. Where there is none, its Error says why;
+// the error returned is one that must end the run.
+func (j *Judge) Ask(ctx context.Context, q *Question) (job.Verdict, error) {
+	s := j.judging.Settings
+	order := q.order(s)
+	text, err := j.prompt.Render(q, s, order)
+	if err != nil {
+		return job.Verdict{}, err
+	}
+	v := job.Verdict{Ordinal: q.Ordinal, Position: q.Position, Question: q.hash(j.judging, text),
+		JudgeModel: j.judging.Model, PromptVersion: j.prompt.Version, PromptHash: j.prompt.Hash}
+	if q.Identical(s.Normalisation) {
+		j.count.identical.Add(1)
+		fill(&v, answer{match: true, differences: []string{}, confidence: ptr(1.0), source: ptr(Identical)})
+		return v, nil
+	}
+	a, err := j.once(v.Question, func() (answer, error) { return j.votes(ctx, q, v.Question, order) })
+	var failed *endpoint.Error
+	switch {
+	case errors.As(err, &failed):
+		v.Error, v.Message, v.Raw = &failed.Class, &failed.Message, nonEmpty(failed.Raw)
+	case err != nil:
+		return job.Verdict{}, err
+	default:
+		fill(&v, a)
+	}
+	return v, nil
+}
+
+func fill(v *job.Verdict, a answer) {
+	v.MeaningMatch, v.Explanation, v.KeyDifferences, v.Confidence, v.ConfidenceSource = &a.match, a.explanation, a.differences, a.confidence, a.source
+}
+
+func nonEmpty(s string) *string {
+	if s == "" {
+		return nil
+	}
+	return &s
+}
+
+// once asks equal questions once.
+func (j *Judge) once(question string, ask func() (answer, error)) (answer, error) {
+	if a, ok := j.known.get(question); ok {
+		j.count.repeated.Add(1)
+		return a, nil
+	}
+	asked := false
+	v, err, _ := j.flight.Do(question, func() (any, error) {
+		asked = true
+		a, err := ask()
+		if err == nil {
+			j.known.put(question, a)
+		}
+		return a, err
+	})
+	if !asked {
+		j.count.repeated.Add(1)
+	}
+	return v.(answer), err
+}
+
+// votes asks as often as the settings say. With one vote the answer stands as
+// it is; else the majority counts, the first answer in a tie, and the
+// confidence is the share of the askings that agree.
+func (j *Judge) votes(ctx context.Context, q *Question, question string, order [2]job.Side) (answer, error) {
+	s := j.judging.Settings
+	var all []answer
+	for vote := range s.Votes {
+		orders := [][2]job.Side{order}
+		if s.Swap {
+			orders = append(orders, exchanged(order))
+		}
+		for i, o := range orders {
+			a, err := j.vote(ctx, q, o, voteSeed(s.Seed, question, 2*vote+i))
+			if err != nil {
+				return answer{}, err
+			}
+			all = append(all, a)
+		}
+	}
+	if len(all) == 1 {
+		return all[0], nil
+	}
+	return majority(all), nil
+}
+
+func majority(all []answer) answer {
+	yes := 0
+	for _, a := range all {
+		if a.match {
+			yes++
+		}
+	}
+	match := all[0].match
+	if 2*yes != len(all) {
+		match = 2*yes > len(all)
+	}
+	agree := yes
+	if !match {
+		agree = len(all) - yes
+	}
+	var first answer
+	for _, a := range all {
+		if a.match == match {
+			first = a
+			break
+		}
+	}
+	first.confidence, first.source = ptr(float64(agree)/float64(len(all))), ptr(ByVotes)
+	return first
+}
+
+const askings = 3 // of a question whose answers can't be used
+
+// vote asks with the sides in the given order until there is a verdict, or no
+// point in going on.
+func (j *Judge) vote(ctx context.Context, q *Question, order [2]job.Side, seed int) (answer, error) {
+	s := j.judging.Settings
+	text, err := j.prompt.Render(q, s, order)
+	if err != nil {
+		return answer{}, err
+	}
+	r := j.prompt.request(s, text)
+	if s.Temperature == nil || *s.Temperature > 0 {
+		r.Seed = &seed
+	}
+	var last *endpoint.Error
+	for range askings {
+		reply, err := j.asker.Ask(ctx, r)
+		var a answer
+		if err == nil {
+			a, err = j.read(reply)
+		}
+		if err == nil {
+			a.name(s.Blind, order)
+			return a, nil
+		}
+		if !errors.As(err, &last) || !again[last.Class] {
+			return answer{}, err
+		}
+		if last.Class == Length {
+			r.MaxTokens *= 2
+		}
+	}
+	return answer{}, &endpoint.Error{Class: last.Class, Message: fmt.Sprintf("%s (asked %d times)", last.Message, askings), Raw: last.Raw}
+}
+
+// again are the classes after which the same question may do better.
+var again = map[string]bool{Malformed: true, Length: true, endpoint.Refusal: true, endpoint.ContentFilter: true}
+
+func (j *Judge) read(r *endpoint.Reply) (answer, error) {
+	if r.Cut && j.prompt.form.schema != nil {
+		return answer{}, &endpoint.Error{Class: Length, Message: "the answer was cut at its limit", Raw: r.Text}
+	}
+	a, err := j.prompt.form.read(r)
+	if err != nil {
+		return answer{}, &endpoint.Error{Class: Malformed, Message: err.Error(), Raw: r.Text}
+	}
+	return a, nil
+}
+
+// name says in a blind answer's explanation which side was which.
+func (a *answer) name(blind bool, order [2]job.Side) {
+	if blind && a.explanation != nil {
+		a.explanation = ptr(fmt.Sprintf("(A: %s, B: %s) %s", order[0], order[1], *a.explanation))
+	}
+}

@@ -1,0 +1,148 @@
+package judge
+
+import (
+	"embed"
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"text/template"
+
+	"tokenfork/internal/failure"
+	"tokenfork/internal/job"
+)
+
+//go:embed prompts
+var prompts embed.FS
+
+// builtin are the prompts that come with the program. A changed text is a new version.
+var builtin = map[string]struct{ version, form string }{
+	"seed": {"seed-1", "match"},
+	"r2r":  {"r2r-1", "divergent"},
+}
+
+// Prompt turns questions into text and knows what an answer looks like.
+type Prompt struct {
+	Version string // seed-1, r2r-1 or file:NAME
+	Hash    string // sha256 over the text, the form of the answer and its schema
+	text    *template.Template
+	form    form
+}
+
+// shown is what a template may use.
+type shown struct {
+	Context string // the real text before the fork: Before and Start together
+	Before  string // up to the current sentence
+	Start   string // of the current sentence
+	A, B    shownFork
+	blind   bool
+	row     *job.Result
+}
+
+type shownFork struct {
+	Label  string // "Small model continuation", "Continuation A"
+	Text   string // Fork and Rest together
+	Fork   string // the predicted token
+	Rest   string
+	Finish string // predicted, stop, eos, length, end_of_text
+}
+
+// Row is the mismatch's row in the results, by the columns' Go names
+// (SentenceID, MismatchPosition, SmallEntropy, …). It tells the sides apart.
+func (s shown) Row() (*job.Result, error) {
+	if s.blind {
+		return nil, fmt.Errorf(".Row would tell the sides apart, which --blind forbids")
+	}
+	return s.row, nil
+}
+
+// LoadPrompt reads the prompt that the settings name.
+func LoadPrompt(s Settings) (*Prompt, error) {
+	name, path, isFile := strings.Cut(s.Prompt, "=")
+	var text []byte
+	var err error
+	p := &Prompt{}
+	kind := "match"
+	switch b, ok := builtin[name]; {
+	case ok && !isFile:
+		p.Version, kind = b.version, b.form
+		text, err = prompts.ReadFile("prompts/" + name + ".tmpl")
+	case isFile && name == "file" && path != "":
+		p.Version = "file:" + filepath.Base(path)
+		text, err = os.ReadFile(path)
+	default:
+		return nil, failure.New(failure.Usage, "it is seed, r2r or file=PATH", "judge prompt %q", s.Prompt)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read judge prompt: %w", err)
+	}
+	if p.form, err = loadForm(kind, s.VerdictOnly); err != nil {
+		return nil, err
+	}
+	p.Hash = job.Sum([]byte(strings.Join([]string{string(text), p.form.instruction, string(p.form.schema)}, "\x00")))
+	return p, p.parse(string(text), s)
+}
+
+// parse compiles the template and tries it, so that a wrong name in it is found
+// before the first question.
+func (p *Prompt) parse(text string, s Settings) (err error) {
+	if p.text, err = template.New(p.Version).Parse(text); err == nil {
+		_, err = p.Render(&Question{Row: &job.Result{}}, s, job.Sides)
+	}
+	if err != nil {
+		return failure.New(failure.Usage, "docs/judge.md lists what a template may use", "judge prompt %s: %w", p.Version, err)
+	}
+	return nil
+}
+
+// Render is the question as the judge reads it, with the sides in that order.
+func (p *Prompt) Render(q *Question, s Settings, order [2]job.Side) (string, error) {
+	data := shown{Context: q.Before + q.Start, Before: q.Before, Start: q.Start, blind: s.Blind, row: q.Row}
+	for i, to := range []*shownFork{&data.A, &data.B} {
+		f := q.Forks[order[i]]
+		*to = shownFork{label(s.Blind, i, order[i]), f.Text(), f.Token, f.Rest, f.Finish}
+	}
+	var b strings.Builder
+	if err := p.text.Execute(&b, data); err != nil {
+		return "", fmt.Errorf("fill in judge prompt: %w", err)
+	}
+	return strings.TrimRight(b.String(), "\n") + "\n\n" + p.form.instruction, nil
+}
+
+func label(blind bool, i int, side job.Side) string {
+	if blind {
+		return "Continuation " + "AB"[i:i+1]
+	}
+	return [2]string{"Small model continuation", "Reference model continuation"}[side]
+}
+
+// form is how an answer is asked for and what it means.
+type form struct {
+	property    string // of the JSON object that holds the verdict
+	match       string // the value that says "same meaning"
+	differ      string
+	instruction string
+	schema      json.RawMessage // nil for one-word answers
+}
+
+func loadForm(kind string, verdictOnly bool) (form, error) {
+	f := form{property: "meaning_match", match: "true", differ: "false"}
+	verdictType := `{"type":"boolean"}`
+	if kind == "divergent" {
+		f = form{property: "divergent", match: "0", differ: "1"}
+		verdictType = `{"type":"integer","enum":[0,1]}`
+	}
+	file := "prompts/" + kind + ".answer"
+	if verdictOnly {
+		file = "prompts/" + kind + "-short.answer"
+	} else {
+		// Ordered by hand: the analysis comes first, so that the verdict follows from it.
+		f.schema = json.RawMessage(`{"type":"object","properties":{"explanation":{"type":"string"},` +
+			`"key_differences":{"type":"array","items":{"type":"string"}},"` + f.property + `":` + verdictType + `,"confidence":{"type":"number"}},` +
+			`"required":["explanation","key_differences","` + f.property + `","confidence"],"additionalProperties":false}`)
+	}
+	instruction, err := prompts.ReadFile(file)
+	f.instruction = strings.TrimRight(string(instruction), "\n")
+	return f, err
+}

@@ -1,0 +1,209 @@
+package judge
+
+import (
+	"crypto/sha256"
+	"encoding/binary"
+	"encoding/json"
+	"slices"
+	"strings"
+	"unicode/utf8"
+
+	"tokenfork/internal/job"
+	"tokenfork/internal/tokenizer"
+)
+
+// Ways to compare continuations before a judge is asked.
+const (
+	Space = "space" // runs of white space count as one blank, at the ends as none
+	Exact = "exact" // byte for byte
+)
+
+// Framer makes questions of a job's results.
+type Framer struct {
+	Plan    *job.Plan
+	Text    *tokenizer.Tokenizer
+	Context ContextRule
+}
+
+// Question is one mismatch with both continuations, as text and as ids.
+type Question struct {
+	Ordinal  int64
+	Position int32  // from 0
+	Before   string // real text before the fork, up to the current sentence
+	Start    string // of the current sentence, up to the fork
+	Forks    [2]Fork
+	Row      *job.Result // what is known of the mismatch
+}
+
+// Fork is a continuation as it is shown.
+type Fork struct {
+	Token  string // the predicted token, with as much more as its last character needs
+	Rest   string
+	IDs    []int32
+	Finish string
+}
+
+// Text is the whole continuation.
+func (f Fork) Text() string { return f.Token + f.Rest }
+
+// Question asks about a result of the sentence. Both its continuations must be there.
+func (f *Framer) Question(s *job.Sentence, r *job.Result) *Question {
+	p := int(r.MismatchPosition) - f.Plan.Settings.FirstPosition
+	before, start, carry := f.context(s, p)
+	return &Question{Ordinal: s.Ordinal, Position: int32(p), Before: before, Start: start, Row: r,
+		Forks: [2]Fork{f.fork(carry, r.ContinuationSmallIDs, *r.FinishSmall), f.fork(carry, r.ContinuationReferenceIDs, *r.FinishReference)}}
+}
+
+// context is the real text before p by the rule, in two pieces, and the bytes
+// of a character that is only begun at p: they are shown with the forks, which
+// may end it in two ways.
+func (f *Framer) context(s *job.Sentence, p int) (before, start string, carry []byte) {
+	from := f.contextStart(s, p)
+	for from > 0 && from < p && !beginsCharacter(f.Text.Bytes(s.Real[from])) {
+		from++
+	}
+	middle := max(from, f.sentenceStart(s.Real, p))
+	head, tail := f.bytes(s.Real[from:middle]), f.bytes(s.Real[middle:p])
+	n := len(tail) - unfinished(tail)
+	return text(head), text(tail[:n]), tail[n:]
+}
+
+// beginsCharacter is false for a token that goes on with a character whose
+// first bytes are in the token before.
+func beginsCharacter(b []byte) bool { return len(b) == 0 || utf8.RuneStart(b[0]) }
+
+// unfinished is the length of a begun UTF-8 character at the end of b.
+func unfinished(b []byte) int {
+	for n := 1; n <= min(len(b), utf8.UTFMax-1); n++ {
+		if last := b[len(b)-n:]; utf8.RuneStart(last[0]) {
+			if utf8.FullRune(last) {
+				return 0
+			}
+			return n
+		}
+	}
+	return 0
+}
+
+func text(b []byte) string { return strings.ToValidUTF8(string(b), "\uFFFD") }
+
+func (f *Framer) bytes(ids []int32) (b []byte) {
+	for _, id := range ids {
+		b = append(b, f.Text.Bytes(id)...)
+	}
+	return b
+}
+
+func (f *Framer) contextStart(s *job.Sentence, p int) int {
+	switch f.Context.Kind {
+	case ByMismatch:
+		return previousMismatch(s, p)
+	case ByTokens:
+		return max(0, p-f.Context.N)
+	}
+	start := f.sentenceStart(s.Real, p)
+	for n := f.Context.N; n > 0 && start > 0; n-- {
+		start = f.startBefore(s.Real, start)
+	}
+	return max(start, p-contextTokens, 0)
+}
+
+// previousMismatch is where the context column of the mismatch at p starts.
+func previousMismatch(s *job.Sentence, p int) int {
+	i, _ := slices.BinarySearch(s.Mismatches, int32(p))
+	if i == 0 {
+		return 0
+	}
+	return int(s.Mismatches[i-1])
+}
+
+// sentenceStart is where the sentence of a fork at p starts: at p itself if an
+// end is right before it.
+func (f *Framer) sentenceStart(real []int32, p int) int {
+	if p > 0 && f.endsAt(real, p-1) {
+		return p
+	}
+	return f.startBefore(real, p)
+}
+
+// startBefore is the last sentence start before p. An end right after an end, a
+// newline after a full stop, starts none.
+func (f *Framer) startBefore(real []int32, p int) int {
+	for at := p - 1; at > 0; at-- {
+		if f.endsAt(real, at-1) && !f.endsAt(real, at) {
+			return at
+		}
+	}
+	return 0
+}
+
+func (f *Framer) endsAt(real []int32, at int) bool {
+	prev := int32(-1)
+	if at > 0 {
+		prev = real[at-1]
+	}
+	end, look := f.Plan.Ends.End(prev, real[at])
+	return end && !(look && at+1 < len(real) && f.Plan.Ends.ContinuesDecimal(real[at+1]))
+}
+
+// fork shows a continuation: of its ids the first, and more while a character is unfinished.
+func (f *Framer) fork(carry []byte, ids []int32, finish string) Fork {
+	token, n := slices.Clone(carry), 0
+	for n < len(ids) && (n == 0 || unfinished(token) > 0) {
+		token = append(token, f.Text.Bytes(ids[n])...)
+		n++
+	}
+	return Fork{Token: text(token), Rest: text(f.bytes(ids[n:])), IDs: ids, Finish: finish}
+}
+
+// Identical says whether both continuations say the same by their text alone.
+// One that was cut at the limit, or is blank, never does.
+func (q *Question) Identical(normalisation string) bool {
+	small, reference := q.Forks[job.Small], q.Forks[job.Reference]
+	if small.Finish == job.FinishLength || reference.Finish == job.FinishLength {
+		return false
+	}
+	a, b := small.Text(), reference.Text()
+	if normalisation == Space {
+		a, b = strings.Join(strings.Fields(a), " "), strings.Join(strings.Fields(b), " ")
+	}
+	return a == b && strings.TrimSpace(a) != ""
+}
+
+// order is which side is shown first. It depends on what is asked, not on
+// where it stands, so that equal questions stay equal.
+func (q *Question) order(s Settings) [2]job.Side {
+	if !s.Blind {
+		return job.Sides
+	}
+	h := sha256.New()
+	b, err := json.Marshal([]any{s.Seed, q.Before, q.Start, q.Forks[job.Small].IDs, q.Forks[job.Reference].IDs})
+	if err != nil {
+		panic(err) // strings and numbers always encode
+	}
+	h.Write(b)
+	if h.Sum(nil)[0]&1 == 1 {
+		return exchanged(job.Sides)
+	}
+	return job.Sides
+}
+
+func exchanged(o [2]job.Side) [2]job.Side { return [2]job.Side{o[1], o[0]} }
+
+// hash identifies what is asked of whom: prompt, judge, shown text, both id lists.
+func (q *Question) hash(j Judging, shown string) string {
+	b, err := json.Marshal([]any{j.PromptHash, j.Model, shown, q.Forks[job.Small].IDs, q.Forks[job.Reference].IDs})
+	if err != nil {
+		panic(err) // strings and numbers always encode
+	}
+	return job.Sum(b)
+}
+
+// voteSeed differs for each asking of a question, and never by order or shard.
+func voteSeed(seed int64, question string, vote int) int {
+	h := sha256.New()
+	h.Write(binary.LittleEndian.AppendUint64(nil, uint64(seed)))
+	h.Write([]byte(question))
+	h.Write(binary.LittleEndian.AppendUint64(nil, uint64(vote)))
+	return int(binary.LittleEndian.Uint32(h.Sum(nil)) >> 1) // 31 bits: servers differ in what they take
+}
