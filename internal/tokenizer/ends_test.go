@@ -152,7 +152,7 @@ func TestIDSetJSON(t *testing.T) {
 		`""`:                 {},
 		`"0"`:                {0},
 		`"3-4,63-65,151643"`: {3, 4, 63, 64, 65, 151643},
-		`"4194303"`:         {maxID},
+		`"4194303"`:          {maxID},
 	} {
 		var set idSet
 		if err := json.Unmarshal([]byte(text), &set); err != nil || !slices.Equal(set.sorted, ids) {
