@@ -183,7 +183,7 @@ type endsJSON struct {
 }
 
 // MarshalJSON writes the same bytes for the same ends.
-func (e *Ends) MarshalJSON() ([]byte, error) {
+func (e Ends) MarshalJSON() ([]byte, error) {
 	return json.Marshal(endsJSON{e.spec, e.rules, e.eos, e.decimals})
 }
 

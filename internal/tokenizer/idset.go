@@ -79,8 +79,8 @@ func parseRange(part string) (first, last int32, err error) {
 	if !isRange {
 		to = from
 	}
-	a, errA := strconv.ParseUint(from, 10, 24)
-	b, errB := strconv.ParseUint(to, 10, 24)
+	a, errA := strconv.ParseUint(from, 10, 22)
+	b, errB := strconv.ParseUint(to, 10, 22)
 	if errA != nil || errB != nil || a > b {
 		return 0, 0, fmt.Errorf("read token ids: %q is neither an id nor a range of ids", part)
 	}

