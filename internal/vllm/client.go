@@ -9,6 +9,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptrace"
 	"net/url"
 	"strings"
 	"sync"
@@ -98,15 +99,41 @@ func (c *Client) Close() {
 	c.http.CloseIdleConnections()
 }
 
+// maxSends bounds how often a request is written to connections that the
+// server was just closing.
+const maxSends = 5
+
 // do sends a request and returns the body of a 200 answer. body may be nil.
 func (c *Client) do(ctx context.Context, method, path string, body *body) ([]byte, error) {
 	request := method + " " + path
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	defer context.AfterFunc(c.life, func() { cancel(ErrClosed) })()
+	for try := 1; ; try++ {
+		status, data, unsent, err := c.send(ctx, method, path, body)
+		switch {
+		case err != nil && unsent && try < maxSends && ctx.Err() == nil:
+			continue
+		case err != nil:
+			return nil, transportError(ctx, request, err)
+		case status != http.StatusOK:
+			return nil, statusError(request, status, data)
+		}
+		return data, nil
+	}
+}
+
+// send makes one request. unsent says that the server can't have seen all of
+// it, because a connection kept from before broke while it was written.
+func (c *Client) send(ctx context.Context, method, path string, body *body) (status int, data []byte, unsent bool, err error) {
+	var kept, broke atomic.Bool
+	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
+		GotConn:      func(info httptrace.GotConnInfo) { kept.Store(info.Reused) },
+		WroteRequest: func(info httptrace.WroteRequestInfo) { broke.Store(info.Err != nil) },
+	})
 	req, err := http.NewRequestWithContext(ctx, method, c.base+path, nil)
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w", request, err)
+		return 0, nil, false, err
 	}
 	if body != nil {
 		body.attach(req)
@@ -120,17 +147,11 @@ func (c *Client) do(ctx context.Context, method, path string, body *body) ([]byt
 		if errors.As(err, &wrapped) {
 			err = wrapped.Err
 		}
-		return nil, transportError(ctx, request, err)
+		return 0, nil, kept.Load() && broke.Load(), err
 	}
 	defer resp.Body.Close()
-	data, err := io.ReadAll(resp.Body)
-	if err != nil {
-		return nil, transportError(ctx, request, err)
-	}
-	if resp.StatusCode != http.StatusOK {
-		return nil, statusError(request, resp.StatusCode, data)
-	}
-	return data, nil
+	data, err = io.ReadAll(resp.Body)
+	return resp.StatusCode, data, false, err
 }
 
 func (c *Client) getJSON(ctx context.Context, path string, v any) error {

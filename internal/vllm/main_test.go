@@ -23,9 +23,7 @@ func TestMain(m *testing.M) {
 			os.Exit(runnerMain())
 		}
 	}
-	code := m.Run()
-	stopShared()
-	os.Exit(code)
+	os.Exit(m.Run())
 }
 
 // runnerMain is a runner to be killed: it starts the server that its

@@ -1,3 +1,0 @@
-package vllm
-
-func stopShared() {}
