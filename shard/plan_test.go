@@ -51,8 +51,8 @@ func (m *memory) Create(_ context.Context, key string, write func(io.Writer) err
 	return nil
 }
 func (m *memory) Replace(context.Context, string, func(io.Writer) error) error { panic("unused") }
-func (m *memory) List(context.Context, string) iter.Seq2[store.Object, error] { panic("unused") }
-func (m *memory) Remove(context.Context, string) error                        { panic("unused") }
+func (m *memory) List(context.Context, string) iter.Seq2[store.Object, error]  { panic("unused") }
+func (m *memory) Remove(context.Context, string) error                         { panic("unused") }
 
 // words is a vocabulary of n tokens.
 func words(t testing.TB, n int) *tokenizer.Tokenizer {

@@ -14,8 +14,6 @@ import (
 type sentence struct {
 	ordinal int64
 	id      string
-	source  string
-	line    int64 // of the first row
 	problem *table.Problem
 
 	rowID     []int64
@@ -105,11 +103,11 @@ func (st *stitcher) place(b *table.Batch, k int, yield func(*sentence, error) bo
 	}
 	if before, ok := st.seen.add(run.ID, run.Line); !ok {
 		return failure.New(failure.Refused, "sort the table by sentence and position",
-			"%s:%d: sentence %s goes on here, after other sentences; its rows before began at line %d", b.Source, run.Line, run.ID, before)
+			"%s: sentence %s goes on here, after other sentences; its rows before began at %s", b.Place(run.Line), run.ID, b.Place(before))
 	}
 	st.open = sentences.Get().(*sentence)
 	s := st.open
-	s.ordinal, s.id, s.source, s.line, s.problem = st.next, run.ID, b.Source, run.Line, nil
+	s.ordinal, s.id, s.problem = st.next, run.ID, nil
 	s.rowID, s.real, s.small = s.rowID[:0], s.real[:0], s.small[:0]
 	s.reference, s.types = s.reference[:0], s.types[:0]
 	for i := range s.measures {
@@ -131,7 +129,7 @@ func (st *stitcher) checkFirst(b *table.Batch, run *table.Run) error {
 	if st.firstPosition >= 0 {
 		reason = fmt.Sprintf("sentence %s begins at position %d, the ones before at %d", run.ID, run.Position, st.firstPosition)
 	}
-	return st.bad(&table.Problem{Source: b.Source, Line: run.Line, Reason: reason})
+	return st.bad(&table.Problem{Place: b.Place(run.Line), Line: run.Line, Reason: reason})
 }
 
 // bad stops at a problem or notes it with the sentence.

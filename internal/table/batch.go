@@ -47,8 +47,8 @@ type Run struct {
 // Problem is a row that cannot be used as it is.
 type Problem struct {
 	Row    int
-	Source string
-	Line   int64 // in text files, else the row, from 1
+	Place  string // file and line or row
+	Line   int64
 	Column string
 	Value  string
 	Reason string
@@ -56,14 +56,13 @@ type Problem struct {
 }
 
 func (p *Problem) Error() string {
-	where := fmt.Sprintf("%s:%d", p.Source, p.Line)
 	switch {
 	case p.Column == "":
-		return where + ": " + p.Reason
+		return p.Place + ": " + p.Reason
 	case p.Value == "":
-		return fmt.Sprintf("%s: column %s: %s", where, p.Column, p.Reason)
+		return fmt.Sprintf("%s: column %s: %s", p.Place, p.Column, p.Reason)
 	}
-	return fmt.Sprintf("%s: column %s: %q %s", where, p.Column, p.Value, p.Reason)
+	return fmt.Sprintf("%s: column %s: %q %s", p.Place, p.Column, p.Value, p.Reason)
 }
 
 // vectors are a batch's cells as read, before they are compared and checked.
@@ -73,6 +72,7 @@ type vectors struct {
 	texts [2][]string           // sentence ids that are text, by side
 	lines []int32               // line of each row, relative to the batch's first; nil if they are consecutive
 	first int64                 // line of the first row
+	byRow bool                  // lines are rows, from 1
 }
 
 var batches = sync.Pool{New: func() any { return new(Batch) }}
@@ -94,8 +94,17 @@ func (b *Batch) line(row int) int64 {
 	return b.vectors.first + int64(row)
 }
 
+// Place names a line of the batch's file, or a row where it has no lines.
+func (b *Batch) Place(line int64) string {
+	if b.vectors.byRow {
+		return fmt.Sprintf("%s row %d", b.Source, line)
+	}
+	return fmt.Sprintf("%s:%d", b.Source, line)
+}
+
 func (b *Batch) problem(row int, column, value string, reason error) *Problem {
-	b.Problems = append(b.Problems, Problem{Row: row, Source: b.Source, Line: b.line(row), Column: column, Value: value, Reason: reason.Error()})
+	line := b.line(row)
+	b.Problems = append(b.Problems, Problem{Row: row, Place: b.Place(line), Line: line, Column: column, Value: value, Reason: reason.Error()})
 	return &b.Problems[len(b.Problems)-1]
 }
 

@@ -202,5 +202,5 @@ func (b *Batch) Follows(position, rowID int64) *Problem {
 	default:
 		return nil
 	}
-	return &Problem{Source: b.Source, Line: b.Runs[0].Line, Reason: reason.Error()}
+	return &Problem{Place: b.Place(b.Runs[0].Line), Line: b.Runs[0].Line, Reason: reason.Error()}
 }

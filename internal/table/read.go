@@ -1,9 +1,6 @@
 package table
 
 import (
-	"bufio"
-	"bytes"
-	"compress/gzip"
 	"context"
 	"errors"
 	"fmt"
@@ -11,8 +8,7 @@ import (
 	"iter"
 	"runtime"
 
-	"github.com/klauspost/compress/zstd"
-
+	"tokenfork/internal/columnar"
 	"tokenfork/internal/failure"
 	"tokenfork/internal/ordered"
 )
@@ -67,34 +63,64 @@ func (r *Reader) file(ctx context.Context, s Source, yield func(*Batch, error) b
 		return fmt.Errorf("open %s: %w", s.Name, err)
 	}
 	defer in.Close()
-	plain, err := decompress(s.Name, in)
+	stop := context.AfterFunc(ctx, func() { in.Close() }) // ends a read that waits for a pipe
+	defer stop()
+	out := func(b *Batch) error {
+		if !yield(b, nil) {
+			return errStopped
+		}
+		return nil
+	}
+	o, err := openFormat(s.Name, in, r.tmp)
 	if err != nil {
 		return err
 	}
-	defer plain.Close()
-	f, err := openCSV(s.Name, plain, r.req)
+	defer o.close()
+	if o.columns != nil {
+		err = r.columns(ctx, s.Name, o.columns, out)
+	} else {
+		err = r.csv(ctx, s.Name, o.text, out)
+	}
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	return err
+}
+
+func (r *Reader) columns(ctx context.Context, name string, in *columnar.Input, out func(*Batch) error) error {
+	f, err := openColumns(name, in, r.req)
 	if err != nil {
 		return err
 	}
-	if err := r.agree(s.Name, f.schema); err != nil {
+	if err := r.agree(name, f.schema); err != nil {
+		return err
+	}
+	if r.req.SentenceIDType == "" {
+		r.req.SentenceIDType = f.idType()
+	}
+	c := &converter{f, r.req}
+	return ordered.Map(ctx, runtime.GOMAXPROCS(0), f.pieces(), c.convert, out)
+}
+
+func (r *Reader) csv(ctx context.Context, name string, in io.Reader, out func(*Batch) error) error {
+	f, err := openCSV(name, in, r.req)
+	if err != nil {
+		return err
+	}
+	if err := r.agree(name, f.schema); err != nil {
 		return err
 	}
 	first, err := r.settleIDs(f)
 	if err != nil || first == nil {
 		return err
 	}
-	p := newParser(s.Name, f.schema, r.req)
+	p := newParser(name, f.schema, r.req)
 	chunks := func(yield func(*chunk, error) bool) {
 		if yield(first, nil) {
 			f.chunks()(yield)
 		}
 	}
-	return ordered.Map(ctx, runtime.GOMAXPROCS(0), chunks, p.parse, func(b *Batch) error {
-		if !yield(b, nil) {
-			return errStopped
-		}
-		return nil
-	})
+	return ordered.Map(ctx, runtime.GOMAXPROCS(0), chunks, p.parse, out)
 }
 
 // agree checks a further file's columns against the first one's.
@@ -130,28 +156,4 @@ func (r *Reader) settleIDs(f *csvFile) (*chunk, error) {
 func isNumber(id []byte) bool {
 	n, err := parseID(id)
 	return err == nil && n != blank
-}
-
-// decompress undoes gzip and zstd, told by their first bytes.
-func decompress(name string, in io.Reader) (io.ReadCloser, error) {
-	b := bufio.NewReaderSize(in, 256<<10)
-	magic, err := b.Peek(4)
-	if err != nil && err != io.EOF {
-		return nil, fmt.Errorf("read %s: %w", name, err)
-	}
-	switch {
-	case bytes.HasPrefix(magic, []byte{0x1f, 0x8b}):
-		z, err := gzip.NewReader(b)
-		if err != nil {
-			return nil, readError(name, err)
-		}
-		return z, nil
-	case bytes.HasPrefix(magic, []byte{0x28, 0xb5, 0x2f, 0xfd}):
-		z, err := zstd.NewReader(b)
-		if err != nil {
-			return nil, readError(name, err)
-		}
-		return z.IOReadCloser(), nil
-	}
-	return io.NopCloser(b), nil
 }
