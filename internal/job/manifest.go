@@ -3,11 +3,8 @@ package job
 import (
 	"bytes"
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"encoding/json"
 	"fmt"
-	"hash"
 	"io"
 	"iter"
 
@@ -60,24 +57,20 @@ type Header struct {
 	Shard Shard `json:"shard"` // SHA256 is empty inside the manifest itself
 }
 
-const (
-	headerKey   = "tokenfork_manifest"
-	trailerSize = 8 + 64
-	trailerMark = "\nsha256:"
-)
+const headerKey = "tokenfork_manifest"
 
 // WriteManifest writes the sentences, in ascending order of ordinal, as a
-// zstd-compressed Arrow stream with the header in its schema, then "\nsha256:"
-// and the hash of all before it in 64 hex digits. It returns that hash.
+// sealed zstd-compressed Arrow stream with the header in its schema. It
+// returns the seal's hash.
 func WriteManifest(w io.Writer, h Header, sentences iter.Seq2[*Sentence, error]) (sum string, err error) {
-	hashed := &hashWriter{w: w, h: sha256.New()}
+	sealed := newSealer(w)
 	h.Shard.SHA256 = ""
 	head, err := json.Marshal(h)
 	if err != nil {
 		return "", fmt.Errorf("encode manifest header: %w", err)
 	}
 	// A batch holds few sentences: they are long, and a task reads them one by one.
-	cw, err := columnar.NewStreamWriter[Sentence](hashed, columnar.Metadata(map[string]string{headerKey: string(head)}), columnar.BatchRows(16))
+	cw, err := columnar.NewStreamWriter[Sentence](sealed, columnar.Metadata(map[string]string{headerKey: string(head)}), columnar.BatchRows(16))
 	if err != nil {
 		return "", err
 	}
@@ -92,19 +85,7 @@ func WriteManifest(w io.Writer, h Header, sentences iter.Seq2[*Sentence, error])
 	if err := cw.Close(); err != nil {
 		return "", fmt.Errorf("write manifest: %w", err)
 	}
-	sum = hex.EncodeToString(hashed.h.Sum(nil))
-	_, err = io.WriteString(w, trailerMark+sum)
-	return sum, err
-}
-
-type hashWriter struct {
-	w io.Writer
-	h hash.Hash
-}
-
-func (w *hashWriter) Write(p []byte) (int, error) {
-	w.h.Write(p)
-	return w.w.Write(p)
+	return sealed.seal()
 }
 
 // Manifest is a shard's manifest, checked whole before anything of it is used.
@@ -130,19 +111,15 @@ func OpenManifest(ctx context.Context, s store.Store, k int) (*Manifest, error) 
 }
 
 func parseManifest(b []byte) (*Manifest, error) {
-	at := len(b) - trailerSize
-	if at < 0 || !bytes.HasPrefix(b[at:], []byte(trailerMark)) {
-		return nil, fmt.Errorf("truncated: %d bytes, no sha256 at the end", len(b))
-	}
-	sum := Sum(b[:at])
-	if said := string(b[at+len(trailerMark):]); said != sum {
-		return nil, fmt.Errorf("sha256 is %s, it says %s", sum, said)
-	}
-	r, err := columnar.ReadStream[Sentence](bytes.NewReader(b[:at]))
+	body, sum, err := unseal(b)
 	if err != nil {
 		return nil, err
 	}
-	m := &Manifest{body: b[:at]}
+	r, err := columnar.ReadStream[Sentence](bytes.NewReader(body))
+	if err != nil {
+		return nil, err
+	}
+	m := &Manifest{body: body}
 	if err := json.Unmarshal([]byte(r.Metadata()[headerKey]), &m.Header); err != nil {
 		return nil, fmt.Errorf("header: %w", err)
 	}

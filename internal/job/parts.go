@@ -379,7 +379,8 @@ func writePart[T Row](ctx context.Context, s store.Store, key string, h partHead
 		return nil, err
 	}
 	var b bytes.Buffer
-	w, err := columnar.NewStreamWriter[T](&b, columnar.Metadata(map[string]string{partMetadata: string(md)}))
+	sealed := newSealer(&b)
+	w, err := columnar.NewStreamWriter[T](sealed, columnar.Metadata(map[string]string{partMetadata: string(md)}))
 	if err != nil {
 		return nil, err
 	}
@@ -391,7 +392,11 @@ func writePart[T Row](ctx context.Context, s store.Store, key string, h partHead
 	if err := w.Close(); err != nil {
 		return nil, err
 	}
-	return &part[T]{h, Sum(b.Bytes()), rows}, create(ctx, s, key, b.Bytes())
+	sum, err := sealed.seal()
+	if err != nil {
+		return nil, err
+	}
+	return &part[T]{h, sum, rows}, create(ctx, s, key, b.Bytes())
 }
 
 // damagedError is a part that is there but can't be used.
@@ -408,11 +413,15 @@ func readPart[T Row](ctx context.Context, s store.Store, key string, t Task) (*p
 	if err != nil {
 		return nil, fmt.Errorf("read part %s: %w", key, err)
 	}
-	r, err := columnar.ReadStream[T](bytes.NewReader(b))
+	body, sum, err := unseal(b)
 	if err != nil {
 		return nil, &damagedError{key, err}
 	}
-	p := &part[T]{sum: Sum(b)}
+	r, err := columnar.ReadStream[T](bytes.NewReader(body))
+	if err != nil {
+		return nil, &damagedError{key, err}
+	}
+	p := &part[T]{sum: sum}
 	if err := json.Unmarshal([]byte(r.Metadata()[partMetadata]), &p.head); err != nil {
 		return nil, &damagedError{key, err}
 	}

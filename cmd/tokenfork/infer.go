@@ -1,0 +1,103 @@
+package main
+
+import (
+	"context"
+	"time"
+
+	"github.com/mattn/go-shellwords"
+
+	"tokenfork/infer"
+	"tokenfork/internal/failure"
+	"tokenfork/internal/job"
+)
+
+// inferCmd carries the forks on.
+type inferCmd struct {
+	jobFlags   `embed:""`
+	inferFlags `embed:""`
+	Shard      []int  `placeholder:"K,…" help:"Shards to work on (default: every unfinished one)."`
+	Side       string `enum:"small,reference,both" default:"both" help:"Which model's server to run: small, reference or both."`
+}
+
+// Help shows how it is used.
+func (inferCmd) Help() string {
+	return `Examples:
+  tokenfork infer --job ./job
+  tokenfork infer --job s3://bucket/jobs/a --shard 17 --reference-tp 2
+  tokenfork infer --job ./job --vllm "apptainer exec --nv vllm.sif vllm" --small-args "--gpu-memory-utilization 0.2"
+  tokenfork infer --job ./job --small-url http://127.0.0.1:8001 --reference-url http://127.0.0.1:8002
+`
+}
+
+// inferFlags say how continuations are generated; none changes what they are.
+type inferFlags struct {
+	VLLM              string        `name:"vllm" default:"vllm" placeholder:"CMD" env:"TOKENFORK_VLLM" help:"Command that runs vLLM, container or environment included."`
+	SmallModel        string        `placeholder:"PATH|NAME" help:"Folder or cached hub name of the small model (default: as planned)."`
+	ReferenceModel    string        `placeholder:"PATH|NAME" help:"Folder or cached hub name of the reference model (default: as planned)."`
+	SmallURL          []string      `name:"small-url" placeholder:"URL" help:"Servers of the small model that already run."`
+	ReferenceURL      []string      `name:"reference-url" placeholder:"URL" help:"Servers of the reference model that already run."`
+	SmallArgs         string        `placeholder:"ARGS" help:"Further flags for vllm serve of the small model."`
+	ReferenceArgs     string        `placeholder:"ARGS" help:"Further flags for vllm serve of the reference model."`
+	ReferenceTP       int           `name:"reference-tp" default:"1" placeholder:"N" help:"GPUs that the reference is spread over (tensor parallel)."`
+	ServerKey         string        `env:"TOKENFORK_SERVER_KEY" hidden:"" help:"API key of the servers at URLs; set the variable."`
+	InFlight          int           `placeholder:"N" help:"Requests in flight per server (default: found by measuring)."`
+	StartTimeout      time.Duration `default:"30m" help:"How long a server may take to start."`
+	Stall             time.Duration `default:"2m" help:"Without a token for so long, a server is looked at."`
+	Grace             time.Duration `default:"20s" help:"After SIGTERM or SIGUSR1, how long what is in flight may take."`
+	PartEvery         time.Duration `default:"1m" help:"How often finished sentences are put in the job at least."`
+	ReplayMinAgree    float64       `name:"replay-min-agreement" default:"0.95" placeholder:"F" help:"Share of recorded predictions that the server must repeat."`
+	AllowMixedEngines bool          `help:"Go on although another vLLM or other flags made the job's first parts."`
+}
+
+// Run is the command.
+func (c *inferCmd) Run(ctx context.Context, con *console) error {
+	o, err := c.infer(ctx, con, &c.jobFlags)
+	if err != nil {
+		return err
+	}
+	o.Shards = c.Shard
+	switch c.Side {
+	case job.Small.String():
+		o.Sides = []job.Side{job.Small}
+	case job.Reference.String():
+		o.Sides = []job.Side{job.Reference}
+	}
+	return infer.Run(ctx, o)
+}
+
+// infer turns the flags into options.
+func (f *inferFlags) infer(ctx context.Context, con *console, j *jobFlags) (infer.Options, error) {
+	log := con.logger()
+	s, err := j.open(ctx, log)
+	if err != nil {
+		return infer.Options{}, err
+	}
+	o := infer.Options{Store: s, InFlight: f.InFlight, PartEvery: f.PartEvery, Grace: f.Grace, Stall: f.Stall, MinAgreement: f.ReplayMinAgree,
+		AllowMixedEngines: f.AllowMixedEngines, Who: attempt(), Log: log, Console: con.err}
+	command, err := words("--vllm", f.VLLM)
+	if err != nil {
+		return o, err
+	}
+	common := infer.Servers{Command: command, Key: f.ServerKey, StartTimeout: f.StartTimeout, LogDir: j.logDir()}
+	for side, own := range [2]struct {
+		flag, args, model string
+		urls              []string
+		tp                int
+	}{{"--small-args", f.SmallArgs, f.SmallModel, f.SmallURL, 1}, {"--reference-args", f.ReferenceArgs, f.ReferenceModel, f.ReferenceURL, f.ReferenceTP}} {
+		o.Servers[side] = common
+		o.Servers[side].Model, o.Servers[side].URLs, o.Servers[side].TensorParallel = own.model, own.urls, own.tp
+		if o.Servers[side].Args, err = words(own.flag, own.args); err != nil {
+			return o, err
+		}
+	}
+	return o, nil
+}
+
+// words splits a command as a shell does.
+func words(flag, line string) ([]string, error) {
+	ws, err := shellwords.Parse(line)
+	if err != nil {
+		return nil, failure.New(failure.Usage, "quote it as for a shell", "%s %q: %w", flag, line, err)
+	}
+	return ws, nil
+}

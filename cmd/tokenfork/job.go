@@ -1,0 +1,65 @@
+package main
+
+import (
+	"context"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"tokenfork/internal/job"
+	"tokenfork/internal/store"
+)
+
+// jobFlags say where the job is; every stage takes them.
+type jobFlags struct {
+	Job          string `required:"" placeholder:"DIR|s3://…" help:"The job: a folder, or a prefix in S3."`
+	S3Endpoint   string `name:"s3-endpoint" placeholder:"URL" env:"TOKENFORK_S3_ENDPOINT" help:"S3 server other than AWS (MinIO, Ceph, …)."`
+	S3PathStyle  bool   `name:"s3-path-style" env:"TOKENFORK_S3_PATH_STYLE" help:"Bucket in the path, as most other S3 servers want it."`
+	SingleWriter bool   `help:"The store cannot keep two writers apart, and no task is ever started twice at once."`
+	Tmp          string `type:"path" placeholder:"DIR" env:"TMPDIR" help:"Folder for temporary files (default: $TMPDIR)."`
+}
+
+func (f *jobFlags) open(ctx context.Context, log *slog.Logger) (store.Store, error) {
+	return store.Open(ctx, f.Job, f.options(log))
+}
+
+func (f *jobFlags) options(log *slog.Logger) store.Options {
+	return store.Options{S3Endpoint: f.S3Endpoint, S3PathStyle: f.S3PathStyle, SingleWriter: f.SingleWriter, TempDir: f.Tmp, Logger: log}
+}
+
+// logDir is where servers' logs go: into the job, or beside the temporary files.
+func (f *jobFlags) logDir() string {
+	if strings.Contains(f.Job, "://") {
+		return filepath.Join(os.TempDir(), "tokenfork-logs")
+	}
+	return filepath.Join(f.Job, "logs")
+}
+
+// logger writes plain lines to standard error.
+func (c *console) logger() *slog.Logger {
+	return slog.New(slog.NewTextHandler(c.err, &slog.HandlerOptions{ReplaceAttr: func(_ []string, a slog.Attr) slog.Attr {
+		if a.Key == slog.TimeKey {
+			a.Value = slog.StringValue(a.Value.Time().Format(time.TimeOnly))
+		}
+		return a
+	}}))
+}
+
+// attempt describes this process, for status.
+func attempt() job.Attempt {
+	host, err := os.Hostname()
+	if err != nil {
+		host = "unknown"
+	}
+	a := job.Attempt{Host: host, PID: os.Getpid(), Started: time.Now().UTC().Truncate(time.Second)}
+	a.Restart, _ = strconv.Atoi(os.Getenv("SLURM_RESTART_COUNT")) // absent at the first start
+	if id := os.Getenv("SLURM_ARRAY_JOB_ID"); id != "" {
+		a.Slurm = id + "_" + os.Getenv("SLURM_ARRAY_TASK_ID")
+	} else {
+		a.Slurm = os.Getenv("SLURM_JOB_ID")
+	}
+	return a
+}

@@ -1,0 +1,154 @@
+package job
+
+import (
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"reflect"
+	"strings"
+	"testing"
+	"time"
+
+	"tokenfork/internal/failure"
+	"tokenfork/internal/store"
+)
+
+var testTask = Task{Stage: "infer", Shard: 7, Side: "small", Manifest: "m1"}
+
+func folder(t *testing.T) (store.Store, string) {
+	t.Helper()
+	dir := t.TempDir()
+	s, err := store.Open(t.Context(), dir, store.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s, dir
+}
+
+func openLog(t *testing.T, s store.Store) *Log[Continuation] {
+	t.Helper()
+	l, err := OpenLog[Continuation](t.Context(), s, "job", testTask, Attempt{Host: "h"}, time.Hour)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return l
+}
+
+func ids(n int32, rows int) []Continuation {
+	cs := make([]Continuation, rows)
+	for i := range cs {
+		cs[i] = Continuation{Ordinal: int64(n), Position: int32(i), IDs: []int32{n, int32(i)}}
+	}
+	return cs
+}
+
+func must(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestLogResumes(t *testing.T) {
+	s, _ := folder(t)
+	first := openLog(t, s)
+	must(t, first.Add(ids(1, 2)))
+	first.Count(Counters{"tokens": 5})
+	must(t, first.Close())
+
+	second := openLog(t, s)
+	if !second.Has(1) || second.Has(2) {
+		t.Fatalf("has 1: %v, 2: %v", second.Has(1), second.Has(2))
+	}
+	must(t, second.Add(ids(2, 3)))
+	second.Count(Counters{"tokens": 6})
+	c, err := second.Commit(t.Context(), []int64{1, 2})
+	must(t, err)
+	if c.Rows != 5 || c.Counters["tokens"] != 11 || len(c.Parts) != 2 {
+		t.Errorf("commit %+v", c)
+	}
+	r, err := OpenCommitted[Continuation](t.Context(), s, testTask)
+	must(t, err)
+	for n := range int32(2) {
+		got, err := r.Sentence(t.Context(), int64(n+1))
+		must(t, err)
+		if want := ids(n+1, int(n)+2); !reflect.DeepEqual(got, want) {
+			t.Errorf("sentence %d: got %v, want %v", n+1, got, want)
+		}
+	}
+}
+
+func TestTwoAttemptsFirstWins(t *testing.T) {
+	s, _ := folder(t)
+	a, b := openLog(t, s), openLog(t, s)
+	for _, l := range []*Log[Continuation]{a, b} {
+		must(t, l.Add(ids(1, 2)))
+		must(t, l.Add(ids(2, 1)))
+	}
+	first, err := a.Commit(t.Context(), []int64{1, 2})
+	must(t, err)
+	second, err := b.Commit(t.Context(), []int64{1, 2})
+	if !errors.Is(err, fs.ErrExist) || second.Attempt.ID != first.Attempt.ID {
+		t.Errorf("second commit: %v, by %s; the first is %s's", err, second.Attempt.ID, first.Attempt.ID)
+	}
+	// A third that starts after both sees each sentence once, of the smaller name.
+	third := openLog(t, s)
+	if n := third.Finished(); n != 2 {
+		t.Errorf("%d sentences, want 2", n)
+	}
+	must(t, third.Close())
+}
+
+func TestCommitWantsEverySentence(t *testing.T) {
+	s, _ := folder(t)
+	l := openLog(t, s)
+	must(t, l.Add(ids(1, 1)))
+	if _, err := l.Commit(t.Context(), []int64{1, 2}); err == nil || !strings.Contains(err.Error(), "sentence 2") {
+		t.Errorf("got %v", err)
+	}
+	if _, err := LoadCommit(t.Context(), s, testTask); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("commit: %v", err)
+	}
+}
+
+// TestDamage flips every byte of a part: each flip must be seen, by a reader
+// of the commit and by a restart, which does the sentences again.
+func TestDamage(t *testing.T) {
+	s, dir := folder(t)
+	l := openLog(t, s)
+	must(t, l.Add(ids(1, 1)))
+	c, err := l.Commit(t.Context(), []int64{1})
+	must(t, err)
+	path := filepath.Join(dir, c.Parts[0].Key)
+	whole, err := os.ReadFile(path)
+	must(t, err)
+	for i := range whole {
+		bad := append([]byte{}, whole...)
+		bad[i] ^= 0x20
+		must(t, os.WriteFile(path, bad, 0o600))
+		r, err := OpenCommitted[Continuation](t.Context(), s, testTask)
+		must(t, err)
+		if _, err := r.Sentence(t.Context(), 1); failure.Code(err) != failure.Refused || !strings.Contains(err.Error(), c.Parts[0].Key) {
+			t.Fatalf("byte %d flipped: %v", i, err)
+		}
+	}
+	must(t, os.WriteFile(path, whole[:len(whole)/2], 0o600))
+	again := openLog(t, s)
+	if again.Has(1) {
+		t.Error("a truncated part counts as finished")
+	}
+	must(t, again.Close())
+}
+
+func TestForeignParts(t *testing.T) {
+	s, _ := folder(t)
+	l := openLog(t, s)
+	must(t, l.Add(ids(1, 1)))
+	must(t, l.Close())
+	other := testTask
+	other.Manifest = "m2"
+	if _, err := OpenLog[Continuation](t.Context(), s, "job", other, Attempt{}, time.Hour); failure.Code(err) != failure.Refused {
+		t.Errorf("got %v", err)
+	}
+}
