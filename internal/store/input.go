@@ -1,0 +1,85 @@
+package store
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"tokenfork/internal/failure"
+)
+
+// OpenInput streams a local file or an object named s3://bucket/key.
+func OpenInput(ctx context.Context, url string, o Options) (io.ReadCloser, error) {
+	bucket, key, isS3, err := parseS3(url)
+	if err != nil {
+		return nil, err
+	}
+	if !isS3 {
+		return os.Open(url)
+	}
+	s, err := openS3(ctx, bucket, "", o)
+	if err != nil {
+		return nil, err
+	}
+	return s.open(ctx, key)
+}
+
+// Glob returns, sorted, the local files or s3:// objects that the pattern
+// matches as path.Match does; a name without wildcards matches itself. No
+// match is an error.
+func Glob(ctx context.Context, pattern string, o Options) ([]string, error) {
+	bucket, key, isS3, err := parseS3(pattern)
+	var names []string
+	switch {
+	case err != nil:
+	case isS3:
+		names, err = globS3(ctx, bucket, key, o)
+	default:
+		names, err = globLocal(pattern)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("look for %s: %w", pattern, err)
+	}
+	if len(names) == 0 {
+		return nil, failure.New(failure.Usage, "check the path; quote a pattern so that the shell leaves it alone", "no file matches %s: %w", pattern, fs.ErrNotExist)
+	}
+	slices.Sort(names)
+	return names, nil
+}
+
+func globLocal(pattern string) ([]string, error) {
+	if _, err := os.Stat(pattern); err == nil {
+		return []string{pattern}, nil // also a name that holds a bracket
+	}
+	return filepath.Glob(pattern)
+}
+
+func globS3(ctx context.Context, bucket, pattern string, o Options) ([]string, error) {
+	if _, err := path.Match(pattern, ""); err != nil {
+		return nil, err
+	}
+	s, err := openS3(ctx, bucket, "", o)
+	if err != nil {
+		return nil, err
+	}
+	prefix := pattern
+	if i := strings.IndexAny(pattern, `*?[\`); i >= 0 {
+		prefix = pattern[:i]
+	}
+	var names []string
+	for object, err := range s.List(ctx, prefix) {
+		if err != nil {
+			return nil, err
+		}
+		if ok, _ := path.Match(pattern, object.Key); ok || object.Key == pattern {
+			names = append(names, "s3://"+bucket+"/"+object.Key)
+		}
+	}
+	return names, nil
+}

@@ -1,0 +1,132 @@
+package store
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"log/slog"
+	"path"
+	"strings"
+	"time"
+
+	"tokenfork/internal/failure"
+)
+
+// Options say how a store is reached. The zero value is right for a folder and for AWS.
+type Options struct {
+	S3Endpoint   string        // URL of an S3 server other than AWS
+	S3PathStyle  bool          // bucket in the path, not in the host name, as most other servers want it
+	Region       string        // empty: what the AWS configuration chain says
+	SingleWriter bool          // the user vouches that nobody else writes: Create may look first and then write
+	TempDir      string        // where an object waits before it is sent to S3; empty: the system's
+	RetryFor     time.Duration // how long a failing S3 request is tried again; 0: 15 minutes
+	Logger       *slog.Logger  // one line a minute while S3 makes us wait; nil: none
+
+	stall time.Duration // a connection without a byte moved for so long is dead; 0: 2 minutes
+}
+
+// ErrNoExclusive says that the place has no way to create a name that
+// another writer may be creating at the same time.
+var ErrNoExclusive = errors.New("no way to create without overwriting")
+
+const singleWriterHint = "use another place for the job, or --single-writer if no task is ever run twice at once"
+
+// Open returns the store at location: "s3://bucket/prefix" or the path of a
+// folder, which the first write creates.
+func Open(ctx context.Context, location string, o Options) (Store, error) {
+	bucket, prefix, isS3, err := parseS3(location)
+	switch {
+	case err != nil:
+		return nil, err
+	case isS3:
+		return openS3(ctx, bucket, strings.Trim(prefix, "/"), o)
+	}
+	return newFolder(location, o), nil
+}
+
+// parseS3 splits s3://bucket/key; anything else is a path or, with another scheme, an error.
+func parseS3(location string) (bucket, key string, isS3 bool, err error) {
+	scheme, rest, isURL := strings.Cut(location, "://")
+	bucket, key, _ = strings.Cut(rest, "/")
+	switch {
+	case location == "":
+		return "", "", false, failure.New(failure.Usage, "name a path or s3://bucket/prefix", "open store: no location given")
+	case !isURL:
+		return "", "", false, nil
+	case scheme != "s3" || bucket == "":
+		return "", "", false, failure.New(failure.Usage, "name a path or s3://bucket/prefix", "open %s: unknown kind of location", location)
+	}
+	return bucket, key, true, nil
+}
+
+// tempMark begins the names of files that are not objects yet.
+const tempMark = ".tmp-"
+
+// checkKey refuses keys that a folder could not hold or would hide.
+func checkKey(key string) error {
+	if !fs.ValidPath(key) || key == "." || strings.HasPrefix(path.Base(key), tempMark) {
+		return fmt.Errorf("invalid key %q", key)
+	}
+	return nil
+}
+
+// Probe finds out whether the store keeps its promise that the first writer
+// wins: it creates a key twice, reads it back and removes it. The error says
+// how the store failed and what can be done.
+func Probe(ctx context.Context, s Store) (err error) {
+	key := "probe-" + rand.Text()
+	defer func() {
+		err = errors.Join(err, s.Remove(context.WithoutCancel(ctx), key))
+	}()
+	if err := CreateBytes(ctx, s, key, []byte("first")); err != nil {
+		return fmt.Errorf("probe %s: %w", s, err)
+	}
+	second := CreateBytes(ctx, s, key, []byte("second"))
+	if second != nil && !errors.Is(second, fs.ErrExist) {
+		return fmt.Errorf("probe %s: %w", s, second)
+	}
+	got, err := ReadAll(ctx, s, key)
+	if err != nil {
+		return fmt.Errorf("probe %s: %w", s, err)
+	}
+	if second == nil || string(got) != "first" {
+		return failure.New(failure.Refused, singleWriterHint,
+			"probe %s: this endpoint overwrote a guarded key: %w", s, ErrNoExclusive)
+	}
+	return nil
+}
+
+// ReadAll returns an object's content.
+func ReadAll(ctx context.Context, s Store, key string) ([]byte, error) {
+	r, err := s.Open(ctx, key)
+	if err != nil {
+		return nil, err
+	}
+	defer r.Close()
+	b, err := io.ReadAll(r)
+	if err != nil {
+		return nil, fmt.Errorf("read %s in %s: %w", key, s, err)
+	}
+	return b, nil
+}
+
+// CreateBytes is Create with the content at hand.
+func CreateBytes(ctx context.Context, s Store, key string, content []byte) error {
+	return s.Create(ctx, key, copyOf(content))
+}
+
+// ReplaceBytes is Replace with the content at hand.
+func ReplaceBytes(ctx context.Context, s Store, key string, content []byte) error {
+	return s.Replace(ctx, key, copyOf(content))
+}
+
+func copyOf(content []byte) func(io.Writer) error {
+	return func(w io.Writer) error {
+		_, err := io.Copy(w, bytes.NewReader(content))
+		return err
+	}
+}

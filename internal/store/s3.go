@@ -1,0 +1,216 @@
+package store
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"iter"
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	awshttp "github.com/aws/aws-sdk-go-v2/aws/transport/http"
+	"github.com/aws/aws-sdk-go-v2/config"
+	"github.com/aws/aws-sdk-go-v2/service/s3"
+	"github.com/aws/smithy-go"
+	"github.com/aws/smithy-go/logging"
+	smithyhttp "github.com/aws/smithy-go/transport/http"
+
+	"tokenfork/internal/failure"
+)
+
+// s3Store keeps objects under a prefix of a bucket.
+type s3Store struct {
+	client         *s3.Client
+	retry          *retryer
+	bucket, prefix string
+	o              Options
+}
+
+var _ Store = (*s3Store)(nil)
+
+func openS3(ctx context.Context, bucket, prefix string, o Options) (*s3Store, error) {
+	var load []func(*config.LoadOptions) error
+	if o.Region != "" {
+		load = append(load, config.WithRegion(o.Region))
+	}
+	cfg, err := config.LoadDefaultConfig(ctx, load...)
+	if err != nil {
+		return nil, failure.New(failure.Other, "check ~/.aws/config and the AWS_ variables", "read the AWS configuration: %w", err)
+	}
+	s := &s3Store{bucket: bucket, prefix: prefix, o: o, retry: newRetryer(o)}
+	s.client = s3.NewFromConfig(cfg, s.configure)
+	if s.client.Options().Region == "" {
+		return nil, failure.New(failure.Usage, "set AWS_REGION or the profile's region", "open %s: no AWS region is set", s)
+	}
+	return s, nil
+}
+
+func (s *s3Store) configure(so *s3.Options) {
+	if s.o.S3Endpoint != "" {
+		so.BaseEndpoint = aws.String(s.o.S3Endpoint)
+	}
+	if so.BaseEndpoint != nil { // servers other than AWS often refuse the newer checksums
+		so.RequestChecksumCalculation = aws.RequestChecksumCalculationWhenRequired
+		so.ResponseChecksumValidation = aws.ResponseChecksumValidationWhenRequired
+		if so.Region == "" {
+			so.Region = "us-east-1"
+		}
+	}
+	so.UsePathStyle = s.o.S3PathStyle
+	so.Retryer = s.retry
+	so.APIOptions = append(so.APIOptions, startClock)
+	so.Logger = logging.Nop{} // the SDK would write to stderr
+	so.Credentials = explainedCredentials{so.Credentials}
+	if client, ok := so.HTTPClient.(*awshttp.BuildableClient); ok {
+		so.HTTPClient = client.WithTransportOptions(func(t *http.Transport) { t.DialContext = watchStalls(t.DialContext, s.o.stall) })
+	}
+}
+
+// explainedCredentials says what to do when the chain has no (more) credentials.
+type explainedCredentials struct{ aws.CredentialsProvider }
+
+func (c explainedCredentials) Retrieve(ctx context.Context) (aws.Credentials, error) {
+	creds, err := c.CredentialsProvider.Retrieve(ctx)
+	if err != nil {
+		return creds, failure.New(failure.Stopped, "log in again or set AWS_PROFILE or AWS_ACCESS_KEY_ID and its fellows; what is done is kept",
+			"no usable AWS credentials: %w", err)
+	}
+	return creds, nil
+}
+
+func (s *s3Store) String() string { return strings.TrimSuffix(s.url(""), "/") }
+
+func (s *s3Store) url(key string) string { return "s3://" + s.bucket + "/" + s.full(key) }
+
+func (s *s3Store) full(key string) string {
+	if s.prefix == "" {
+		return key
+	}
+	return s.prefix + "/" + key
+}
+
+func (s *s3Store) Open(ctx context.Context, key string) (io.ReadCloser, error) {
+	if err := checkKey(key); err != nil {
+		return nil, err
+	}
+	return s.open(ctx, key)
+}
+
+func (s *s3Store) List(ctx context.Context, prefix string) iter.Seq2[Object, error] {
+	return func(yield func(Object, error) bool) {
+		pages := s3.NewListObjectsV2Paginator(s.client, &s3.ListObjectsV2Input{Bucket: &s.bucket, Prefix: aws.String(s.full(prefix))})
+		for pages.HasMorePages() {
+			page, err := pages.NextPage(ctx)
+			if err != nil {
+				yield(Object{}, s.explain(err, prefix))
+				return
+			}
+			for _, o := range page.Contents {
+				key := strings.TrimPrefix(aws.ToString(o.Key), s.full(""))
+				if key == "" || strings.HasSuffix(key, "/") {
+					continue // what consoles make to show a folder
+				}
+				if !yield(Object{Key: key, Size: aws.ToInt64(o.Size), Modified: aws.ToTime(o.LastModified)}, nil) {
+					return
+				}
+			}
+		}
+	}
+}
+
+func (s *s3Store) Remove(ctx context.Context, key string) error {
+	if err := checkKey(key); err != nil {
+		return err
+	}
+	_, err := s.client.DeleteObject(ctx, &s3.DeleteObjectInput{Bucket: &s.bucket, Key: aws.String(s.full(key))})
+	return s.explain(err, key)
+}
+
+// errCode is the code that the server answered with, or "".
+func errCode(err error) string {
+	var api smithy.APIError
+	if errors.As(err, &api) {
+		return api.ErrorCode()
+	}
+	return ""
+}
+
+// lastAnswer is the part of err that the server's last answer brought; its
+// status is 0 where there was none.
+func lastAnswer(err error) *smithyhttp.ResponseError {
+	var r *smithyhttp.ResponseError
+	if errors.As(err, &r) && r.Response != nil && r.Response.Response != nil {
+		return r
+	}
+	return &smithyhttp.ResponseError{Response: &smithyhttp.Response{Response: &http.Response{}}, Err: err}
+}
+
+// expired are the codes for credentials that were good once.
+var expired = map[string]bool{"ExpiredToken": true, "ExpiredTokenException": true, "TokenRefreshRequired": true, "InvalidToken": true}
+
+const startAgain = "start again once S3 answers; what is done is kept"
+
+// explain puts an error of the SDK into the words of its user, with a way out.
+func (s *s3Store) explain(err error, key string) error {
+	if err == nil {
+		return nil
+	}
+	action, code, answer := iamAction(err), errCode(err), lastAnswer(err)
+	what := action + " on " + s.url(key)
+	var gaveUp *gaveUpError
+	var unsent *smithyhttp.RequestSendError
+	switch {
+	case code == "NoSuchKey" || code == "NotFound":
+		return fmt.Errorf("open %s: %w", s.url(key), fs.ErrNotExist)
+	case code == "RequestTimeTooSkewed":
+		return failure.New(failure.Other, "set this host's clock", "%s: host clock is %s off S3: %w", what, clockOffset(answer.Response.Header), err)
+	case errors.As(err, &gaveUp):
+		return failure.New(failure.Stopped, startAgain, "%s: %w; the last answer: %w", what, gaveUp, answer)
+	case expired[code]:
+		return failure.New(failure.Stopped, "refresh the credentials and start again; what is done is kept",
+			"%s: AWS credentials expired (seen at %s): %w", what, time.Now().Format("15:04"), err)
+	case code == "NoSuchBucket":
+		return failure.New(failure.Other, "create it or correct the name", "%s: there is no bucket %s: %w", what, s.bucket, err)
+	case answer.HTTPStatusCode() == http.StatusMovedPermanently || code == "AuthorizationHeaderMalformed":
+		return failure.New(failure.Usage, "set AWS_REGION to the bucket's region "+answer.Response.Header.Get("X-Amz-Bucket-Region"), "%s: %w", what, err)
+	case answer.HTTPStatusCode() == http.StatusForbidden:
+		return failure.New(failure.Other, "allow "+action+" there, or use other credentials", "%s is denied: %w", what, err)
+	case answer.HTTPStatusCode() == http.StatusNotImplemented && action == "s3:PutObject":
+		return failure.New(failure.Refused, singleWriterHint, "%s: %w: %w", what, ErrNoExclusive, err)
+	case errors.As(err, &unsent):
+		return failure.New(failure.Other, "check the endpoint's address and this host's network", "%s: %w", what, err)
+	}
+	return fmt.Errorf("%s: %w", what, err)
+}
+
+// clockOffset compares this host's clock with the Date of an answer.
+func clockOffset(answer http.Header) string {
+	date, err := http.ParseTime(answer.Get("Date"))
+	if err != nil {
+		return "too far"
+	}
+	return time.Since(date).Round(time.Second).String()
+}
+
+// iamActions are the rights that operations need where the names differ.
+var iamActions = map[string]string{
+	"HeadObject":              "s3:GetObject",
+	"ListObjectsV2":           "s3:ListBucket",
+	"CreateMultipartUpload":   "s3:PutObject",
+	"UploadPart":              "s3:PutObject",
+	"CompleteMultipartUpload": "s3:PutObject",
+}
+
+// iamAction is the right that the failed operation needs.
+func iamAction(err error) string {
+	var op *smithy.OperationError
+	if !errors.As(err, &op) {
+		return "s3"
+	}
+	return cmp.Or(iamActions[op.OperationName], "s3:"+op.OperationName)
+}
