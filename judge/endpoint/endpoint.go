@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"net/http"
 	"net/url"
 	"slices"
@@ -25,10 +26,10 @@ import (
 
 // Config says where and how to ask. Zero values are the defaults named.
 type Config struct {
-	URL      string        // base, with or without /v1
+	URL      string        // http://HOST:PORT or https://HOST, with or without /v1, or unix:///SOCKET
 	Key      string        // sent as a bearer token, shown nowhere
 	Model    string        // "" takes the only one that the server has
-	HTTP     *http.Client  // for Unix sockets; nil is http.DefaultClient's transport
+	HTTP     *http.Client  // nil makes one
 	InFlight int           // most requests at once (256)
 	Timeout  time.Duration // of one request (5 min)
 	Patience time.Duration // without any answer, before the run stops (10 min)
@@ -76,11 +77,11 @@ type Token struct {
 // Open checks that the server has the model and finds out, with a question or
 // two of a few words, what it understands of want's schema and logprobs.
 func Open(ctx context.Context, cfg Config, want Request) (*Client, error) {
-	base, err := baseURL(cfg.URL)
+	base, socket, err := baseURL(cfg.URL)
 	if err != nil {
 		return nil, err
 	}
-	cfg.setDefaults()
+	cfg.setDefaults(socket)
 	api := openai.DefaultConfig(cfg.Key)
 	api.BaseURL, api.HTTPClient = base, &wire{cfg.HTTP}
 	c := &Client{cfg: cfg, api: openai.NewClientWithConfig(api), pace: newPace(cfg.InFlight), ledger: newLedger(cfg.Budget)}
@@ -91,35 +92,49 @@ func Open(ctx context.Context, cfg Config, want Request) (*Client, error) {
 	return c, c.negotiate(ctx, want)
 }
 
-func (cfg *Config) setDefaults() {
+func (cfg *Config) setDefaults(socket string) {
 	cfg.InFlight = cmp.Or(cfg.InFlight, 256)
 	cfg.Timeout = cmp.Or(cfg.Timeout, 5*time.Minute)
 	cfg.Patience = cmp.Or(cfg.Patience, 10*time.Minute)
 	if cfg.HTTP == nil {
-		t := http.DefaultTransport.(*http.Transport).Clone()
-		t.MaxIdleConnsPerHost = cfg.InFlight // 2 by default: each request would open a connection
-		t.MaxIdleConns = 0
-		cfg.HTTP = &http.Client{Transport: t}
+		cfg.HTTP = &http.Client{Transport: transport(socket, cfg.InFlight)}
 	}
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
 }
 
-// baseURL adds /v1 to a bare host. A key has no place in a URL: it would end
-// up in messages and process lists.
-func baseURL(s string) (string, error) {
+func transport(socket string, inFlight int) *http.Transport {
+	t := http.DefaultTransport.(*http.Transport).Clone()
+	t.MaxIdleConnsPerHost = inFlight // 2 by default: each request would open a connection
+	t.MaxIdleConns = 0
+	t.IdleConnTimeout = 4 * time.Second // vLLM closes idle connections after 5
+	if socket != "" {
+		t.Proxy = nil
+		t.DialContext = func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return new(net.Dialer).DialContext(ctx, "unix", socket)
+		}
+	}
+	return t
+}
+
+// baseURL adds /v1 to a bare host and tells a socket's path. A key has no place
+// in a URL: it would end up in messages and process lists.
+func baseURL(s string) (base, socket string, err error) {
 	u, err := url.Parse(s)
+	if err == nil && u.Scheme == "unix" && u.Host == "" && u.Path != "" {
+		return "http://localhost/v1", u.Path, nil
+	}
 	if err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" {
-		return "", failure.New(failure.Usage, "give it as http://HOST:PORT or https://HOST/v1", "judge URL is not an http URL")
+		return "", "", failure.New(failure.Usage, "give it as http://HOST:PORT, https://HOST/v1 or unix:///SOCKET", "the judge's URL is neither an http nor a unix URL")
 	}
 	if u.User != nil || u.RawQuery != "" {
-		return "", failure.New(failure.Usage, "put the key into TOKENFORK_JUDGE_KEY or OPENAI_API_KEY", "judge URL of %s holds a user or a query", u.Host)
+		return "", "", failure.New(failure.Usage, "put the key into TOKENFORK_JUDGE_KEY or OPENAI_API_KEY", "the judge's URL of %s holds a user or a query", u.Host)
 	}
 	if strings.Trim(u.Path, "/") == "" {
 		u.Path = "/v1"
 	}
-	return strings.TrimRight(u.String(), "/"), nil
+	return strings.TrimRight(u.String(), "/"), "", nil
 }
 
 // Model is the name of the model that is asked.

@@ -8,8 +8,10 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net"
 	"net/http"
 	"net/http/httptest"
+	"path/filepath"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -193,8 +195,8 @@ func TestOpenRefuses(t *testing.T) {
 			return 400, `{"error":{"message":"'temperature' does not support 0 with this model"}}`
 		}}, Config{}, failure.Refused, "takes no temperature"},
 		"nothing goes": {&fakeServer{chat: func(int, string) (int, string) { return 422, `{"detail":"no"}` }}, Config{}, failure.Refused, "422 Unprocessable Entity: no"},
-		"not a URL":    {&fakeServer{}, Config{URL: "judge:80"}, failure.Usage, "not an http URL"},
-		"key in URL":   {&fakeServer{}, Config{URL: "https://u:secret@h/v1"}, failure.Usage, "judge URL of h holds a user"},
+		"not a URL":    {&fakeServer{}, Config{URL: "judge:80"}, failure.Usage, "neither an http nor a unix URL"},
+		"key in URL":   {&fakeServer{}, Config{URL: "https://u:secret@h/v1"}, failure.Usage, "URL of h holds a user"},
 	} {
 		synctest.Test(t, func(t *testing.T) {
 			if c.cfg.URL == "" {
@@ -357,6 +359,35 @@ func TestKeyIsSentAndNeverShown(t *testing.T) {
 	}
 	if all := fmt.Sprintf("%v %+v %#v %s %s", err, err, err, failure.Hint(err), log.String()); strings.Contains(all, key) {
 		t.Errorf("shown: %s", all)
+	}
+}
+
+func TestUnixSocket(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "judge.sock")
+	l, err := net.Listen("unix", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &fakeServer{chat: obliging(func(string) (int, string) { return 200, answer("fine") })}
+	server := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		resp, err := s.RoundTrip(r)
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		w.WriteHeader(resp.StatusCode)
+		if _, err := io.Copy(w, resp.Body); err != nil {
+			t.Error(err)
+		}
+	})}
+	go server.Serve(l)
+	defer server.Close()
+	c, err := Open(t.Context(), Config{URL: "unix://" + path}, question)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if reply, err := c.Ask(t.Context(), question); err != nil || reply.Text != "fine" {
+		t.Errorf("got %+v, %v", reply, err)
 	}
 }
 
