@@ -33,8 +33,9 @@ type Config struct {
 	// RunRoot takes the folder of the sockets; "" is /tmp. A container must
 	// see it at the same path, and it must be short.
 	RunRoot string
-	// CacheDir keeps compiled kernels for the next start; "" keeps none. Two
-	// servers that run at once must not share one.
+	// CacheDir keeps compiled kernels for later starts, best on a disk of the
+	// node; "" keeps none. Servers that run at once damage a shared one, so
+	// each takes a subfolder that no other holds.
 	CacheDir string
 
 	StartTimeout time.Duration // until it answers; 0 is 30 minutes
@@ -91,6 +92,7 @@ type launch struct {
 	dir     runDir
 	port    int      // with TCP
 	key     string   // with TCP
+	cache   string   // compile cache
 	without []string // optional flags that this version does not know
 }
 
@@ -130,7 +132,7 @@ func (l *launch) environ(c *Config) []string {
 	set := []string{
 		"VLLM_RPC_BASE_PATH=" + l.dir.rpc(),
 		"VLLM_PORT=" + strconv.Itoa(portBase()),
-		"VLLM_CACHE_ROOT=" + l.cacheDir(c),
+		"VLLM_CACHE_ROOT=" + l.cache,
 		"VLLM_HTTP_TIMEOUT_KEEP_ALIVE=600",
 		"VLLM_NO_USAGE_STATS=1",
 		"HF_HUB_OFFLINE=1",
@@ -152,13 +154,6 @@ func (l *launch) environ(c *Config) []string {
 		env = append(env, "APPTAINERENV_"+kv, "SINGULARITYENV_"+kv)
 	}
 	return env
-}
-
-func (l *launch) cacheDir(c *Config) string {
-	if c.CacheDir != "" {
-		return c.CacheDir
-	}
-	return l.dir.cache()
 }
 
 // portBase is where vLLM looks for ports for its own processes, upwards. Two

@@ -26,18 +26,18 @@ type guarded struct {
 }
 
 // startGuarded starts a guard, which starts argv, both with the environment
-// env and their output in log.
-func startGuarded(dir runDir, nonce string, grace time.Duration, argv, env []string, log *os.File) (*guarded, error) {
+// env, their output in log, and the files of keep open.
+func startGuarded(l *launch, grace time.Duration, argv, env []string, log *os.File, keep []*os.File) (*guarded, error) {
 	stdin, pipe, err := os.Pipe()
 	if err != nil {
 		return nil, fmt.Errorf("start guard: %w", err)
 	}
 	defer stdin.Close()
-	args := append([]string{GuardCommand, "--dir", string(dir), "--stop-timeout", grace.String(), "--"}, argv...)
-	g := &guarded{pipe: pipe, dir: dir, nonce: nonce, done: make(chan struct{})}
+	args := append([]string{GuardCommand, "--dir", string(l.dir), "--stop-timeout", grace.String(), "--"}, argv...)
+	g := &guarded{pipe: pipe, dir: l.dir, nonce: l.nonce, done: make(chan struct{})}
 	g.grace.Store(int64(grace))
 	g.cmd = exec.Command("/proc/self/exe", args...) // this very binary, even if its file was replaced
-	g.cmd.Env, g.cmd.Stdin, g.cmd.Stderr = env, stdin, log
+	g.cmd.Env, g.cmd.Stdin, g.cmd.Stderr, g.cmd.ExtraFiles = env, stdin, log, keep
 	g.cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	out, err := g.cmd.StdoutPipe()
 	if err != nil {

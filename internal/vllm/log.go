@@ -5,6 +5,7 @@ import (
 	"io"
 	"os"
 	"regexp"
+	"slices"
 	"strings"
 
 	"tokenfork/internal/failure"
@@ -99,7 +100,7 @@ var remedies = []struct {
 		"look at the arguments given for this server; vllm serve --help=all lists what this version takes"},
 	{regexp.MustCompile(`Invalid repository ID or local directory|Repo id must be|does not appear to have a file named|LocalEntryNotFound|OfflineModeIsEnabled`),
 		"give a folder with config.json, the weights and the tokenizer; nodes are taken to be offline"},
-	{regexp.MustCompile(`trust_remote_code`),
+	{regexp.MustCompile(`trust_remote_code=True`),
 		"the model brings code of its own: read it, then add --trust-remote-code to the server's arguments"},
 	{regexp.MustCompile(`No module named|command not found|executable file not found|cannot execute|No such file or directory: '?vllm`),
 		"give the command that runs vLLM here: --vllm, or load the module or environment that has it"},
@@ -112,17 +113,18 @@ var errorLine = regexp.MustCompile(`\b[A-Z]\w*(Error|Exception)\b: |\berror: `)
 // death makes the error from what the log tells.
 func (l serverLog) death(name, what string) error {
 	lines := l.lines()
+	told := slices.DeleteFunc(slices.Clone(lines), settings.MatchString)
 	e := &DeathError{Name: name, What: what, Log: l.path}
 	hint := "the log tells more: " + l.path
-	for _, line := range lines {
+	for _, line := range told {
 		// The first error is the cause; later ones tell who suffered.
 		if e.Cause == "" && errorLine.MatchString(line) {
 			e.Cause = clip(logText(line), lineBytes)
 		}
 	}
 	for _, r := range remedies {
-		if i := lastMatch(lines, r.line); i >= 0 {
-			e.Cause, hint = clip(logText(lines[i]), lineBytes), r.hint
+		if i := lastMatch(told, r.line); i >= 0 {
+			e.Cause, hint = clip(logText(told[i]), lineBytes), r.hint
 			break
 		}
 	}
@@ -151,7 +153,9 @@ var (
 	portTaken    = regexp.MustCompile(`(?i)address already in use`)
 	// serving is what vLLM logs when it believes that it can be reached.
 	serving = regexp.MustCompile(`Starting vLLM (API )?server|Application startup complete`)
-	engine  = regexp.MustCompile(`Initializing a V1 LLM engine \(v([^)]*)\) with config: (.*)`)
+	// settings are lines that list all settings, not what happened.
+	settings = regexp.MustCompile(`Initializing a V1 LLM engine|non-default args`)
+	engine   = regexp.MustCompile(`Initializing a V1 LLM engine \(v([^)]*)\) with config: (.*)`)
 )
 
 // Engine is what a server's answers may depend on, as its log tells it. A

@@ -9,6 +9,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -87,6 +88,24 @@ func lockFile(path string, wait bool) (*os.File, error) {
 		return nil, err
 	}
 	return f, nil
+}
+
+// takeCache returns the first of root's numbered subfolders that is free, and
+// its lock, for the server to inherit.
+func takeCache(root string) (string, *os.File, error) {
+	for n := 0; ; n++ {
+		dir := filepath.Join(root, strconv.Itoa(n))
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			return "", nil, fmt.Errorf("take a compile cache: %w", err)
+		}
+		lock, err := lockFile(dir+".lock", false)
+		if err == nil {
+			return dir, lock, nil
+		}
+		if !errors.Is(err, syscall.EWOULDBLOCK) {
+			return "", nil, fmt.Errorf("take a compile cache: %w", err)
+		}
+	}
 }
 
 func newNonce() string { return strings.ToLower(rand.Text()) }

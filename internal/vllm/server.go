@@ -161,10 +161,19 @@ func (s *Server) spawn() error {
 	if err != nil {
 		return fmt.Errorf("open log: %w", err)
 	}
+	var keep []*os.File
+	if s.launch.cache = s.launch.dir.cache(); s.config.CacheDir != "" {
+		cache, lock, err := takeCache(s.config.CacheDir)
+		if err != nil {
+			return err
+		}
+		defer lock.Close()
+		s.launch.cache, keep = cache, []*os.File{lock}
+	}
 	s.client, s.log = client, serverLog{path: s.config.LogPath, from: info.Size()}
 	argv := s.launch.argv(&s.config)
 	s.config.Logger.Info("starting vLLM", "command", strings.Join(argv, " "), "log", s.config.LogPath)
-	s.guarded, err = startGuarded(s.launch.dir, s.launch.nonce, s.config.StopTimeout, argv, s.launch.environ(&s.config), log)
+	s.guarded, err = startGuarded(&s.launch, s.config.StopTimeout, argv, s.launch.environ(&s.config), log, keep)
 	return err
 }
 

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -174,7 +175,7 @@ func TestCommandLine(t *testing.T) {
 
 func TestEnvironment(t *testing.T) {
 	c := Config{GPUs: []string{"GPU-7", "3"}, Env: []string{"HF_HUB_OFFLINE=0"}}
-	l := launch{nonce: "n", dir: "/tmp/d"}
+	l := launch{nonce: "n", dir: "/tmp/d", cache: "/tmp/d/cache"}
 	env := l.environ(&c)
 	for _, want := range []string{
 		"CUDA_VISIBLE_DEVICES=GPU-7,3", "APPTAINERENV_CUDA_VISIBLE_DEVICES=GPU-7,3", "SINGULARITYENV_TOKENFORK_SERVER=n",
@@ -235,5 +236,28 @@ func TestPoisonRowOnlyFailsItself(t *testing.T) {
 	}
 	if got, err := ask(5); err != nil || got.Choices[0].TokenIDs[0] != 6 {
 		t.Errorf("row after poison: %v, %v", got, err)
+	}
+}
+
+func TestCompileCachesAreNotShared(t *testing.T) {
+	c := fakeConfig(t, "stubborn")
+	c.CacheDir = t.TempDir()
+	r := startRunner(t, c)
+	next, err := Start(t.Context(), c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want := filepath.Join(c.CacheDir, "1"); next.launch.cache != want {
+		t.Errorf("second server's cache is %s, want %s", next.launch.cache, want)
+	}
+	stopServer(t, next)
+	signalPID(r.guard, syscall.SIGKILL) // only the server itself is left to hold the first
+	r.kill(t)
+	if _, lock, err := takeCache(c.CacheDir); err != nil || lock.Name() != filepath.Join(c.CacheDir, "1.lock") {
+		t.Errorf("a cache beside an orphan: %v, %v", lock.Name(), err)
+	}
+	sweepAndCheck(t, r)
+	if _, lock, err := takeCache(c.CacheDir); err != nil || lock.Name() != filepath.Join(c.CacheDir, "0.lock") {
+		t.Errorf("a cache after all ended: %v, %v", lock.Name(), err)
 	}
 }
