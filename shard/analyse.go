@@ -35,6 +35,8 @@ type analyst struct {
 	whole  job.Sentence
 	plain  []byte
 	counts []cell
+
+	contextEnds []int
 }
 
 // cell is a count of rates.parquet within a sentence.
@@ -47,6 +49,7 @@ type worked struct {
 	digest     [sha256.Size]byte
 	packed     []byte
 	mismatches []job.Mismatch
+	csv        []byte // the same as lines of CSV
 	rates      []job.Rate
 	tooLong    *TooLong
 }
@@ -250,28 +253,4 @@ func (a *analyst) forks(side, forked job.Side) (tooLong int32) {
 		a.walker.follow(w.Predictions(side), p, w.Predictions(forked)[p])
 	}
 	return tooLong
-}
-
-// describe writes the rows of mismatches.csv.
-func (a *analyst) describe(out *worked) {
-	w := &a.whole
-	from := int32(0)
-	for _, p := range w.Mismatches {
-		small, against := a.compared(int(p))
-		context := append([]int32(nil), w.Real[from:p]...)
-		out.mismatches = append(out.mismatches, job.Mismatch{
-			SentenceID:           w.ID,
-			Position:             int64(p) + int64(a.settings.FirstPosition),
-			TokenID:              w.Real[p],
-			RealToken:            a.tokenizer.Decode(w.Real[p : p+1]),
-			PredSmall:            a.tokenizer.Decode([]int32{small}),
-			PredReference:        a.tokenizer.Decode([]int32{against}),
-			PredSmallTokenID:     small,
-			PredReferenceTokenID: against,
-			Context:              a.tokenizer.Decode(context),
-			ContextIDs:           context,
-			RowID:                w.RowIDs[int(p)-a.offset],
-		})
-		from = p
-	}
 }

@@ -27,8 +27,7 @@ import (
 type outputs struct {
 	csv, parquet *streamed
 	rates        *streamed
-	mismatchCSV  columnar.Writer[job.Mismatch]
-	mismatchPq   columnar.Writer[job.Mismatch]
+	mismatches   columnar.Writer[job.Mismatch]
 	rateWriter   columnar.Writer[job.Rate]
 }
 
@@ -99,9 +98,9 @@ func (p *planner) openOutputs(ctx context.Context) (*outputs, error) {
 		opts = append(opts, columnar.AsInt64("sentence_id"))
 	}
 	var errs [3]error
-	o.mismatchCSV, errs[0] = columnar.NewCSVWriter[job.Mismatch](o.csv)
-	o.mismatchPq, errs[1] = columnar.NewParquetWriter[job.Mismatch](o.parquet, opts...)
-	o.rateWriter, errs[2] = columnar.NewParquetWriter[job.Rate](o.rates)
+	_, errs[0] = io.WriteString(o.csv, mismatchHeader)
+	o.mismatches, errs[1] = columnar.NewFlatParquetWriter[job.Mismatch](o.parquet, opts...)
+	o.rateWriter, errs[2] = columnar.NewFlatParquetWriter[job.Rate](o.rates, opts...)
 	if err := errors.Join(errs[:]...); err != nil {
 		o.abort()
 		return nil, fmt.Errorf("start the mismatches: %w", err)
@@ -116,11 +115,11 @@ func (o *outputs) abort() {
 }
 
 func (o *outputs) add(w *worked) error {
+	if _, err := o.csv.Write(w.csv); err != nil {
+		return fmt.Errorf("write %s: %w", job.MismatchesCSV, err)
+	}
 	for i := range w.mismatches {
-		if err := o.mismatchCSV.Write(&w.mismatches[i]); err != nil {
-			return fmt.Errorf("write %s: %w", job.MismatchesCSV, err)
-		}
-		if err := o.mismatchPq.Write(&w.mismatches[i]); err != nil {
+		if err := o.mismatches.Write(&w.mismatches[i]); err != nil {
 			return fmt.Errorf("write %s: %w", job.MismatchesFile, err)
 		}
 	}
@@ -139,7 +138,7 @@ func (o *outputs) finish(histograms []job.Rate) error {
 			return fmt.Errorf("write %s: %w", job.RatesKey, err)
 		}
 	}
-	if err := errors.Join(o.mismatchCSV.Close(), o.mismatchPq.Close(), o.rateWriter.Close()); err != nil {
+	if err := errors.Join(o.mismatches.Close(), o.rateWriter.Close()); err != nil {
 		return fmt.Errorf("write the mismatches: %w", err)
 	}
 	for _, s := range []*streamed{o.csv, o.parquet, o.rates} {

@@ -27,6 +27,7 @@ type planner struct {
 	dryRun       bool
 	offset       int // of a row's prediction from the row: 1 under next, 0 under same
 	classes      []uint8
+	texts        *texts
 	tokenizer    Tokenizer
 	throughput   [2]Throughput
 	maxPositions [2]int
@@ -92,6 +93,7 @@ func newPlanner(o Options, dryRun bool) (*planner, error) {
 		vocab = max(vocab, o.Models[side].VocabSize)
 	}
 	p.classes = classes(o.Tokenizer, vocab)
+	p.texts = newTexts(o.Tokenizer, vocab)
 	p.spool, err = newSpool(o.Tmp)
 	return p, err
 }

@@ -12,6 +12,7 @@ import (
 	"github.com/apache/arrow/go/v15/arrow/memory"
 	"github.com/apache/arrow/go/v15/parquet/file"
 	"github.com/apache/arrow/go/v15/parquet/pqarrow"
+	"github.com/klauspost/compress/zstd"
 )
 
 // Reader yields rows of T, one batch in memory at a time.
@@ -22,10 +23,14 @@ type Reader[T any] struct {
 	next     func() (arrow.Record, error)
 }
 
-// ReadStream opens an Arrow IPC stream. Columns of T that the file lacks are
-// an error; columns of the file that T lacks are passed over.
+// ReadStream opens what NewStreamWriter writes. Columns of T that the file lacks
+// are an error; columns of the file that T lacks are passed over.
 func ReadStream[T any](r io.Reader) (*Reader[T], error) {
-	ir, err := ipc.NewReader(r)
+	z, err := zstd.NewReader(r, zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true))
+	if err != nil {
+		return nil, fmt.Errorf("read compressed Arrow stream: %w", err)
+	}
+	ir, err := ipc.NewReader(z)
 	if err != nil {
 		return nil, fmt.Errorf("read Arrow stream: %w", err)
 	}

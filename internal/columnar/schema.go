@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"reflect"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -44,9 +45,9 @@ var composites = map[reflect.Type]codec{
 	reflect.TypeFor[*int64]():    nullable[int64](),
 	reflect.TypeFor[*float64]():  nullable[float64](),
 	reflect.TypeFor[*string]():   nullable[string](),
-	reflect.TypeFor[[]int32]():   list[int32](),
-	reflect.TypeFor[[]int64]():   list[int64](),
-	reflect.TypeFor[[]float64](): list[float64](),
+	reflect.TypeFor[[]int32]():   numbers(func(a *array.Int32) []int32 { return a.Int32Values() }),
+	reflect.TypeFor[[]int64]():   numbers(func(a *array.Int64) []int64 { return a.Int64Values() }),
+	reflect.TypeFor[[]float64](): numbers(func(a *array.Float64) []float64 { return a.Float64Values() }),
 	reflect.TypeFor[[]string]():  list[string](),
 }
 
@@ -158,6 +159,38 @@ func list[T any]() codec {
 			return ""
 		},
 	}
+}
+
+// numbers are lists that are moved whole, not number by number.
+func numbers[T any, A arrow.Array](values func(A) []T) codec {
+	c := list[T]()
+	c.write = func(b array.Builder, p any) {
+		lb, vs := b.(*array.ListBuilder), *p.(*[]T)
+		if vs == nil {
+			lb.AppendNull()
+			return
+		}
+		lb.Append(true)
+		lb.ValueBuilder().(interface{ AppendValues([]T, []bool) }).AppendValues(vs, nil)
+	}
+	read := c.read
+	c.read = func(a arrow.Array, i int, p any) error {
+		l, ok := a.(*array.List)
+		if !ok || l.IsNull(i) {
+			return read(a, i, p)
+		}
+		vs, ok := l.ListValues().(A)
+		if !ok || vs.NullN() > 0 {
+			return read(a, i, p)
+		}
+		from, to := l.ValueOffsets(i)
+		*p.(*[]T) = slices.Clone(values(vs)[from:to])
+		if from == to {
+			*p.(*[]T) = []T{}
+		}
+		return nil
+	}
+	return c
 }
 
 func jsonText(v any) string {

@@ -2,6 +2,7 @@ package columnar
 
 import (
 	"encoding/csv"
+	"errors"
 	"fmt"
 	"io"
 	"reflect"
@@ -13,6 +14,7 @@ import (
 	"github.com/apache/arrow/go/v15/parquet"
 	"github.com/apache/arrow/go/v15/parquet/compress"
 	"github.com/apache/arrow/go/v15/parquet/pqarrow"
+	"github.com/klauspost/compress/zstd"
 )
 
 // Writer writes rows of T. Nothing is complete before Close returns nil.
@@ -31,12 +33,29 @@ func NewArrowWriter[T any](w io.Writer, opts ...Option) (Writer[T], error) {
 	})
 }
 
-// NewStreamWriter writes a zstd-compressed Arrow IPC stream, for the job's own files.
+// NewStreamWriter writes an Arrow IPC stream, compressed with zstd as a whole,
+// for the job's own files: columns that repeat each other, as predictions do
+// the text, become smaller than buffer by buffer.
 func NewStreamWriter[T any](w io.Writer, opts ...Option) (Writer[T], error) {
 	return newBatchWriter[T](opts, func(s *arrow.Schema) (batchSink, error) {
-		return ipc.NewWriter(w, ipc.WithSchema(s), ipc.WithZstd()), nil
+		z, err := zstd.NewWriter(w, zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithEncoderConcurrency(1), zstd.WithWindowSize(streamWindow))
+		if err != nil {
+			return nil, err
+		}
+		return &zstdSink{ipc.NewWriter(z, ipc.WithSchema(s)), z}, nil
 	})
 }
+
+// streamWindow is how far back zstd looks, and about half the memory it takes.
+const streamWindow = 1 << 20
+
+// zstdSink completes the compressed stream after what is in it.
+type zstdSink struct {
+	*ipc.Writer
+	z *zstd.Encoder
+}
+
+func (s *zstdSink) Close() error { return errors.Join(s.Writer.Close(), s.z.Close()) }
 
 // NewParquetWriter writes zstd-compressed Parquet with the Arrow schema kept in it.
 func NewParquetWriter[T any](w io.Writer, opts ...Option) (Writer[T], error) {

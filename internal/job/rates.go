@@ -48,7 +48,8 @@ const (
 	firstExponent = -20
 	lastExponent  = 10
 	binsPerOctave = 8
-	mantissaShift = 52 - 3
+	// BinShift leaves of a float64's bits what decides its bin.
+	BinShift = 52 - 3
 
 	lastBin     = (lastExponent-firstExponent)*binsPerOctave + 1
 	NegativeBin = lastBin + 1
@@ -67,7 +68,7 @@ func ValueBin(v float64) int {
 		}
 		return NegativeBin
 	}
-	return int(min(max(int64(b>>mantissaShift)-firstBits+1, 0), lastBin))
+	return int(min(max(int64(b>>BinShift)-firstBits+1, 0), lastBin))
 }
 
 // ValueBinEdges are the values between which the bin lies, the first inclusive.
@@ -80,6 +81,6 @@ func ValueBinEdges(bin int) (from, to float64) {
 	case lastBin:
 		return math.Ldexp(1, lastExponent), math.Inf(1)
 	}
-	edge := func(k int) float64 { return math.Float64frombits(uint64(k-1+firstBits) << mantissaShift) }
+	edge := func(k int) float64 { return math.Float64frombits(uint64(k-1+firstBits) << BinShift) }
 	return edge(bin), edge(bin + 1)
 }

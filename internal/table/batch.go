@@ -5,8 +5,6 @@ package table
 
 import (
 	"fmt"
-	"math"
-	"strconv"
 	"sync"
 )
 
@@ -29,11 +27,16 @@ type Batch struct {
 	Measures [6][]float64
 
 	Runs     []Run     // where sentences begin or go on
-	Problems []Problem // ascending by row; the first of each run at least
+	Problems []Problem // ascending by row
 
 	LastPosition int64 // of the last row
 
-	vectors vectors
+	byRow bool // there are no lines, but rows
+	// kept are Reference, Type and Measures, for tables that have them.
+	kept struct {
+		ids      [2][]int32
+		measures [6][]float64
+	}
 }
 
 // Run is rows of one sentence within a batch.
@@ -65,14 +68,33 @@ func (p *Problem) Error() string {
 	return fmt.Sprintf("%s: column %s: %q %s", p.Place, p.Column, p.Value, p.Reason)
 }
 
-// vectors are a batch's cells as read, before they are compared and checked.
-type vectors struct {
-	rows  int
-	ints  [firstMeasure][]int64 // by role; blank where there is no number
-	texts [2][]string           // sentence ids that are text, by side
-	lines []int32               // line of each row, relative to the batch's first; nil if they are consecutive
-	first int64                 // line of the first row
-	byRow bool                  // lines are rows, from 1
+// Clone gives a problem that outlives its batch.
+func (p *Problem) Clone() *Problem {
+	c := *p
+	return &c
+}
+
+// Place names a line of the batch's file, or a row where it has no lines.
+func (b *Batch) Place(line int64) string {
+	if b.byRow {
+		return fmt.Sprintf("%s row %d", b.Source, line)
+	}
+	return fmt.Sprintf("%s:%d", b.Source, line)
+}
+
+// Follows checks that the batch's first row goes on a sentence whose last row
+// had this position and row id.
+func (b *Batch) Follows(position, rowID int64) *Problem {
+	var reason error
+	switch {
+	case b.Runs[0].Position != position+1:
+		reason = positionProblem(position, b.Runs[0].Position)
+	case b.RowID[0] <= rowID:
+		reason = rowProblem(rowID, b.RowID[0])
+	default:
+		return nil
+	}
+	return &Problem{Place: b.Place(b.Runs[0].Line), Line: b.Runs[0].Line, Reason: reason.Error()}
 }
 
 var batches = sync.Pool{New: func() any { return new(Batch) }}
@@ -80,48 +102,10 @@ var batches = sync.Pool{New: func() any { return new(Batch) }}
 // Release gives the batch's memory back. The caller must not use it any more.
 func (b *Batch) Release() { batches.Put(b) }
 
-func newBatch(source string) *Batch {
-	b := batches.Get().(*Batch)
-	b.Source, b.Rows = source, 0
-	b.Runs, b.Problems = b.Runs[:0], b.Problems[:0]
-	return b
-}
-
-func (b *Batch) line(row int) int64 {
-	if b.vectors.lines != nil {
-		return b.vectors.first + int64(b.vectors.lines[row])
-	}
-	return b.vectors.first + int64(row)
-}
-
-// Place names a line of the batch's file, or a row where it has no lines.
-func (b *Batch) Place(line int64) string {
-	if b.vectors.byRow {
-		return fmt.Sprintf("%s row %d", b.Source, line)
-	}
-	return fmt.Sprintf("%s:%d", b.Source, line)
-}
-
-func (b *Batch) problem(row int, column, value string, reason error) *Problem {
-	line := b.line(row)
-	b.Problems = append(b.Problems, Problem{Row: row, Place: b.Place(line), Line: line, Column: column, Value: value, Reason: reason.Error()})
-	return &b.Problems[len(b.Problems)-1]
-}
-
 // grow makes a slice of n elements, reusing s.
 func grow[T any](s []T, n int) []T {
 	if cap(s) < n {
 		return make([]T, n, n+n/4)
 	}
 	return s[:n]
-}
-
-func formatID(n int64) string { return strconv.FormatInt(n, 10) }
-
-var nan = math.NaN()
-
-// Clone gives a problem that outlives its batch.
-func (p *Problem) Clone() *Problem {
-	c := *p
-	return &c
 }

@@ -7,9 +7,6 @@ import (
 	"unsafe"
 )
 
-// blank stands for a cell without a number.
-const blank = math.MinInt64
-
 // tooLarge is the first whole number that a float64 column may have rounded.
 const tooLarge = 1 << 53
 

@@ -7,6 +7,7 @@ import (
 	"math"
 	"slices"
 	"strconv"
+	"sync"
 
 	"tokenfork/internal/columnar"
 	"tokenfork/internal/failure"
@@ -106,61 +107,106 @@ type converter struct {
 	req Request
 }
 
-func (c *converter) convert(p piece) *Batch {
-	b := newBatch(c.name)
-	v := &b.vectors
-	v.first, v.lines, v.byRow, v.rows = p.first, nil, true, p.Rows
-	for r := range firstMeasure {
-		v.ints[r] = grow(v.ints[r], p.Rows)
-		switch {
-		case c.schema.fields[r] < 0:
-		case isSentence(r) && c.req.SentenceIDType == String:
-			c.texts(b, r, p)
-		default:
-			c.numbers(b, r, p)
-		}
-	}
-	for i := range b.Measures {
-		b.Measures[i] = nil
-		if r := firstMeasure + role(i); c.schema.fields[r] >= 0 {
-			b.Measures[i] = make([]float64, p.Rows)
-			c.measure(b.Measures[i], r, p)
-		}
-	}
-	ck := &checker{Batch: b, schema: c.schema, vocab: c.req.VocabSize, text: c.req.SentenceIDType == String}
-	ck.check()
-	p.Release()
-	return b
+// vectors are a piece's cells.
+type vectors struct {
+	*builder
+	*converter
+	piece
+	ints   [firstMeasure][]int64 // by role; blank where there is no number
+	texts  [2][]string           // sentence ids that are text, by side
+	floats []float64
+	bad    map[int][]Problem // by row
 }
 
-func (c *converter) numbers(b *Batch, r role, p piece) {
-	dst := b.vectors.ints[r]
-	if c.kinds[r] == columnar.Whole {
-		p.Wholes(c.at[r], dst, blank)
+var pool = sync.Pool{New: func() any { return new(vectors) }}
+
+func (c *converter) convert(p piece) *Batch {
+	v := pool.Get().(*vectors)
+	defer pool.Put(v)
+	v.builder, v.converter, v.piece, v.bad = newBuilder(c.name, c.schema, c.req, p.rows()), c, p, nil
+	v.byRow = true
+	for r := range firstMeasure {
+		v.ints[r] = grow(v.ints[r], p.rows())
+		switch {
+		case c.schema.fields[r] < 0:
+			clear(v.ints[r])
+		case isSentence(r) && c.req.SentenceIDType == String:
+			v.strings(r)
+		default:
+			v.numbers(r)
+		}
+	}
+	for i, m := range v.Measures {
+		if m != nil {
+			v.measure(m, firstMeasure+role(i))
+		}
+	}
+	for i := range p.rows() {
+		v.row(i)
+	}
+	p.Release()
+	return v.done()
+}
+
+// row hands the i-th row to the builder.
+func (v *vectors) row(i int) {
+	x := values{line: v.first + int64(i), rowID: v.ints[rowID][i], position: v.ints[smallPosition][i], sentence: v.ints[smallSentence][i], real: v.ints[smallReal][i],
+		small: v.ints[smallPrediction][i], reference: v.ints[referencePrediction][i], kind: v.ints[tokenType][i]}
+	for _, p := range v.bad[i] {
+		v.problem(x.line, p.Column, p.Value, errors.New(p.Reason)).Lost = p.Lost
+	}
+	if v.converter.req.SentenceIDType == String {
+		x.sentence, x.text = 0, v.texts[0][i]
+	}
+	if v.converter.schema.fields[referencePosition] >= 0 {
+		v.merge(x.line, smallPosition, &x.position, v.ints[referencePosition][i])
+		v.merge(x.line, smallReal, &x.real, v.ints[referenceReal][i])
+		if v.converter.req.SentenceIDType == String {
+			v.mergeText(x.line, &x.text, v.texts[1][i])
+		} else {
+			v.merge(x.line, smallSentence, &x.sentence, v.ints[referenceSentence][i])
+		}
+	}
+	v.add(&x)
+}
+
+func (p piece) rows() int { return p.Rows }
+
+func (v *vectors) numbers(r role) {
+	dst := v.ints[r]
+	if v.kinds[r] == columnar.Whole {
+		v.Wholes(v.at[r], dst, blank)
+		if isSentence(r) {
+			return
+		}
 		for i, n := range dst {
-			if n != blank && (n < 0 && !isSentence(r) || n >= tooLarge) {
-				c.bad(b, i, r, strconv.FormatInt(n, 10), wholeProblem(float64(n), false))
+			if uint64(n) >= tooLarge && n != blank {
+				v.spoil(i, r, strconv.FormatInt(n, 10), wholeProblem(float64(n), false))
 			}
 		}
 		return
 	}
-	floats := make([]float64, p.Rows)
-	p.Floats(c.at[r], floats)
-	for i, f := range floats {
+	v.floats = grow(v.floats, v.rows())
+	v.Floats(v.at[r], v.floats)
+	for i, f := range v.floats {
 		if f != f {
 			dst[i] = blank
 			continue
 		}
 		dst[i] = int64(f)
-		if err := wholeProblem(f, c.kinds[r] == columnar.Narrow); err != nil && !(isSentence(r) && errors.Is(err, errNegative)) {
-			c.bad(b, i, r, strconv.FormatFloat(f, 'g', -1, 64), err)
+		if err := wholeProblem(f, v.kinds[r] == columnar.Narrow); err != nil && !(isSentence(r) && errors.Is(err, errNegative)) {
+			v.spoil(i, r, strconv.FormatFloat(f, 'g', -1, 64), err)
 		}
 	}
 }
 
-func (c *converter) bad(b *Batch, row int, r role, value string, reason error) {
-	b.problem(row, c.schema.names[r], value, reason).Lost = isSentence(r)
-	b.vectors.ints[r][row] = blank
+// spoil notes a cell that cannot be used.
+func (v *vectors) spoil(row int, r role, value string, reason error) {
+	if v.bad == nil {
+		v.bad = map[int][]Problem{}
+	}
+	v.bad[row] = append(v.bad[row], Problem{Column: v.converter.schema.names[r], Value: value, Reason: reason.Error(), Lost: isSentence(r)})
+	v.ints[r][row] = blank
 }
 
 // wholeProblem says why a number is no id, or nil.
@@ -178,32 +224,32 @@ func wholeProblem(f float64, narrow bool) error {
 	return nil
 }
 
-// texts reads sentence ids as text, numbers too.
-func (c *converter) texts(b *Batch, r role, p piece) {
+// strings reads sentence ids as text, numbers too.
+func (v *vectors) strings(r role) {
 	side := 0
 	if r == referenceSentence {
 		side = 1
 	}
-	b.vectors.texts[side] = grow(b.vectors.texts[side], p.Rows)
-	if c.kinds[r] == columnar.Text {
-		p.Texts(c.at[r], b.vectors.texts[side])
+	v.texts[side] = grow(v.texts[side], v.rows())
+	if v.kinds[r] == columnar.Text {
+		v.Texts(v.at[r], v.texts[side])
 		return
 	}
-	c.numbers(b, r, p)
-	for i, n := range b.vectors.ints[r] {
-		if b.vectors.texts[side][i] = ""; n != blank {
-			b.vectors.texts[side][i] = formatID(n)
+	v.numbers(r)
+	for i, n := range v.ints[r] {
+		if v.texts[side][i] = ""; n != blank {
+			v.texts[side][i] = strconv.FormatInt(n, 10)
 		}
 	}
 }
 
-func (c *converter) measure(dst []float64, r role, p piece) {
-	if c.kinds[r] != columnar.Whole {
-		p.Floats(c.at[r], dst)
+func (v *vectors) measure(dst []float64, r role) {
+	if v.kinds[r] != columnar.Whole {
+		v.Floats(v.at[r], dst)
 		return
 	}
-	whole := make([]int64, p.Rows)
-	p.Wholes(c.at[r], whole, blank)
+	whole := make([]int64, v.rows())
+	v.Wholes(v.at[r], whole, blank)
 	for i, n := range whole {
 		if dst[i] = float64(n); n == blank {
 			dst[i] = math.NaN()

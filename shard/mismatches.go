@@ -1,0 +1,125 @@
+package shard
+
+import (
+	"bytes"
+	"strconv"
+	"sync/atomic"
+	"unicode"
+	"unicode/utf8"
+	"unsafe"
+
+	"tokenfork/internal/job"
+)
+
+// The rows of mismatches.csv are written here, not by internal/columnar: there
+// may be 10^8 of them, and this takes a tenth of the time. A test compares the two.
+
+const mismatchHeader = "sentence_id,position,token_id,real_token,pred_small,pred_reference,pred_small_token_id,pred_reference_token_id,context,row_id\n"
+
+// texts are the texts of single tokens, each made when it is first asked for.
+type texts struct {
+	tokenizer Tokenizer
+	known     []atomic.Pointer[tokenText]
+}
+
+type tokenText struct {
+	text string
+	cell string // of CSV
+}
+
+func newTexts(t Tokenizer, size int) *texts {
+	return &texts{t, make([]atomic.Pointer[tokenText], size)}
+}
+
+func (t *texts) of(id int32) *tokenText {
+	if known := t.known[id].Load(); known != nil {
+		return known
+	}
+	s := t.tokenizer.Decode([]int32{id})
+	known := &tokenText{s, string(appendCell(nil, s))}
+	t.known[id].Store(known)
+	return known
+}
+
+// describe makes the rows of the sentence's mismatches.
+func (a *analyst) describe(out *worked) {
+	w := &a.whole
+	contexts := a.contexts()
+	out.mismatches = make([]job.Mismatch, len(w.Mismatches))
+	id := appendCell(nil, w.ID)
+	b := make([]byte, 0, 100*len(w.Mismatches)+2*len(contexts))
+	from := 0
+	for i, p := range w.Mismatches {
+		small, against := a.compared(int(p))
+		realText, smallText, againstText := a.texts.of(w.Real[p]), a.texts.of(small), a.texts.of(against)
+		m := &out.mismatches[i]
+		*m = job.Mismatch{SentenceID: w.ID, Position: int64(p) + int64(a.settings.FirstPosition), TokenID: w.Real[p],
+			RealToken: realText.text, PredSmall: smallText.text, PredReference: againstText.text,
+			PredSmallTokenID: small, PredReferenceTokenID: against, Context: contexts[from:a.contextEnds[i]], RowID: w.RowIDs[int(p)-a.offset]}
+		from = a.contextEnds[i]
+		b = append(append(b, id...), ',')
+		b = append(strconv.AppendInt(b, m.Position, 10), ',')
+		b = append(strconv.AppendInt(b, int64(m.TokenID), 10), ',')
+		b = append(append(b, realText.cell...), ',')
+		b = append(append(b, smallText.cell...), ',')
+		b = append(append(b, againstText.cell...), ',')
+		b = append(strconv.AppendInt(b, int64(small), 10), ',')
+		b = append(strconv.AppendInt(b, int64(against), 10), ',')
+		b = append(appendCell(b, m.Context), ',')
+		b = append(strconv.AppendInt(b, m.RowID, 10), '\n')
+	}
+	out.csv = b
+}
+
+// contexts are the texts between the mismatches, one after the other;
+// a.contextEnds says where each ends.
+func (a *analyst) contexts() string {
+	w := &a.whole
+	a.contextEnds = a.contextEnds[:0]
+	var b []byte
+	from := int32(0)
+	for _, p := range w.Mismatches {
+		start := len(b)
+		for _, id := range w.Real[from:p] {
+			b = append(b, a.tokenizer.Bytes(id)...)
+		}
+		if !utf8.Valid(b[start:]) {
+			b = append(b[:start], a.tokenizer.Decode(w.Real[from:p])...)
+		}
+		a.contextEnds = append(a.contextEnds, len(b))
+		from = p
+	}
+	return unsafe.String(unsafe.SliceData(b), len(b)) // b is not touched any more
+}
+
+// appendCell writes a cell as encoding/csv does.
+func appendCell(b []byte, s string) []byte {
+	if !needsQuotes(s) {
+		return append(b, s...)
+	}
+	b = append(b, '"')
+	for {
+		i := bytes.IndexByte(unsafe.Slice(unsafe.StringData(s), len(s)), '"')
+		if i < 0 {
+			return append(append(b, s...), '"')
+		}
+		b = append(append(b, s[:i+1]...), '"')
+		s = s[i+1:]
+	}
+}
+
+func needsQuotes(s string) bool {
+	if s == "" {
+		return false
+	}
+	if s == `\.` || s[0] == ' ' {
+		return true
+	}
+	for i := range len(s) {
+		if c := s[i]; c == ',' || c == '"' || c == '\r' || c == '\n' {
+			return true
+		}
+	}
+	first, _ := utf8.DecodeRuneInString(s)
+	return unicode.IsSpace(first)
+}
