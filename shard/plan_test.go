@@ -15,6 +15,7 @@ import (
 	"testing"
 
 	"tokenfork/internal/job"
+	"tokenfork/internal/model"
 	"tokenfork/internal/store"
 	"tokenfork/internal/table"
 	"tokenfork/internal/table/tabletest"
@@ -97,7 +98,7 @@ func options(t testing.TB, vocab int, sources ...table.Source) Options {
 	if err != nil {
 		t.Fatal(err)
 	}
-	m := job.Model{Name: "m", Fingerprint: json.RawMessage(`"f"`), VocabSize: vocab + 10, MaxPositions: 1 << 20}
+	m := job.Model{Name: "m", Fingerprint: model.Fingerprint{Config: "f"}, VocabSize: vocab + 10, MaxPositions: 1 << 20}
 	return Options{
 		Sources:    sources,
 		Settings:   job.Settings{Alignment: "auto", Trajectories: "own", Replay: true, MaxNewTokens: 128, OnBadSentence: "stop"},

@@ -14,6 +14,7 @@ import (
 // inferCmd carries the forks on.
 type inferCmd struct {
 	jobFlags   `embed:""`
+	modelFlags `embed:""`
 	inferFlags `embed:""`
 	Shard      []int  `placeholder:"K,…" help:"Shards to work on (default: every unfinished one)."`
 	Side       string `enum:"small,reference,both" default:"both" help:"Which model's server to run: small, reference or both."`
@@ -32,8 +33,6 @@ func (inferCmd) Help() string {
 // inferFlags say how continuations are generated; none changes what they are.
 type inferFlags struct {
 	VLLM              string        `name:"vllm" default:"vllm" placeholder:"CMD" env:"TOKENFORK_VLLM" help:"Command that runs vLLM, container or environment included."`
-	SmallModel        string        `placeholder:"PATH|NAME" help:"Folder or cached hub name of the small model (default: as planned)."`
-	ReferenceModel    string        `placeholder:"PATH|NAME" help:"Folder or cached hub name of the reference model (default: as planned)."`
 	SmallURL          []string      `name:"small-url" placeholder:"URL" help:"Servers of the small model that already run."`
 	ReferenceURL      []string      `name:"reference-url" placeholder:"URL" help:"Servers of the reference model that already run."`
 	SmallArgs         string        `placeholder:"ARGS" help:"Further flags for vllm serve of the small model."`
@@ -51,7 +50,7 @@ type inferFlags struct {
 
 // Run is the command.
 func (c *inferCmd) Run(ctx context.Context, con *console) error {
-	o, err := c.infer(ctx, con, &c.jobFlags)
+	o, err := c.infer(ctx, con, &c.jobFlags, &c.modelFlags)
 	if err != nil {
 		return err
 	}
@@ -66,7 +65,7 @@ func (c *inferCmd) Run(ctx context.Context, con *console) error {
 }
 
 // infer turns the flags into options.
-func (f *inferFlags) infer(ctx context.Context, con *console, j *jobFlags) (infer.Options, error) {
+func (f *inferFlags) infer(ctx context.Context, con *console, j *jobFlags, m *modelFlags) (infer.Options, error) {
 	log := con.logger()
 	s, err := j.open(ctx, log)
 	if err != nil {
@@ -83,7 +82,7 @@ func (f *inferFlags) infer(ctx context.Context, con *console, j *jobFlags) (infe
 		flag, args, model string
 		urls              []string
 		tp                int
-	}{{"--small-args", f.SmallArgs, f.SmallModel, f.SmallURL, 1}, {"--reference-args", f.ReferenceArgs, f.ReferenceModel, f.ReferenceURL, f.ReferenceTP}} {
+	}{{"--small-args", f.SmallArgs, m.SmallModel, f.SmallURL, 1}, {"--reference-args", f.ReferenceArgs, m.ReferenceModel, f.ReferenceURL, f.ReferenceTP}} {
 		o.Servers[side] = common
 		o.Servers[side].Model, o.Servers[side].URLs, o.Servers[side].TensorParallel = own.model, own.urls, own.tp
 		if o.Servers[side].Args, err = words(own.flag, own.args); err != nil {

@@ -17,6 +17,7 @@ import (
 )
 
 type cli struct {
+	Plan  planCmd  `cmd:"" help:"Find a table's mismatches and deal its sentences out to shards."`
 	Infer inferCmd `cmd:"" help:"Carry every fork on to the end of its sentence."`
 	Merge mergeCmd `cmd:"" help:"Put the finished parts together: results as Arrow, Parquet and CSV."`
 }

@@ -15,6 +15,7 @@ import (
 	"io/fs"
 
 	"tokenfork/internal/failure"
+	"tokenfork/internal/model"
 	"tokenfork/internal/store"
 	"tokenfork/internal/tokenizer"
 )
@@ -97,11 +98,10 @@ func (s *Settings) PredictionOffset() int {
 
 // Model says which model a side was planned for. Paths are no identity.
 type Model struct {
-	Name           string          `json:"name"` // as the user gave it, for messages
-	Fingerprint    json.RawMessage `json:"fingerprint"`
-	VocabSize      int             `json:"vocab_size"` // of config.json, padding included
-	MaxPositions   int             `json:"max_positions"`
-	ParameterCount int64           `json:"parameter_count"`
+	Name         string            `json:"name"` // as the user gave it, for messages
+	Fingerprint  model.Fingerprint `json:"fingerprint"`
+	VocabSize    int               `json:"vocab_size"` // of config.json, padding included
+	MaxPositions int               `json:"max_positions"`
 }
 
 // Input says what was planned: the fingerprint is over the table's content, so
@@ -186,7 +186,7 @@ func Sum(b []byte) string {
 
 // Identity is the id of a job over the input with these settings and models.
 func (p *Plan) Identity() (string, error) {
-	models := [2]json.RawMessage{p.Models[Small].Fingerprint, p.Models[Reference].Fingerprint}
+	models := [2]model.Fingerprint{p.Models[Small].Fingerprint, p.Models[Reference].Fingerprint}
 	b, err := json.Marshal(map[string]any{"format": p.Format, "settings": p.Settings, "input": p.Input.Fingerprint, "models": models, "ends": p.Ends})
 	if err != nil {
 		return "", fmt.Errorf("hash the settings: %w", err)
