@@ -41,6 +41,7 @@ type Shards struct {
 
 // Estimate is what a plan comes to.
 type Estimate struct {
+	Planned    bool // before: the job was there already and is as it would be now
 	Rows       int64
 	Sentences  int64
 	Positions  int64 // that could have been mismatches

@@ -59,7 +59,7 @@ func Plan(ctx context.Context, o Options) (*job.Job, *Estimate, error) {
 	if err := p.read(ctx); err != nil {
 		return nil, nil, err
 	}
-	if before != nil {
+	if p.estimate.Planned = before != nil; p.estimate.Planned {
 		return before, &p.estimate, p.sameInput()
 	}
 	j, err := p.commit(ctx)

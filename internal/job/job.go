@@ -136,7 +136,7 @@ type Shard struct {
 type Job struct {
 	Plan
 	Alignment  map[string]float64 `json:"alignment_evidence"` // agreement with the real tokens under each reading
-	Positions  int64              `json:"positions"` // that could have been mismatches
+	Positions  int64              `json:"positions"`          // that could have been mismatches
 	Mismatches int64              `json:"mismatches"`
 	Padding    int64              `json:"padding_ids"` // real tokens, and predictions at mismatches, that no token stands for
 	Skipped    []Skipped          `json:"skipped_sentences,omitempty"`
