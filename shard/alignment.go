@@ -39,6 +39,21 @@ func (a *agreement) count(predictions, real []int32) {
 	}
 }
 
+// countBatch adds a batch of the table, by the reference's predictions if there are any.
+func (a *agreement) countBatch(b *table.Batch) {
+	predictions := b.Reference
+	if predictions == nil {
+		predictions = b.Small
+	}
+	for k, run := range b.Runs {
+		to := b.Rows
+		if k+1 < len(b.Runs) {
+			to = b.Runs[k+1].Row
+		}
+		a.count(predictions[run.Row:to], b.Real[run.Row:to])
+	}
+}
+
 func (a *agreement) add(b agreement) {
 	a.next += b.next
 	a.nextOf += b.nextOf

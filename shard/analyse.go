@@ -8,21 +8,13 @@ import (
 	"tokenfork/internal/table"
 )
 
-// Trajectories: whose model goes on with whose fork.
-const (
-	own       = "own"
-	reference = "reference"
-	realText  = "real"
-)
-
 // tally is what is summed over all sentences, in any order.
 type tally struct {
 	agreement  agreement
 	positions  int64 // that could have been mismatches
 	padding    int64 // ids that no token stands for
 	work       [2]Work
-	cost       [2]float64 // in thousandths of a microsecond of a GPU, whole: sums must not depend on order
-	tooLong    int64      // mismatches that do not fit a model's context
+	cost       [2]float64 // GPU nanoseconds, whole: the sum must not depend on the order
 	longest    int        // tokens of the longest fork that fits, with its continuation
 	histograms [6][2][job.ValueBins]int64
 }
@@ -39,19 +31,24 @@ type analyst struct {
 	contextEnds []int
 }
 
+func newAnalyst(p *planner) *analyst {
+	a := &analyst{planner: p, counts: make([]cell, maxTypes*classCount)}
+	a.walker = walker{ends: p.Ends, limit: p.settings.MaxNewTokens, replay: p.settings.Replay && p.settings.Temperature == 0}
+	return a
+}
+
 // cell is a count of rates.parquet within a sentence.
 type cell struct{ positions, mismatches int64 }
 
 // worked is what comes out of a sentence.
 type worked struct {
-	err        error
 	planned    planned
 	digest     [sha256.Size]byte
 	packed     []byte
 	mismatches []job.Mismatch
 	csv        []byte // the same as lines of CSV
 	rates      []job.Rate
-	tooLong    *TooLong
+	tooLong    *job.TooLong
 }
 
 // work turns a sentence's rows into everything that is kept of it.
@@ -66,9 +63,9 @@ func (a *analyst) work(s *sentence) *worked {
 	if len(a.whole.Mismatches) == 0 {
 		return out
 	}
-	out.packed = pack(a.plain, nil)
 	a.estimate(out)
-	if !a.dryRun {
+	if a.writes {
+		out.packed = pack(a.plain, nil)
 		a.describe(out)
 	}
 	return out
@@ -106,7 +103,7 @@ func (a *analyst) shift(dst, byRow []int32, n int) []int32 {
 
 // compared are the two tokens that differ at a mismatch at p, NoPrediction where one is missing.
 func (a *analyst) compared(p int) (small, against int32) {
-	if a.settings.Trajectories == realText {
+	if a.settings.Trajectories == job.Real {
 		return a.whole.SmallPredictions[p], a.whole.Real[p]
 	}
 	return a.whole.SmallPredictions[p], a.whole.ReferencePredictions[p]
@@ -130,6 +127,7 @@ func (a *analyst) findMismatches(s *sentence) {
 			continue
 		}
 		w.Mismatches = append(w.Mismatches, int32(p))
+		a.tally.padding += int64(a.isPadding(small) + a.isPadding(against))
 		for i, m := range measuresOf(w) {
 			v := math.NaN()
 			if len(s.measures[i]) > 0 {
@@ -138,6 +136,14 @@ func (a *analyst) findMismatches(s *sentence) {
 			*m = append(*m, v)
 		}
 	}
+}
+
+// isPadding is 1 for an id that no token stands for.
+func (a *analyst) isPadding(id int32) int {
+	if a.classes[id] == padding {
+		return 1
+	}
+	return 0
 }
 
 // countRates counts positions and mismatches by place and class, and the
@@ -175,7 +181,12 @@ func (a *analyst) countBin(s *sentence, from, to int, mismatches *[]int32) (type
 			at = int(min(w.TokenType[row], maxTypes-1))
 			types = max(types, at+1)
 		}
-		c := &a.counts[at*classCount+int(a.classes[w.Real[p]])]
+		class := a.classes[w.Real[p]]
+		if class == padding {
+			a.tally.padding++
+			class = other
+		}
+		c := &a.counts[at*classCount+int(class)]
 		c.positions++
 		outcome := 0
 		if hit {
@@ -218,12 +229,12 @@ func (a *analyst) emit(bin, types int, out *worked) {
 func (a *analyst) estimate(out *worked) {
 	w := &a.whole
 	a.walker.text(w.Real)
-	var tooLong int32
+	tooLong := 0
 	seconds := 0.0
 	for _, side := range job.Sides {
-		a.walker.model(w.Predictions(side), a.throughput[side])
+		a.walker.model(w.Predictions(side), a.Throughput[side])
 		for _, forked := range job.Sides {
-			if serverOf(a.settings.Trajectories, forked) != side || a.settings.Trajectories == realText && forked == job.Reference {
+			if serverOf(a.settings.Trajectories, forked) != side || a.settings.Trajectories == job.Real && forked == job.Reference {
 				continue
 			}
 			tooLong = max(tooLong, a.forks(side, forked))
@@ -235,21 +246,21 @@ func (a *analyst) estimate(out *worked) {
 	}
 	out.planned.cost = seconds + leastCost
 	if tooLong > 0 {
-		a.tally.tooLong += int64(tooLong)
-		out.tooLong = &TooLong{SentenceID: w.ID, Tokens: len(w.Real), Mismatches: tooLong}
+		out.tooLong = &job.TooLong{SentenceID: w.ID, Tokens: len(w.Real), Mismatches: tooLong}
 	}
 }
 
 // forks follows the forks of one side and says how many do not fit the model
 // that goes on with them.
-func (a *analyst) forks(side, forked job.Side) (tooLong int32) {
+func (a *analyst) forks(side, forked job.Side) (tooLong int) {
 	w := &a.whole
 	for _, p := range w.Mismatches {
-		if int(p)+1+a.settings.MaxNewTokens > a.maxPositions[side] {
+		need := int(p) + 1 + a.settings.MaxNewTokens
+		if most := a.Models[side].MaxPositions; most > 0 && need > most {
 			tooLong++
 			continue
 		}
-		a.tally.longest = max(a.tally.longest, int(p)+1+a.settings.MaxNewTokens)
+		a.tally.longest = max(a.tally.longest, need)
 		a.walker.follow(w.Predictions(side), p, w.Predictions(forked)[p])
 	}
 	return tooLong

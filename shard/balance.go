@@ -55,3 +55,11 @@ func balance(all []planned, n int) [][]planned {
 	}
 	return shards
 }
+
+func costOf(s []planned) float64 {
+	sum := 0.0
+	for _, x := range s {
+		sum += x.cost
+	}
+	return sum
+}

@@ -18,13 +18,19 @@ const (
 	space
 	wordStart
 	classCount
+
+	padding = classCount // ids without a token; counted as other
 )
 
 // classes sorts the vocabulary by what its tokens look like.
 func classes(t Tokenizer, size int) []uint8 {
 	all := make([]uint8, size)
 	for id := range all {
-		all[id] = classOf(t.Bytes(int32(id)))
+		if b := t.Bytes(int32(id)); b == nil {
+			all[id] = padding
+		} else {
+			all[id] = classOf(b)
+		}
 	}
 	return all
 }

@@ -185,7 +185,7 @@ func (w *walker) done() (Work, float64) {
 
 // serverOf is the side whose model continues the fork of a side.
 func serverOf(trajectories string, forked job.Side) job.Side {
-	if trajectories == own {
+	if trajectories == job.Own {
 		return forked
 	}
 	return job.Reference

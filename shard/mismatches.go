@@ -81,10 +81,10 @@ func (a *analyst) contexts() string {
 	for _, p := range w.Mismatches {
 		start := len(b)
 		for _, id := range w.Real[from:p] {
-			b = append(b, a.tokenizer.Bytes(id)...)
+			b = append(b, a.Tokenizer.Bytes(id)...)
 		}
 		if !utf8.Valid(b[start:]) {
-			b = append(b[:start], a.tokenizer.Decode(w.Real[from:p])...)
+			b = append(b[:start], a.Tokenizer.Decode(w.Real[from:p])...)
 		}
 		a.contextEnds = append(a.contextEnds, len(b))
 		from = p

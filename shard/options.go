@@ -20,44 +20,40 @@ type Tokenizer interface {
 
 // Options are all that planning depends on.
 type Options struct {
-	Sources  []table.Source
-	Settings job.Settings // Layout, Small, Reference, SentenceIDType may be empty, Alignment auto: the table settles them
-	Models   [2]job.Model
-	// Tokenizer and Ends are those of the models.
-	Tokenizer  Tokenizer
+	Sources []table.Source
+	// Settings as asked for. What is empty, and an Alignment of auto, the table settles.
+	Settings   job.Settings
+	Models     [2]job.Model
+	Tokenizer  Tokenizer // of both models
 	Ends       *tokenizer.Ends
-	Store      store.Store
+	Store      store.Store // not used by DryRun
 	Throughput [2]Throughput
 	Shards     Shards
 	Tmp        string       // folder of the spool; empty: the system's
 	Logger     *slog.Logger // progress and warnings; nil: none
 }
 
-// Shards says how many there are to be. Exactly one field is set.
+// Shards says how many there are to be: by number, or else by size.
 type Shards struct {
-	Count   int     // so many
-	Seconds float64 // of one GPU's work in each, by the stated throughput
+	Count int
+	Cost  float64 // GPU seconds of the mean shard, by the stated throughput
 }
 
-// TooLong is a sentence with mismatches that do not fit a model's context.
-type TooLong struct {
-	SentenceID string
-	Tokens     int
-	Mismatches int32
-}
-
-// Estimate is what a plan comes to, before or after it is written.
+// Estimate is what a plan comes to.
 type Estimate struct {
+	Planned    bool // before: the job was there already and is as it would be now
 	Rows       int64
 	Sentences  int64
 	Positions  int64 // that could have been mismatches
 	Mismatches int64
-	Padding    int64 // token ids that no token stands for
-	Skipped    int
-	TooLong    []TooLong
-	Work       [2]Work    // by the server that does it
+	Padding    int64              // see job.Job
+	Alignment  string             // next or same
+	Evidence   map[string]float64 // see job.Job
+	Skipped    []job.Skipped
+	TooLong    []job.TooLong
+	Work       [2]Work    // by the side whose server does it
 	GPUHours   [2]float64 // by the stated throughput
 	Shards     int
-	Largest    float64 // cost of the largest shard, in GPU seconds
-	Spool      int64   // bytes
+	Largest    float64 // GPU seconds of the costliest shard
+	Spool      int64   // bytes it took
 }

@@ -4,22 +4,16 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"hash"
 	"io"
 	"io/fs"
-	"iter"
-	"runtime"
-
-	"golang.org/x/sync/errgroup"
 
 	"tokenfork/internal/columnar"
 	"tokenfork/internal/failure"
 	"tokenfork/internal/job"
 	"tokenfork/internal/store"
-	"tokenfork/internal/table"
 )
 
 // outputs are the job's files that are written while the table is read. They
@@ -91,10 +85,10 @@ func create(ctx context.Context, s store.Store, key string, write func(io.Writer
 	return nil
 }
 
-func (p *planner) openOutputs(ctx context.Context) (*outputs, error) {
-	o := &outputs{csv: stream(ctx, p.Store, job.MismatchesCSV), parquet: stream(ctx, p.Store, job.MismatchesFile), rates: stream(ctx, p.Store, job.RatesKey)}
+func openOutputs(ctx context.Context, st store.Store, numbered bool) (*outputs, error) {
+	o := &outputs{csv: stream(ctx, st, job.MismatchesCSV), parquet: stream(ctx, st, job.MismatchesFile), rates: stream(ctx, st, job.RatesKey)}
 	var opts []columnar.Option
-	if p.settings.SentenceIDType == table.Int64 {
+	if numbered {
 		opts = append(opts, columnar.AsInt64("sentence_id"))
 	}
 	var errs [3]error
@@ -149,7 +143,7 @@ func (o *outputs) finish(histograms []job.Rate) error {
 	return nil
 }
 
-// histograms are the bins with anything in them.
+// rates are the histograms' bins with anything in them.
 func (t *tally) rates() []job.Rate {
 	var rates []job.Rate
 	for i, name := range job.Measures {
@@ -163,82 +157,4 @@ func (t *tally) rates() []job.Rate {
 		}
 	}
 	return rates
-}
-
-// write commits the job: its files, the manifests, and job.json last.
-func (p *planner) write(ctx context.Context) (*job.Job, error) {
-	plan := job.Plan{Format: job.Format, Settings: p.settings, Models: p.Models, Ends: p.Ends, Longest: p.total.longest}
-	plan.Input = job.Input{Fingerprint: p.fingerprint(), Rows: p.estimate.Rows, Sentences: p.estimate.Sentences}
-	for _, s := range p.Sources {
-		plan.Input.Sources = append(plan.Input.Sources, s.Name)
-	}
-	var err error
-	if plan.ID, err = plan.Identity(); err != nil {
-		return nil, err
-	}
-	j := &job.Job{Plan: plan, Alignment: p.total.agreement.evidence(), Mismatches: p.estimate.Mismatches, Skipped: p.stitcher.skipped}
-	if err := p.out.finish(p.total.rates()); err != nil {
-		return nil, err
-	}
-	if err := create(ctx, p.Store, job.TokenizerKey, writeBytes(p.tokenizer.JSON())); err != nil {
-		return nil, err
-	}
-	if j.Shards, err = p.manifests(ctx, plan); err != nil {
-		return nil, err
-	}
-	b, err := json.MarshalIndent(j, "", "  ")
-	if err != nil {
-		return nil, fmt.Errorf("encode %s: %w", job.Key, err)
-	}
-	if err := create(ctx, p.Store, job.Key, writeBytes(append(b, '\n'))); err != nil {
-		return nil, err
-	}
-	return j, nil
-}
-
-func writeBytes(b []byte) func(io.Writer) error {
-	return func(w io.Writer) error {
-		_, err := w.Write(b)
-		return err
-	}
-}
-
-// manifests writes each shard's manifest.
-func (p *planner) manifests(ctx context.Context, plan job.Plan) ([]job.Shard, error) {
-	dealt := balance(p.all, p.estimate.Shards)
-	shards := make([]job.Shard, len(dealt))
-	g, ctx := errgroup.WithContext(ctx)
-	g.SetLimit(runtime.GOMAXPROCS(0))
-	for k, s := range dealt {
-		g.Go(func() error {
-			said := job.Shard{Sentences: len(s), Cost: costOf(s)}
-			for _, x := range s {
-				said.Mismatches += int(x.mismatches)
-			}
-			h := job.Header{Plan: plan, Index: k, Of: len(dealt), Shard: said}
-			err := create(ctx, p.Store, job.ManifestKey(k), func(w io.Writer) (err error) {
-				said.SHA256, err = job.WriteManifest(w, h, p.spooled(ctx, s))
-				return err
-			})
-			shards[k] = said
-			return err
-		})
-	}
-	return shards, g.Wait()
-}
-
-// spooled yields the sentences from the spool.
-func (p *planner) spooled(ctx context.Context, all []planned) iter.Seq2[*job.Sentence, error] {
-	return func(yield func(*job.Sentence, error) bool) {
-		for _, x := range all {
-			s, err := p.spool.read(x.at, int(x.size))
-			if err == nil {
-				s.Cost = x.cost
-				err = ctx.Err()
-			}
-			if !yield(s, err) || err != nil {
-				return
-			}
-		}
-	}
 }

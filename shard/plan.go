@@ -3,103 +3,91 @@ package shard
 import (
 	"context"
 	"crypto/sha256"
-	"encoding/hex"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"hash"
-	"io/fs"
 	"iter"
 	"log/slog"
 	"math"
 	"runtime"
+	"time"
 
 	"tokenfork/internal/failure"
 	"tokenfork/internal/job"
 	"tokenfork/internal/ordered"
+	"tokenfork/internal/store"
 	"tokenfork/internal/table"
 )
 
 // planner is one planning under way.
 type planner struct {
 	Options
-	settings     job.Settings
-	dryRun       bool
-	offset       int // of a row's prediction from the row: 1 under next, 0 under same
-	classes      []uint8
-	texts        *texts
-	tokenizer    Tokenizer
-	throughput   [2]Throughput
-	maxPositions [2]int
-	schema       *table.Schema
+	settings job.Settings // with what the table settled
+	writes   bool         // not a dry run, nor a look at whether a job is the same
+	before   *job.Job     // the job that is there already, or nil
+	offset   int          // of a row's prediction from the row: 1 under next, 0 under same
+	classes  []uint8
+	texts    *texts
 
 	stitcher *stitcher
 	analysts chan *analyst
 	spool    *spool
+	out      *outputs
 	all      []planned
-	print    hash.Hash // of the input
+	dealt    [][]planned // the shards
+	print    hash.Hash   // of the input
 	total    tally
 	estimate Estimate
-	out      *outputs
+	told     time.Time // of the last line about progress
 }
 
-// Plan reads the table, writes the job and returns it. A job that is there
-// already is returned as it is, if it is the same.
+// Plan reads the table, writes the job and returns it. If the same job is there
+// already, it is returned and nothing is written; if another one is, it is an error.
 func Plan(ctx context.Context, o Options) (*job.Job, *Estimate, error) {
-	before, err := job.Load(ctx, o.Store)
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		if _, err := o.Store.Open(ctx, job.Key); !errors.Is(err, fs.ErrNotExist) {
+	before, err := existing(ctx, o.Store)
+	if err != nil {
+		return nil, nil, err
+	}
+	p := newPlanner(o)
+	p.before, p.writes = before, before == nil
+	defer p.close()
+	if p.writes {
+		if err := store.Probe(ctx, o.Store); err != nil {
 			return nil, nil, err
 		}
 	}
-	_ = before
-	p, err := newPlanner(o, false)
-	if err != nil {
-		return nil, nil, err
-	}
-	defer p.close()
 	if err := p.read(ctx); err != nil {
 		return nil, nil, err
 	}
-	j, err := p.write(ctx)
-	if err != nil {
-		return nil, nil, err
+	if p.estimate.Planned = before != nil; p.estimate.Planned {
+		return before, &p.estimate, p.sameInput()
 	}
-	return j, &p.estimate, nil
+	j, err := p.commit(ctx)
+	return j, &p.estimate, err
 }
 
 // DryRun reads the table and says what planning it would come to.
 func DryRun(ctx context.Context, o Options) (*Estimate, error) {
-	p, err := newPlanner(o, true)
-	if err != nil {
-		return nil, err
-	}
+	p := newPlanner(o)
 	defer p.close()
-	if err := p.read(ctx); err != nil {
-		return nil, err
-	}
-	return &p.estimate, nil
+	return &p.estimate, p.read(ctx)
 }
 
-func newPlanner(o Options, dryRun bool) (*planner, error) {
-	p := &planner{Options: o, settings: o.Settings, dryRun: dryRun, tokenizer: o.Tokenizer, throughput: o.Throughput, print: sha256.New()}
+func newPlanner(o Options) *planner {
+	p := &planner{Options: o, settings: o.Settings, print: sha256.New(), told: time.Now()}
 	if p.Logger == nil {
 		p.Logger = slog.New(slog.DiscardHandler)
 	}
-	var err error
-	vocab := 0
-	for _, side := range job.Sides {
-		p.maxPositions[side] = o.Models[side].MaxPositions
-		vocab = max(vocab, o.Models[side].VocabSize)
-	}
+	vocab := max(o.Models[job.Small].VocabSize, o.Models[job.Reference].VocabSize)
 	p.classes = classes(o.Tokenizer, vocab)
 	p.texts = newTexts(o.Tokenizer, vocab)
-	p.spool, err = newSpool(o.Tmp)
-	return p, err
+	return p
 }
 
 func (p *planner) close() {
-	p.spool.remove()
+	if p.spool != nil {
+		p.spool.remove()
+	}
 	if p.out != nil {
 		p.out.abort()
 	}
@@ -117,21 +105,15 @@ func (p *planner) read(ctx context.Context) error {
 	if err := p.settle(r, head); err != nil {
 		return err
 	}
-	if !p.dryRun {
-		if p.out, err = p.openOutputs(ctx); err != nil {
-			return err
-		}
+	if err := p.prepare(ctx, r); err != nil {
+		return err
 	}
-	p.stitcher = &stitcher{skipBad: p.settings.OnBadSentence == "skip", textIDs: p.settings.SentenceIDType == table.String, firstPosition: int64(p.settings.FirstPosition), seen: newSeen()}
 	workers := runtime.GOMAXPROCS(0)
 	p.analysts = make(chan *analyst, workers)
 	for range workers {
-		a := &analyst{planner: p, counts: make([]cell, maxTypes*classCount)}
-		a.walker = walker{ends: p.Ends, limit: p.settings.MaxNewTokens, replay: p.settings.Replay && p.settings.Temperature == 0}
-		p.analysts <- a
+		p.analysts <- newAnalyst(p)
 	}
-	err = ordered.Map(ctx, workers, p.stitcher.sentences(follow(head, next)), p.work, p.collect)
-	if err != nil {
+	if err := ordered.Map(ctx, workers, p.stitcher.sentences(follow(head, next)), p.work, p.collect); err != nil {
 		return err
 	}
 	return p.sum()
@@ -141,7 +123,7 @@ func (p *planner) request() table.Request {
 	s := &p.settings
 	return table.Request{Layout: s.Layout, Small: s.Small, Reference: s.Reference, SentenceIDType: s.SentenceIDType,
 		VocabSize:     [2]int{p.Models[job.Small].VocabSize, p.Models[job.Reference].VocabSize},
-		NeedReference: s.Trajectories != realText, ExactMeasures: s.Trajectories == realText}
+		NeedReference: s.Trajectories != job.Real, ExactMeasures: s.Trajectories == job.Real}
 }
 
 // headRows are looked at before anything is decided.
@@ -186,46 +168,44 @@ func follow(head []*table.Batch, next pull) iter.Seq2[*table.Batch, error] {
 	}
 }
 
-// settle fills the settings that the table decides.
+// settle fills the settings that the table decides, and compares them with
+// those of the job that is there.
 func (p *planner) settle(r *table.Reader, head []*table.Batch) error {
-	p.schema = r.Schema()
-	s := &p.settings
-	s.Layout, s.Small, s.Reference = p.schema.Layout, p.schema.Small, p.schema.Reference
+	schema, s := r.Schema(), &p.settings
+	s.Layout, s.Small, s.Reference = schema.Layout, schema.Small, schema.Reference
 	s.SentenceIDType = r.Request().SentenceIDType
-	s.FirstPosition = -1
-	if first := head[0].Runs[0].Position; first == 0 || first == 1 {
-		s.FirstPosition = int(first)
-	}
+	s.FirstPosition = int(min(max(head[0].Runs[0].Position, 0), 1)) // others are complained of later
 	if s.Alignment == alignAuto {
 		var a agreement
 		for _, b := range head {
-			countBatch(&a, b)
+			a.countBatch(b)
 		}
 		if s.Alignment = a.alignment(); s.Alignment == "" {
 			return a.unclear()
 		}
 	}
-	if s.Alignment == alignNext {
-		p.offset = 1
-	}
-	if !p.schema.HasTypes {
+	p.offset = s.PredictionOffset()
+	p.stitcher = &stitcher{skipBad: s.OnBadSentence == "skip", textIDs: s.SentenceIDType == table.String, firstPosition: int64(s.FirstPosition), seen: newSeen()}
+	if !schema.HasTypes {
 		p.Logger.Warn("the table has no token_type: mismatches in prompts count too")
+	}
+	if p.before != nil {
+		return p.same()
 	}
 	return nil
 }
 
-func countBatch(a *agreement, b *table.Batch) {
-	predictions := b.Reference
-	if predictions == nil {
-		predictions = b.Small
+// prepare makes what the job's files are written through.
+func (p *planner) prepare(ctx context.Context, r *table.Reader) (err error) {
+	if !p.writes {
+		return nil
 	}
-	for k, run := range b.Runs {
-		to := b.Rows
-		if k+1 < len(b.Runs) {
-			to = b.Runs[k+1].Row
-		}
-		a.count(predictions[run.Row:to], b.Real[run.Row:to])
+	if p.spool, err = newSpool(p.Tmp); err != nil {
+		return err
 	}
+	p.spool.announce(p.Logger, r.RowsExpected())
+	p.out, err = openOutputs(ctx, p.Store, p.settings.SentenceIDType == table.Int64)
+	return err
 }
 
 // work lends the sentence an analyst.
@@ -237,79 +217,87 @@ func (p *planner) work(s *sentence) *worked {
 
 // collect takes the sentences' results in the table's order.
 func (p *planner) collect(w *worked) error {
-	if w.err != nil {
-		return w.err
-	}
-	p.estimate.Sentences++
 	p.print.Write(w.digest[:])
+	e := &p.estimate
+	e.Sentences++
+	e.Mismatches += int64(w.planned.mismatches)
 	if w.tooLong != nil {
-		p.estimate.TooLong = append(p.estimate.TooLong, *w.tooLong)
+		e.TooLong = append(e.TooLong, *w.tooLong)
 	}
-	if w.packed != nil {
+	p.tell()
+	if p.writes {
+		if err := p.out.add(w); err != nil {
+			return err
+		}
+	}
+	if w.planned.mismatches == 0 {
+		return nil
+	}
+	if p.writes {
 		at, err := p.spool.add(w.packed)
 		if err != nil {
 			return err
 		}
 		w.planned.at, w.planned.size = at, int32(len(w.packed))
-		p.all = append(p.all, w.planned)
-		p.estimate.Mismatches += int64(w.planned.mismatches)
 	}
-	if p.dryRun {
-		return nil
-	}
-	return p.out.add(w)
+	p.all = append(p.all, w.planned)
+	return nil
 }
 
-// sum brings the analysts' tallies together and checks what they found.
-func (p *planner) sum() error {
-	var cost [2]float64
-	for range cap(p.analysts) {
-		a := <-p.analysts
-		p.total.add(&a.tally)
+// tell logs now and then how far planning is.
+func (p *planner) tell() {
+	if now := time.Now(); now.Sub(p.told) > 30*time.Second {
+		p.told = now
+		p.Logger.Info("planning", "sentences", p.estimate.Sentences, "mismatches", p.estimate.Mismatches)
 	}
-	if found := p.total.agreement.alignment(); p.Settings.Alignment == alignAuto && found != p.settings.Alignment {
+}
+
+// sum brings the analysts' tallies together, checks what they found, and deals
+// the sentences out.
+func (p *planner) sum() error {
+	for range cap(p.analysts) {
+		p.total.add(&(<-p.analysts).tally)
+	}
+	if p.Settings.Alignment == alignAuto && p.total.agreement.alignment() != p.settings.Alignment {
 		return fmt.Errorf("the head of the table says --alignment %s, the whole table does not: %w", p.settings.Alignment, p.total.agreement.unclear())
 	}
-	p.print.Write(p.total.histogramBytes())
-	for i := range cost {
-		cost[i] = p.total.cost[i] / 1e9
-		p.estimate.GPUHours[i] = cost[i] / 3600
+	histograms, err := json.Marshal(p.total.histograms)
+	if err != nil {
+		return fmt.Errorf("hash the histograms: %w", err)
 	}
-	e := &p.estimate
-	e.Rows, e.Positions, e.Padding, e.Work = p.stitcher.rows, p.total.positions, p.total.padding, p.total.work
-	e.Skipped, e.Spool = len(p.stitcher.skipped), p.spool.size
-	e.Shards = p.shards(cost[0] + cost[1])
-	for _, s := range balance(p.all, e.Shards) {
+	p.print.Write(histograms)
+	e, t := &p.estimate, &p.total
+	e.Rows, e.Positions, e.Padding, e.Skipped, e.Work = p.stitcher.rows, t.positions, t.padding, p.stitcher.skipped, t.work
+	e.Alignment, e.Evidence = p.settings.Alignment, t.agreement.evidence()
+	for side := range t.cost {
+		e.GPUHours[side] = t.cost[side] / 1e9 / 3600
+	}
+	e.Shards = p.shards((t.cost[0] + t.cost[1]) / 1e9)
+	p.dealt = balance(p.all, e.Shards)
+	for _, s := range p.dealt {
 		e.Largest = max(e.Largest, costOf(s))
 	}
-	return p.spool.flush()
-}
-
-func costOf(s []planned) float64 {
-	sum := 0.0
-	for _, x := range s {
-		sum += x.cost
+	if !p.writes {
+		return nil
 	}
-	return sum
+	e.Spool = p.spool.size
+	return p.spool.flush()
 }
 
 // shards is how many shards there are: never one without a sentence.
 func (p *planner) shards(seconds float64) int {
 	n := p.Shards.Count
 	if n == 0 {
-		n = int(math.Ceil(seconds / p.Shards.Seconds))
+		n = int(math.Ceil(seconds / p.Shards.Cost))
 	}
 	return min(max(n, 1), len(p.all))
 }
-
-func (p *planner) fingerprint() string { return hex.EncodeToString(p.print.Sum(nil)) }
 
 // add sums two tallies.
 func (t *tally) add(b *tally) {
 	t.agreement.add(b.agreement)
 	t.positions += b.positions
 	t.padding += b.padding
-	t.tooLong += b.tooLong
 	t.longest = max(t.longest, b.longest)
 	for i := range t.work {
 		t.work[i].add(b.work[i])
@@ -322,12 +310,4 @@ func (t *tally) add(b *tally) {
 			}
 		}
 	}
-}
-
-func (t *tally) histogramBytes() []byte {
-	b, err := json.Marshal(t.histograms)
-	if err != nil {
-		panic(err) // numbers only
-	}
-	return b
 }

@@ -6,12 +6,9 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
-	"io/fs"
-	"iter"
 	"os"
 	"slices"
 	"strings"
-	"sync"
 	"testing"
 
 	"tokenfork/internal/job"
@@ -22,38 +19,14 @@ import (
 	"tokenfork/internal/tokenizer"
 )
 
-// memory is a store for tests.
-type memory struct {
-	mu      sync.Mutex
-	objects map[string][]byte
-}
-
-func (m *memory) String() string { return "memory" }
-func (m *memory) Open(_ context.Context, key string) (io.ReadCloser, error) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	b, ok := m.objects[key]
-	if !ok {
-		return nil, fs.ErrNotExist
+func folder(t testing.TB) store.Store {
+	t.Helper()
+	s, err := store.Open(t.Context(), t.TempDir(), store.Options{})
+	if err != nil {
+		t.Fatal(err)
 	}
-	return io.NopCloser(bytes.NewReader(b)), nil
+	return s
 }
-func (m *memory) Create(_ context.Context, key string, write func(io.Writer) error) error {
-	var b bytes.Buffer
-	if err := write(&b); err != nil {
-		return err
-	}
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if _, ok := m.objects[key]; ok {
-		return fs.ErrExist
-	}
-	m.objects[key] = b.Bytes()
-	return nil
-}
-func (m *memory) Replace(context.Context, string, func(io.Writer) error) error { panic("unused") }
-func (m *memory) List(context.Context, string) iter.Seq2[store.Object, error]  { panic("unused") }
-func (m *memory) Remove(context.Context, string) error                         { panic("unused") }
 
 // words is a vocabulary of n tokens.
 func words(t testing.TB, n int) *tokenizer.Tokenizer {
@@ -105,7 +78,7 @@ func options(t testing.TB, vocab int, sources ...table.Source) Options {
 		Models:     [2]job.Model{m, m},
 		Tokenizer:  tok,
 		Ends:       ends,
-		Store:      &memory{objects: map[string][]byte{}},
+		Store:      folder(t),
 		Throughput: [2]Throughput{{60000, 8000}, {9300, 3300}},
 		Shards:     Shards{Count: 4},
 		Tmp:        t.TempDir(),
@@ -145,7 +118,6 @@ func TestPlanGenerated(t *testing.T) {
 	if testing.Verbose() {
 		fmt.Println(string(js))
 		fmt.Printf("%+v\n", *e)
-		fmt.Println(string(o.Store.(*memory).objects[job.MismatchesCSV][:1500]))
 	}
 	_ = slices.Sorted[string]
 }
@@ -157,7 +129,7 @@ func BenchmarkPlan(b *testing.B) {
 	}
 	o := options(b, 151_000, file(name))
 	for b.Loop() {
-		o.Store = &memory{objects: map[string][]byte{}}
+		o.Store = folder(b)
 		if _, _, err := Plan(b.Context(), o); err != nil {
 			b.Fatal(err)
 		}

@@ -5,9 +5,12 @@ import (
 	"encoding/binary"
 	"fmt"
 	"io"
+	"log/slog"
 	"math"
 	"os"
+	"path/filepath"
 	"sync"
+	"syscall"
 
 	"github.com/klauspost/compress/zstd"
 
@@ -28,6 +31,26 @@ func newSpool(tmp string) (*spool, error) {
 	}
 	return &spool{file: f, w: bufio.NewWriterSize(f, 1<<20)}, nil
 }
+
+// rowBytes is about what a row takes in the spool.
+const rowBytes = 10
+
+// announce says how large the spool will be; rows may be 0, if nobody knows.
+func (sp *spool) announce(log *slog.Logger, rows int64) {
+	dir := filepath.Dir(sp.file.Name())
+	free := "unknown"
+	var st syscall.Statfs_t
+	if syscall.Statfs(dir, &st) == nil {
+		free = mebibytes(int64(st.Bavail) * int64(st.Bsize))
+	}
+	if rows == 0 {
+		log.Info("tokens wait in a temporary file", "folder", dir, "bytes per row, about", rowBytes, "free", free)
+		return
+	}
+	log.Info("tokens wait in a temporary file", "folder", dir, "about", mebibytes(rows*rowBytes), "free", free)
+}
+
+func mebibytes(n int64) string { return fmt.Sprintf("%d MiB", n>>20) }
 
 // add appends a sentence and says where it is.
 func (sp *spool) add(packed []byte) (at int64, err error) {

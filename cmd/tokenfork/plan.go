@@ -5,6 +5,10 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"runtime/debug"
+	"strconv"
+	"strings"
+	"time"
 
 	"tokenfork/internal/failure"
 	"tokenfork/internal/job"
@@ -23,83 +27,102 @@ type planCmd struct {
 	DryRun     bool `help:"Print counts and estimates without writing a job."`
 }
 
-// Help shows how it is used.
-func (planCmd) Help() string {
-	return `Examples:
-  tokenfork plan table.csv --job ./job --small-model DIR --reference-model DIR
-  tokenfork plan 'part-*.parquet' --job s3://bucket/jobs/a --shards 200 --small 1.5 --reference 32.0
-  zcat table.csv.gz | tokenfork plan - --job ./job --alignment next
-`
-}
-
 // modelFlags name the models; infer may give other paths to the same ones.
 type modelFlags struct {
 	SmallModel     string `placeholder:"PATH|NAME" help:"Small model: a folder, or a hub name that is in the local cache."`
 	ReferenceModel string `placeholder:"PATH|NAME" help:"Reference model: a folder, or a hub name that is in the local cache."`
 }
 
-// planFlags are the table's and the labels' settings, frozen by plan.
+// planFlags are the table's, the labels' and the shards'.
 type planFlags struct {
-	Input          []string  `arg:"" placeholder:"TABLE" help:"Tables: CSV (also .gz, .zst), Parquet or Arrow; paths, globs, s3://… or - for standard input."`
-	Small          string    `default:"1.5" help:"The table's name of the small model."`
-	Reference      string    `default:"32.0" help:"The table's name of the reference model."`
-	Layout         string    `enum:"auto,study,r2r" default:"auto" help:"Columns of the table: auto, study or r2r."`
-	Alignment      string    `enum:"auto,next,same" default:"auto" help:"Whether a row predicts the next token or its own: auto, next or same."`
-	SentenceIDType string    `enum:"auto,int64,string" default:"auto" help:"Type of sentence ids: auto, int64 or string."`
-	OnBadSentence  string    `enum:"stop,skip" default:"stop" help:"What to do with a sentence that cannot be used: stop, or skip and list it."`
-	Trajectories   string    `enum:"own,reference,real" default:"own" help:"Who goes on: own (each its fork), reference (it both), real (it small's; the other side is the text)."`
-	Replay         string    `default:"auto" placeholder:"auto|off|audit=F" help:"Take from the table what it already tells; generate a share of it too, to check."`
-	Ends           string    `default:".!?\\n" placeholder:"CHARS|r2r" help:"Characters that end a sentence, or r2r for R2R's rule."`
-	Decimals       bool      `help:"A point within a decimal number ends no sentence."`
-	MaxNewTokens   int       `default:"128" placeholder:"N" help:"Longest continuation, without the predicted token."`
-	Temperature    float64   `default:"0" placeholder:"T" help:"0 is greedy."`
-	TopP           float64   `default:"1" placeholder:"P" help:"With a temperature: nucleus sampling."`
-	Seed           int64     `default:"0" placeholder:"N" help:"With a temperature: seed of the job."`
-	Margins        bool      `help:"Record each continuation's smallest gap of the two best logprobs."`
-	Deterministic  bool      `help:"Have the servers answer alike in any batch (VLLM_BATCH_INVARIANT), where they can."`
-	Shards         int       `default:"1" placeholder:"N" help:"How many array tasks to plan for."`
-	ShardTime      float64   `placeholder:"SECONDS" help:"Instead of --shards: GPU time of a shard by the stated throughput."`
-	PrefillRate    []float64 `default:"60000,9300" placeholder:"SMALL,REFERENCE" help:"Prompt tokens a second of each model, for costs."`
-	DecodeRate     []float64 `default:"8000,3300" placeholder:"SMALL,REFERENCE" help:"Generated tokens a second of each model, for costs."`
+	tableFlags `embed:""`
+	labelFlags `embed:""`
+	shardFlags `embed:""`
 }
+
+// Help shows how it is used.
+func (planCmd) Help() string {
+	return `Examples:
+  tokenfork plan table.csv --job ./job --small-model DIR --reference-model DIR
+  tokenfork plan 'part-*.parquet' --job s3://bucket/jobs/a --shards 200 --small 7.0 --reference 32.0
+  zcat table.csv.gz | tokenfork plan - --job ./job --alignment next --dry-run
+`
+}
+
+// tableFlags say what is read.
+type tableFlags struct {
+	Inputs         []string `arg:"" name:"input" help:"The table: CSV, .csv.gz, .csv.zst, Parquet or Arrow; paths, patterns, s3://… or - for standard input."`
+	Layout         string   `enum:"auto,study,r2r" default:"auto" help:"Columns of the table: auto, study or r2r."`
+	Small          string   `placeholder:"NAME" help:"Small model, as the table names it (default: 1.5)."`
+	Reference      string   `placeholder:"NAME" help:"Reference model, as the table names it (default: 32.0)."`
+	Alignment      string   `enum:"auto,next,same" default:"auto" help:"Whether a row predicts the next token or its own: auto, next or same."`
+	SentenceIDType string   `name:"sentence-id-type" enum:"auto,int64,string" default:"auto" help:"auto, int64 or string."`
+	OnBadSentence  string   `enum:"stop,skip" default:"stop" help:"What to do with a sentence that has a bad row: stop, or skip it and list it."`
+}
+
+// labelFlags decide what the results say; the job keeps them.
+type labelFlags struct {
+	Preset        string  `enum:"study,r2r" default:"study" help:"Defaults of the flags below: study, or r2r (trajectories real, ends r2r, 8192 new tokens)."`
+	Trajectories  string  `enum:",own,reference,real" default:"" placeholder:"T" help:"Who goes on: own (each model with its own fork), reference (it with both), real (it with small's fork, against the real text)."`
+	Replay        string  `default:"auto" placeholder:"auto|off|audit=F" help:"Take from the table what it already says."`
+	Ends          string  `placeholder:"CHARS|r2r" help:"Characters that end a sentence (default: . ! ? and newline), or R2R's rule."`
+	Decimals      bool    `help:"A point between digits ends no sentence."`
+	MaxNewTokens  int     `placeholder:"N" help:"Longest continuation, without the predicted token (default: 128)."`
+	Temperature   float64 `default:"0" help:"0 is greedy."`
+	TopP          float64 `name:"top-p" default:"1" help:"Only with a temperature."`
+	Seed          int64   `default:"0" help:"Only with a temperature."`
+	Margins       bool    `help:"Record each continuation's smallest lead of the best token over the next."`
+	Deterministic bool    `help:"Have vLLM answer the same whatever else it computes; refuse where it cannot."`
+}
+
+// shardFlags say how the work is cut, and by which throughput it is estimated.
+type shardFlags struct {
+	Shards      int           `default:"1" placeholder:"N" help:"How many array tasks to plan for."`
+	ShardTime   time.Duration `placeholder:"D" help:"In place of --shards: how long a task takes, by the rates below."`
+	ShardGPUs   int           `name:"shard-gpus" default:"1" placeholder:"N" help:"GPUs that a task has, for --shard-time."`
+	ShardCost   float64       `placeholder:"S" help:"In place of --shards: GPU seconds of a task."`
+	PrefillRate []float64     `default:"60000,9300" placeholder:"SMALL,REFERENCE" help:"Prompt tokens a second that a GPU computes with each model."`
+	DecodeRate  []float64     `default:"8000,3300" placeholder:"SMALL,REFERENCE" help:"Tokens a second that a GPU generates with each model at position 2500."`
+}
+
+// planMemory is what the collector aims at: planning has to fit a login node.
+const planMemory = 200 << 20
 
 // Run is the command.
 func (c *planCmd) Run(ctx context.Context, con *console) error {
+	defer debug.SetMemoryLimit(debug.SetMemoryLimit(planMemory))
+	defer debug.SetGCPercent(debug.SetGCPercent(400))
 	o, err := c.planFlags.options(ctx, con, &c.jobFlags, &c.modelFlags)
 	if err != nil {
 		return err
 	}
 	if c.DryRun {
 		e, err := shard.DryRun(ctx, o)
-		if err == nil {
-			printEstimate(con.out, e)
+		if err != nil {
+			return err
 		}
-		return err
-	}
-	if err := store.Probe(ctx, o.Store); err != nil && !c.SingleWriter {
-		return err
+		return describePlan(con.out, e)
 	}
 	j, e, err := shard.Plan(ctx, o)
 	if err != nil {
 		return err
 	}
-	printEstimate(con.out, e)
-	fmt.Fprintf(con.out, "job %s is planned at %s: next, tokenfork infer --job %s\n", j.ID, o.Store, o.Store)
-	return nil
+	if err := describePlan(con.out, e); err != nil {
+		return err
+	}
+	is := "is planned"
+	if e.Planned {
+		is = "was planned before, and nothing changed,"
+	}
+	_, err = fmt.Fprintf(con.out, "job %s %s at %s: next, tokenfork infer --job %s\n", j.ID, is, o.Store, o.Store)
+	return err
 }
 
+// options turns the flags into options.
 func (f *planFlags) options(ctx context.Context, con *console, jf *jobFlags, mf *modelFlags) (shard.Options, error) {
 	log := con.logger()
-	o := shard.Options{Settings: f.settings(), Shards: shard.Shards{Count: f.Shards}, Tmp: jf.Tmp, Logger: log}
-	if f.ShardTime > 0 {
-		o.Shards = shard.Shards{Seconds: f.ShardTime}
-	}
-	if len(f.PrefillRate) != 2 || len(f.DecodeRate) != 2 {
-		return o, failure.New(failure.Usage, "give two numbers: small's, reference's", "--prefill-rate and --decode-rate take a rate per model")
-	}
-	for side := range o.Throughput {
-		o.Throughput[side] = shard.Throughput{Prefill: f.PrefillRate[side], Decode: f.DecodeRate[side]}
-	}
+	o := shard.Options{Tmp: jf.Tmp, Logger: log, Settings: f.labelFlags.settings()}
+	f.tableFlags.settle(&o.Settings)
 	var err error
 	if o.Store, err = jf.open(ctx, log); err != nil {
 		return o, err
@@ -107,26 +130,74 @@ func (f *planFlags) options(ctx context.Context, con *console, jf *jobFlags, mf 
 	if o.Sources, err = f.sources(ctx, jf.options(log)); err != nil {
 		return o, err
 	}
-	return o, f.models(&o, mf)
-}
-
-func (f *planFlags) settings() job.Settings {
-	auto := func(s string) string {
-		if s == "auto" {
-			return ""
-		}
-		return s
+	if o.Shards, o.Throughput, err = f.shards(); err != nil {
+		return o, err
 	}
-	return job.Settings{Layout: auto(f.Layout), Small: f.Small, Reference: f.Reference, Alignment: f.Alignment, SentenceIDType: auto(f.SentenceIDType),
-		Trajectories: f.Trajectories, Replay: f.Replay != "off", Decimals: f.Decimals, MaxNewTokens: f.MaxNewTokens, Temperature: f.Temperature,
-		TopP: f.TopP, Seed: f.Seed, Margins: f.Margins, Deterministic: f.Deterministic, OnBadSentence: f.OnBadSentence}
+	return o, mf.load(&o)
 }
 
-// sources opens nothing yet; a glob is taken apart here, so that the order of
-// its files is settled.
-func (f *planFlags) sources(ctx context.Context, o store.Options) ([]table.Source, error) {
+// settings are those that the flags decide, by the preset where they are silent.
+func (f *labelFlags) settings() job.Settings {
+	s := job.Settings{Trajectories: f.Trajectories, Replay: f.Replay != "off", Ends: f.Ends, Decimals: f.Decimals, MaxNewTokens: f.MaxNewTokens,
+		Temperature: f.Temperature, TopP: f.TopP, Seed: f.Seed, Margins: f.Margins, Deterministic: f.Deterministic}
+	trajectories, ends, limit := job.Own, tokenizer.DefaultEnds, 128
+	if f.Preset == "r2r" {
+		trajectories, ends, limit = job.Real, tokenizer.R2REnds, 8192
+	}
+	if s.Trajectories == "" {
+		s.Trajectories = trajectories
+	}
+	if s.Ends == "" {
+		s.Ends = ends
+	}
+	if s.MaxNewTokens == 0 {
+		s.MaxNewTokens = limit
+	}
+	return s
+}
+
+// Validate checks what kong cannot.
+func (f *labelFlags) Validate() error {
+	switch {
+	case f.MaxNewTokens < 0:
+		return fmt.Errorf("--max-new-tokens %d is negative", f.MaxNewTokens)
+	case f.Temperature < 0 || f.TopP <= 0 || f.TopP > 1:
+		return fmt.Errorf("--temperature %g --top-p %g: want at least 0, and above 0 up to 1", f.Temperature, f.TopP)
+	}
+	_, err := f.audit()
+	return err
+}
+
+// audit is the share of replayed forks that are generated as well.
+func (f *labelFlags) audit() (float64, error) {
+	share, isAudit := strings.CutPrefix(f.Replay, "audit=")
+	if !isAudit && f.Replay != "auto" && f.Replay != "off" {
+		return 0, fmt.Errorf("--replay %s: want auto, off or audit=F", f.Replay)
+	}
+	if !isAudit {
+		return 0.005, nil
+	}
+	v, err := strconv.ParseFloat(share, 64)
+	if err != nil || v < 0 || v > 1 {
+		return 0, fmt.Errorf("--replay %s: want a share from 0 to 1", f.Replay)
+	}
+	return v, nil
+}
+
+func (f *tableFlags) settle(s *job.Settings) {
+	s.Small, s.Reference, s.Alignment, s.OnBadSentence = f.Small, f.Reference, f.Alignment, f.OnBadSentence
+	if f.Layout != "auto" {
+		s.Layout = f.Layout
+	}
+	if f.SentenceIDType != "auto" {
+		s.SentenceIDType = f.SentenceIDType
+	}
+}
+
+// sources are the table's files.
+func (f *tableFlags) sources(ctx context.Context, o store.Options) ([]table.Source, error) {
 	var all []table.Source
-	for _, in := range f.Input {
+	for _, in := range f.Inputs {
 		if in == "-" {
 			all = append(all, table.Source{Name: "standard input", Open: func(context.Context) (io.ReadCloser, error) { return io.NopCloser(os.Stdin), nil }})
 			continue
@@ -136,66 +207,86 @@ func (f *planFlags) sources(ctx context.Context, o store.Options) ([]table.Sourc
 			return nil, err
 		}
 		for _, name := range names {
-			all = append(all, table.Source{Name: name, Open: func(ctx context.Context) (io.ReadCloser, error) { return store.OpenInput(ctx, name, o) }})
+			s := table.Source{Name: name, Open: func(ctx context.Context) (io.ReadCloser, error) { return store.OpenInput(ctx, name, o) }}
+			if info, err := os.Stat(name); err == nil && info.Mode().IsRegular() {
+				s.Size = info.Size()
+			}
+			all = append(all, s)
 		}
 	}
 	return all, nil
 }
 
-// models reads both folders: their shapes, and the tokenizer that they share.
-func (f *planFlags) models(o *shard.Options, mf *modelFlags) error {
-	var toks [2]*tokenizer.Tokenizer
+func (f *shardFlags) shards() (shard.Shards, [2]shard.Throughput, error) {
+	s, rates := shard.Shards{Count: f.Shards}, [2]shard.Throughput{}
+	switch {
+	case f.ShardTime != 0 && f.ShardCost != 0:
+		return s, rates, failure.New(failure.Usage, "leave one of them out", "--shard-time and --shard-cost both say how large a shard is")
+	case f.ShardTime != 0:
+		s = shard.Shards{Cost: f.ShardTime.Seconds() * float64(f.ShardGPUs)}
+	case f.ShardCost != 0:
+		s = shard.Shards{Cost: f.ShardCost}
+	}
+	if s.Count < 1 && s.Cost <= 0 {
+		return s, rates, failure.New(failure.Usage, "give a positive number", "--shards %d --shard-time %s --shard-gpus %d --shard-cost %g", f.Shards, f.ShardTime, f.ShardGPUs, f.ShardCost)
+	}
+	if len(f.PrefillRate) != 2 || len(f.DecodeRate) != 2 || min(f.PrefillRate[0], f.PrefillRate[1], f.DecodeRate[0], f.DecodeRate[1]) <= 0 {
+		return s, rates, failure.New(failure.Usage, "give two positive numbers: small's, reference's", "--prefill-rate and --decode-rate take a rate per model")
+	}
+	for side := range rates {
+		rates[side] = shard.Throughput{Prefill: f.PrefillRate[side], Decode: f.DecodeRate[side]}
+	}
+	return s, rates, nil
+}
+
+// load looks at both models' folders and reads the tokenizer that they share.
+func (f *modelFlags) load(o *shard.Options) error {
+	var models [2]*model.Model
 	var eos []int32
-	for side, name := range [2]string{mf.SmallModel, mf.ReferenceModel} {
-		m, tok, err := loadModel(job.Side(side), name)
+	for side, name := range [2]string{f.SmallModel, f.ReferenceModel} {
+		m, err := findModel(job.Side(side), name)
 		if err != nil {
 			return err
 		}
 		o.Models[side] = job.Model{Name: name, Fingerprint: m.Fingerprint(), VocabSize: m.VocabSize, MaxPositions: m.MaxPositions}
-		toks[side] = tok
+		models[side] = m
 		eos = append(eos, m.EOS...)
 	}
-	if err := tokenizer.Equal(toks[job.Small], toks[job.Reference]); err != nil {
-		return failure.New(failure.Refused, "compare models that share a tokenizer", "the models' tokenizers differ: %w", err)
-	}
-	ends, err := tokenizer.NewEnds(toks[job.Reference], f.Ends, eos, f.Decimals)
+	tok, err := sharedTokenizer(models)
 	if err != nil {
 		return err
 	}
-	o.Tokenizer, o.Ends, o.Settings.Ends = toks[job.Reference], ends, ends.Spec()
+	o.Tokenizer = tok
+	if o.Ends, err = tokenizer.NewEnds(tok, o.Settings.Ends, eos, o.Settings.Decimals); err != nil {
+		return err
+	}
+	o.Settings.Ends = o.Ends.Spec() // "\\n" and a newline are the same setting
 	return nil
 }
 
-func loadModel(side job.Side, name string) (*model.Model, *tokenizer.Tokenizer, error) {
+func findModel(side job.Side, name string) (*model.Model, error) {
 	if name == "" {
-		return nil, nil, failure.New(failure.Usage, fmt.Sprintf("give --%s-model FOLDER (or a cached hub name)", side), "no %s model is named", side)
+		return nil, failure.New(failure.Usage, fmt.Sprintf("give --%s-model FOLDER (or a cached hub name)", side), "no %s model is named", side)
 	}
 	dir, err := model.Resolve(name, os.Getenv)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
-	m, err := model.Load(dir)
-	if err != nil {
-		return nil, nil, err
-	}
-	tok, err := tokenizer.Load(m.TokenizerPath)
-	return m, tok, err
+	return model.Load(dir)
 }
 
-// printEstimate says what a plan comes to.
-func printEstimate(w io.Writer, e *shard.Estimate) {
-	rate := 0.0
-	if e.Positions > 0 {
-		rate = 100 * float64(e.Mismatches) / float64(e.Positions)
+// sharedTokenizer reads the second file only if it is not the same.
+func sharedTokenizer(models [2]*model.Model) (*tokenizer.Tokenizer, error) {
+	tok, err := tokenizer.Load(models[job.Reference].TokenizerPath)
+	if err != nil || models[job.Small].Fingerprint().Tokenizer == models[job.Reference].Fingerprint().Tokenizer {
+		return tok, err
 	}
-	fmt.Fprintf(w, "%d rows, %d sentences, %d mismatches (%.1f %% of %d positions), %d shards\n", e.Rows, e.Sentences, e.Mismatches, rate, e.Positions, e.Shards)
-	for _, side := range job.Sides {
-		fmt.Fprintf(w, "  %-9s %+v, %.3g GPU hours\n", side, e.Work[side], e.GPUHours[side])
+	small, err := tokenizer.Load(models[job.Small].TokenizerPath)
+	if err != nil {
+		return nil, err
 	}
-	if e.Skipped > 0 {
-		fmt.Fprintf(w, "  %d sentences were left out: see skipped_sentences in %s\n", e.Skipped, job.Key)
+	if err := tokenizer.Equal(small, tok); err != nil {
+		return nil, failure.New(failure.Refused, "compare models that share a tokenizer", "the models' tokenizers differ: %w", err)
 	}
-	for _, t := range e.TooLong {
-		fmt.Fprintf(w, "  sentence %s has %d tokens: %d mismatches do not fit the model and will be listed as failed\n", t.SentenceID, t.Tokens, t.Mismatches)
-	}
+	return tok, nil
 }

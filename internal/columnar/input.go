@@ -38,6 +38,7 @@ type InputColumn struct {
 // Input is such a file.
 type Input struct {
 	Columns []InputColumn
+	Rows    int64 // 0 if not known
 	open    func(columns []int) (func() (arrow.Record, error), error)
 }
 
@@ -60,7 +61,7 @@ func OpenParquetInput(r ReaderAtSeeker) (*Input, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read Parquet schema: %w", err)
 	}
-	in := &Input{Columns: inputColumns(s)}
+	in := &Input{Columns: inputColumns(s), Rows: pf.NumRows()}
 	in.open = func(columns []int) (func() (arrow.Record, error), error) {
 		leaves := make([]int, len(columns))
 		for i, c := range columns { // nested columns have several leaves
@@ -88,7 +89,7 @@ func OpenArrowInput(r File) (*Input, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read Arrow file: %w", err)
 	}
-	return &Input{inputColumns(fr.Schema()), picked(fr.Read)}, nil
+	return &Input{Columns: inputColumns(fr.Schema()), open: picked(fr.Read)}, nil
 }
 
 // OpenArrowStream opens an Arrow stream.
@@ -97,7 +98,7 @@ func OpenArrowStream(r io.Reader) (*Input, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read Arrow stream: %w", err)
 	}
-	return &Input{inputColumns(ir.Schema()), picked(ir.Read)}, nil
+	return &Input{Columns: inputColumns(ir.Schema()), open: picked(ir.Read)}, nil
 }
 
 // picked reads records and keeps some of their columns.

@@ -136,8 +136,11 @@ type Shard struct {
 type Job struct {
 	Plan
 	Alignment  map[string]float64 `json:"alignment_evidence"` // agreement with the real tokens under each reading
+	Positions  int64              `json:"positions"`          // that could have been mismatches
 	Mismatches int64              `json:"mismatches"`
+	Padding    int64              `json:"padding_ids"` // real tokens, and predictions at mismatches, that no token stands for
 	Skipped    []Skipped          `json:"skipped_sentences,omitempty"`
+	TooLong    []TooLong          `json:"too_long_sentences,omitempty"`
 	Shards     []Shard            `json:"shards"`
 }
 
@@ -146,6 +149,14 @@ type Skipped struct {
 	SentenceID string `json:"sentence_id"`
 	Line       int64  `json:"line"`
 	Reason     string `json:"reason"`
+}
+
+// TooLong is a sentence with mismatches that do not fit a model's context:
+// they are planned, and infer lists them as context_length.
+type TooLong struct {
+	SentenceID string `json:"sentence_id"`
+	Tokens     int    `json:"tokens"`
+	Mismatches int    `json:"mismatches"`
 }
 
 // Load reads job.json.

@@ -1,6 +1,7 @@
 package table
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -16,6 +17,7 @@ import (
 // Source is a file of the table.
 type Source struct {
 	Name string // for messages
+	Size int64  // bytes; 0 if not known
 	Open func(context.Context) (io.ReadCloser, error)
 }
 
@@ -25,6 +27,7 @@ type Reader struct {
 	req     Request
 	tmp     string
 	schema  *Schema
+	perRow  float64 // bytes of a row in the first file, 0 if not known
 }
 
 // NewReader prepares to read; tmp is the folder for files that have to be
@@ -38,6 +41,19 @@ func (r *Reader) Schema() *Schema { return r.schema }
 
 // Request is the request with what the table settled.
 func (r *Reader) Request() Request { return r.req }
+
+// RowsExpected is about how many rows there are, 0 if that cannot be told. It
+// is known with the first batch.
+func (r *Reader) RowsExpected() int64 {
+	size := int64(0)
+	for _, s := range r.sources {
+		if s.Size == 0 || r.perRow == 0 {
+			return 0
+		}
+		size += s.Size
+	}
+	return int64(float64(size) / r.perRow)
+}
 
 // Batches yields the table's rows. The receiver releases each batch.
 func (r *Reader) Batches(ctx context.Context) iter.Seq2[*Batch, error] {
@@ -98,6 +114,9 @@ func (r *Reader) columns(ctx context.Context, name string, in *columnar.Input, o
 	if r.req.SentenceIDType == "" {
 		r.req.SentenceIDType = f.idType()
 	}
+	if in.Rows > 0 && r.perRow == 0 {
+		r.perRow = float64(r.sources[0].Size) / float64(in.Rows)
+	}
 	c := &converter{f, r.req}
 	return ordered.Map(ctx, runtime.GOMAXPROCS(0), f.pieces(), c.convert, out)
 }
@@ -113,6 +132,9 @@ func (r *Reader) csv(ctx context.Context, name string, in io.Reader, out func(*B
 	first, err := r.settleIDs(f)
 	if err != nil || first == nil {
 		return err
+	}
+	if _, plain := in.(*plain); plain && r.perRow == 0 {
+		r.perRow = float64(len(first.data)) / float64(bytes.Count(first.data, newline)+1)
 	}
 	p := newParser(name, f.schema, r.req)
 	chunks := func(yield func(*chunk, error) bool) {

@@ -1,0 +1,80 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+
+	"tokenfork/internal/job"
+	"tokenfork/shard"
+)
+
+// mostListed bounds the lists of sentences that are printed; job.json has all.
+const mostListed = 10
+
+// lines prints and keeps the first error.
+type lines struct {
+	w   io.Writer
+	err error
+}
+
+func (l *lines) add(format string, args ...any) {
+	_, err := fmt.Fprintf(l.w, format+"\n", args...)
+	l.err = errors.Join(l.err, err)
+}
+
+// describePlan says what a plan comes to.
+func describePlan(w io.Writer, e *shard.Estimate) error {
+	l := &lines{w: w}
+	l.add("%s rows in %s sentences; predictions are for the %s position (%.1f %% are the next row's real token, %.1f %% their own row's)",
+		count(e.Rows), count(e.Sentences), e.Alignment, 100*e.Evidence["next"], 100*e.Evidence["same"])
+	l.add("%s mismatches, %.2f %% of %s positions", count(e.Mismatches), percent(e.Mismatches, e.Positions), count(e.Positions))
+	for _, side := range job.Sides {
+		work := e.Work[side]
+		if work.Requests+work.Replayed == 0 {
+			continue
+		}
+		l.add("%-9s prefill %s tokens, generate about %s in %s requests; %s replayed and %s shared (%.1f %% of all): %.2f GPU hours", side,
+			count(work.Prefill), count(work.Generated), count(work.Requests), count(work.Replayed), count(work.Shared),
+			percent(work.Replayed+work.Shared, work.Replayed+work.Shared+work.Generated), e.GPUHours[side])
+	}
+	l.add("%d shards, the largest of %.0f GPU seconds", e.Shards, e.Largest)
+	if e.Padding > 0 {
+		l.add("%s ids are padding of the vocabulary: they stand for no token", count(e.Padding))
+	}
+	l.sentences("left out", len(e.Skipped), func(i int) string { return e.Skipped[i].SentenceID + ": " + e.Skipped[i].Reason })
+	l.sentences("too long for a model in parts", len(e.TooLong), func(i int) string {
+		t := e.TooLong[i]
+		return fmt.Sprintf("%s: %d tokens, %d mismatches will be listed as context_length", t.SentenceID, t.Tokens, t.Mismatches)
+	})
+	return l.err
+}
+
+func (l *lines) sentences(what string, n int, line func(int) string) {
+	if n == 0 {
+		return
+	}
+	l.add("%d sentences %s:", n, what)
+	for i := range min(n, mostListed) {
+		l.add("  %s", line(i))
+	}
+	if n > mostListed {
+		l.add("  … and %d more, see job.json", n-mostListed)
+	}
+}
+
+// count writes a number with its thousands apart.
+func count(n int64) string {
+	s := fmt.Sprint(n)
+	var b strings.Builder
+	for i, c := range s {
+		if i > 0 && (len(s)-i)%3 == 0 {
+			b.WriteByte(',')
+		}
+		b.WriteRune(c)
+	}
+	return b.String()
+}
+
+func percent(part, whole int64) float64 { return 100 * float64(part) / max(1, float64(whole)) }

@@ -1,0 +1,190 @@
+package shard
+
+import (
+	"context"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"iter"
+	"maps"
+	"runtime"
+	"slices"
+	"strings"
+
+	"golang.org/x/sync/errgroup"
+
+	"tokenfork/internal/failure"
+	"tokenfork/internal/job"
+	"tokenfork/internal/store"
+)
+
+// existing is the job that is in the store already, or nil.
+func existing(ctx context.Context, s store.Store) (*job.Job, error) {
+	r, err := s.Open(ctx, job.Key)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("look for a job at %s: %w", s, err)
+	}
+	r.Close()
+	return job.Load(ctx, s)
+}
+
+// plan is the head of job.json.
+func (p *planner) plan() (job.Plan, error) {
+	head := job.Plan{Format: job.Format, Settings: p.settings, Models: p.Models, Ends: p.Ends, Longest: p.total.longest}
+	head.Input = job.Input{Fingerprint: hex.EncodeToString(p.print.Sum(nil)), Rows: p.estimate.Rows, Sentences: p.estimate.Sentences}
+	for _, s := range p.Sources {
+		head.Input.Sources = append(head.Input.Sources, s.Name)
+	}
+	var err error
+	head.ID, err = head.Identity()
+	return head, err
+}
+
+// commit writes what is left to write, job.json last.
+func (p *planner) commit(ctx context.Context) (*job.Job, error) {
+	head, err := p.plan()
+	if err != nil {
+		return nil, err
+	}
+	if err := p.out.finish(p.total.rates()); err != nil {
+		return nil, err
+	}
+	if err := create(ctx, p.Store, job.TokenizerKey, bytesOf(p.Tokenizer.JSON())); err != nil {
+		return nil, err
+	}
+	e := &p.estimate
+	j := &job.Job{Plan: head, Alignment: e.Evidence, Positions: e.Positions, Mismatches: e.Mismatches, Padding: e.Padding, Skipped: e.Skipped, TooLong: e.TooLong}
+	if j.Shards, err = p.manifests(ctx, head); err != nil {
+		return nil, err
+	}
+	b, err := json.MarshalIndent(j, "", "  ")
+	if err != nil {
+		return nil, fmt.Errorf("encode %s: %w", job.Key, err)
+	}
+	return j, create(ctx, p.Store, job.Key, bytesOf(append(b, '\n')))
+}
+
+func bytesOf(b []byte) func(io.Writer) error {
+	return func(w io.Writer) error {
+		_, err := w.Write(b)
+		return err
+	}
+}
+
+// manifests writes each shard's manifest.
+func (p *planner) manifests(ctx context.Context, head job.Plan) ([]job.Shard, error) {
+	shards := make([]job.Shard, len(p.dealt))
+	g, ctx := errgroup.WithContext(ctx)
+	g.SetLimit(runtime.GOMAXPROCS(0))
+	for k, s := range p.dealt {
+		g.Go(func() error {
+			said := job.Shard{Sentences: len(s), Cost: costOf(s)}
+			for _, x := range s {
+				said.Mismatches += int(x.mismatches)
+			}
+			h := job.Header{Plan: head, Index: k, Of: len(p.dealt), Shard: said}
+			err := create(ctx, p.Store, job.ManifestKey(k), func(w io.Writer) (err error) {
+				said.SHA256, err = job.WriteManifest(w, h, p.spooled(ctx, s))
+				return err
+			})
+			shards[k] = said
+			return err
+		})
+	}
+	return shards, g.Wait()
+}
+
+// spooled yields the sentences from the spool.
+func (p *planner) spooled(ctx context.Context, all []planned) iter.Seq2[*job.Sentence, error] {
+	return func(yield func(*job.Sentence, error) bool) {
+		for _, x := range all {
+			s, err := p.spool.read(x.at, int(x.size))
+			if err == nil {
+				s.Cost = x.cost
+				err = ctx.Err()
+			}
+			if !yield(s, err) || err != nil {
+				return
+			}
+		}
+	}
+}
+
+// same refuses if the job that is there was planned otherwise. The input is
+// compared once it was read.
+func (p *planner) same() error {
+	now := job.Plan{Settings: p.settings, Models: p.Models, Ends: p.Ends}
+	lines, err := differences(&p.before.Plan, &now)
+	if err != nil {
+		return err
+	}
+	if len(lines) > 0 {
+		return failure.New(failure.Refused, "ask for what the job has, or plan into another place", "job %s was planned otherwise: %s", p.Store, strings.Join(lines, "; "))
+	}
+	return nil
+}
+
+// sameInput refuses if the table, or the number of shards, is not the job's.
+func (p *planner) sameInput() error {
+	now, err := p.plan()
+	if err != nil {
+		return err
+	}
+	was := p.before.Input
+	if was.Fingerprint != now.Input.Fingerprint {
+		return failure.New(failure.Refused, "plan into another place", "job %s was planned from another table: %s of %d rows and %d sentences (sha256 %.12s…), now %d rows and %d sentences (sha256 %.12s…)",
+			p.Store, strings.Join(was.Sources, ", "), was.Rows, was.Sentences, was.Fingerprint, now.Input.Rows, now.Input.Sentences, now.Input.Fingerprint)
+	}
+	if n := len(p.before.Shards); n != p.estimate.Shards {
+		return failure.New(failure.Refused, fmt.Sprintf("leave it as it is with --shards %d, or plan into another place", n), "job %s has %d shards, asked for are %d", p.Store, n, p.estimate.Shards)
+	}
+	return nil
+}
+
+// differences are the settings in which two plans differ, in words.
+func differences(was, now *job.Plan) ([]string, error) {
+	var lines []string
+	for _, part := range []struct {
+		name     string
+		was, now any
+	}{
+		{"", was.Settings, now.Settings},
+		{"small model's ", was.Models[job.Small].Fingerprint, now.Models[job.Small].Fingerprint},
+		{"reference model's ", was.Models[job.Reference].Fingerprint, now.Models[job.Reference].Fingerprint},
+		{"sentence ends' ", was.Ends, now.Ends},
+	} {
+		a, err := fields(part.was)
+		if err != nil {
+			return nil, err
+		}
+		b, err := fields(part.now)
+		if err != nil {
+			return nil, err
+		}
+		for _, k := range slices.Sorted(maps.Keys(b)) {
+			if string(a[k]) != string(b[k]) {
+				lines = append(lines, fmt.Sprintf("%s%s is %s there, %s now", part.name, k, a[k], b[k]))
+			}
+		}
+	}
+	return lines, nil
+}
+
+// fields are a value's JSON fields.
+func fields(v any) (map[string]json.RawMessage, error) {
+	b, err := json.Marshal(v)
+	if err != nil {
+		return nil, fmt.Errorf("compare settings: %w", err)
+	}
+	var m map[string]json.RawMessage
+	if err := json.Unmarshal(b, &m); err != nil {
+		return nil, fmt.Errorf("compare settings: %w", err)
+	}
+	return m, nil
+}
