@@ -37,6 +37,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	exit := -1
 	parser, err := kong.New(&cli{},
 		kong.Name("tokenfork"),
+		kong.WithHyphenPrefixedParameters(true), // --small-args "--dtype float32"
 		kong.Description("Label where two language models part ways, and whether it matters."),
 		kong.Writers(stdout, stderr),
 		kong.Exit(func(code int) { exit = code }),
