@@ -112,7 +112,8 @@ type batchWriter[T any] struct {
 	cols    []column
 	builder *array.RecordBuilder
 	sink    batchSink
-	rows    int
+	rows    int  // in the builder
+	begun   bool // a batch was written
 	batch   int
 }
 
@@ -155,14 +156,14 @@ func (w *batchWriter[T]) append(i int, c column, v reflect.Value) (err error) {
 }
 
 func (w *batchWriter[T]) flush() error {
-	w.rows = 0
+	w.rows, w.begun = 0, true
 	rec := w.builder.NewRecord()
 	defer rec.Release()
 	return w.sink.Write(rec)
 }
 
 func (w *batchWriter[T]) Close() error {
-	if w.rows > 0 {
+	if w.rows > 0 || !w.begun { // a table without rows has a schema all the same
 		if err := w.flush(); err != nil {
 			return err
 		}
@@ -180,25 +181,20 @@ type fileSink struct {
 }
 
 func (s *fileSink) Close() error {
-	s.tail.mark = true
+	if _, err := s.tail.Write(endOfStream); err != nil {
+		return err
+	}
 	return s.FileWriter.Close()
 }
 
 var endOfStream = []byte{0xff, 0xff, 0xff, 0xff, 0, 0, 0, 0}
 
 type fileTail struct {
-	w    io.Writer
-	n    int64
-	mark bool
+	w io.Writer
+	n int64
 }
 
 func (t *fileTail) Write(p []byte) (int, error) {
-	if t.mark {
-		t.mark = false
-		if _, err := t.Write(endOfStream); err != nil {
-			return 0, err
-		}
-	}
 	n, err := t.w.Write(p)
 	t.n += int64(n)
 	return n, err
