@@ -31,43 +31,25 @@ type asker interface {
 type Judge struct {
 	judging Judging
 	prompt  *Prompt
-	client  *endpoint.Client
 	asker   asker
 	known   *memory
 	flight  singleflight.Group
 	count   struct{ identical, repeated atomic.Int64 }
 }
 
-// Open loads the prompt and settles with the server how it is asked.
-func Open(ctx context.Context, s Settings, cfg endpoint.Config) (*Judge, error) {
-	if err := s.Validate(); err != nil {
-		return nil, err
-	}
-	p, err := LoadPrompt(s)
-	if err != nil {
-		return nil, err
-	}
-	client, err := endpoint.Open(ctx, cfg, p.request(s, ""))
-	if err != nil {
-		return nil, err
-	}
-	j := newJudge(s, p, client.Model(), client)
-	j.client = client
-	return j, nil
-}
-
-func newJudge(s Settings, p *Prompt, model string, a asker) *Judge {
-	return &Judge{
-		judging: Judging{Format: job.Format, Model: model, PromptVersion: p.Version, PromptHash: p.Hash, Settings: s},
-		prompt:  p, asker: a, known: newMemory(rememberedAnswers),
-	}
+func newJudge(p *Prompt, judging Judging, a asker) *Judge {
+	return &Judge{judging: judging, prompt: p, asker: a, known: newMemory(rememberedAnswers)}
 }
 
 // Judging is what makes this judge's verdicts comparable.
 func (j *Judge) Judging() Judging { return j.judging }
 
-// Client is the judge's server, for its usage.
-func (j *Judge) Client() *endpoint.Client { return j.client }
+// Remember takes over a verdict of an earlier run, for the question that it answers.
+func (j *Judge) Remember(v *job.Verdict) {
+	if v.Error == nil && v.MeaningMatch != nil {
+		j.known.put(v.Question, answer{*v.MeaningMatch, v.Explanation, v.KeyDifferences, v.Confidence, v.ConfidenceSource})
+	}
+}
 
 // request asks for logprobs: 5 tell two words apart, 20 are the most that
 // servers give and cost nothing for a single token.

@@ -50,7 +50,7 @@ func newTestJudge(t *testing.T, change func(*Settings), answer func(int, endpoin
 		t.Fatal(err)
 	}
 	f := &fakeAsker{answer: answer}
-	return newJudge(s, p, "m", f), f
+	return newJudge(p, Judging{Model: "m", PromptVersion: p.Version, PromptHash: p.Hash, Settings: s}, f), f
 }
 
 func example() *Question {

@@ -26,6 +26,7 @@ var builtin = map[string]struct{ version, form string }{
 type Prompt struct {
 	Version string // seed-1, r2r-1 or file:NAME
 	Hash    string // sha256 over the text, the form of the answer and its schema
+	Text    string
 	text    *template.Template
 	form    form
 }
@@ -60,34 +61,43 @@ func (s shown) Row() (*job.Result, error) {
 // LoadPrompt reads the prompt that the settings name.
 func LoadPrompt(s Settings) (*Prompt, error) {
 	name, path, isFile := strings.Cut(s.Prompt, "=")
-	var text []byte
-	var err error
-	p := &Prompt{}
-	kind := "match"
-	switch b, ok := builtin[name]; {
-	case ok && !isFile:
-		p.Version, kind = b.version, b.form
-		text, err = prompts.ReadFile("prompts/" + name + ".tmpl")
+	b, isBuiltin := builtin[name]
+	switch {
+	case isBuiltin && !isFile:
+		text, err := prompts.ReadFile("prompts/" + name + ".tmpl")
+		if err != nil {
+			return nil, fmt.Errorf("read judge prompt: %w", err)
+		}
+		return newPrompt(b.version, string(text), s)
 	case isFile && name == "file" && path != "":
-		p.Version = "file:" + filepath.Base(path)
-		text, err = os.ReadFile(path)
-	default:
-		return nil, failure.New(failure.Usage, "it is seed, r2r or file=PATH", "judge prompt %q", s.Prompt)
+		text, err := os.ReadFile(path)
+		if err != nil {
+			return nil, fmt.Errorf("read judge prompt: %w", err)
+		}
+		return newPrompt("file:"+filepath.Base(path), string(text), s)
 	}
+	return nil, failure.New(failure.Usage, "it is seed, r2r or file=PATH", "judge prompt %q", s.Prompt)
+}
+
+// newPrompt makes a prompt of its text. The version tells what answers look like.
+func newPrompt(version, text string, s Settings) (*Prompt, error) {
+	kind := "match"
+	if version == builtin["r2r"].version {
+		kind = builtin["r2r"].form
+	}
+	f, err := loadForm(kind, s.VerdictOnly)
 	if err != nil {
-		return nil, fmt.Errorf("read judge prompt: %w", err)
-	}
-	if p.form, err = loadForm(kind, s.VerdictOnly); err != nil {
 		return nil, err
 	}
-	p.Hash = job.Sum([]byte(strings.Join([]string{string(text), p.form.instruction, string(p.form.schema)}, "\x00")))
-	return p, p.parse(string(text), s)
+	p := &Prompt{Version: version, Text: text, form: f,
+		Hash: job.Sum([]byte(strings.Join([]string{text, f.instruction, string(f.schema)}, "\x00")))}
+	return p, p.parse(s)
 }
 
 // parse compiles the template and tries it, so that a wrong name in it is found
 // before the first question.
-func (p *Prompt) parse(text string, s Settings) (err error) {
-	if p.text, err = template.New(p.Version).Parse(text); err == nil {
+func (p *Prompt) parse(s Settings) (err error) {
+	if p.text, err = template.New(p.Version).Parse(p.Text); err == nil {
 		_, err = p.Render(&Question{Row: &job.Result{}}, s, job.Sides)
 	}
 	if err != nil {

@@ -1,14 +1,12 @@
 package judge
 
 import (
-	"encoding/json"
 	"fmt"
 	"math"
 	"strconv"
 	"strings"
 
 	"tokenfork/internal/failure"
-	"tokenfork/internal/job"
 )
 
 // Settings decide what a judge is asked and what its answers become. They are
@@ -88,25 +86,6 @@ func (r *ContextRule) UnmarshalText(text []byte) error {
 		return fmt.Errorf("%q is not mismatch, sentences=N or tokens=N", text)
 	}
 	return nil
-}
-
-// Judging is a judge, a prompt and settings: a job may be judged by several,
-// which live side by side.
-type Judging struct {
-	Format        int      `json:"format"`
-	Model         string   `json:"judge_model"`
-	PromptVersion string   `json:"prompt_version"`
-	PromptHash    string   `json:"prompt_hash"`
-	Settings      Settings `json:"settings"`
-}
-
-// ID is the judging's hash in 16 hex digits: the name of its folder in a job.
-func (j Judging) ID() string {
-	b, err := json.Marshal(j)
-	if err != nil {
-		panic(err) // strings and finite numbers always encode
-	}
-	return job.Sum(b)[:16]
 }
 
 // Differences lists, by name, the settings in which two judgings differ.

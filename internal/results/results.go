@@ -9,6 +9,7 @@ import (
 
 	"tokenfork/internal/fork"
 	"tokenfork/internal/job"
+	"tokenfork/internal/store"
 	"tokenfork/internal/tokenizer"
 )
 
@@ -28,6 +29,15 @@ type Reader struct {
 	Plan  *job.Plan
 	Text  *tokenizer.Tokenizer
 	Sides [2]*job.Committed[job.Continuation] // nil: not finished, or no server of that side needed
+}
+
+// LoadText reads the job's own copy of the tokenizer: no model folder is needed.
+func LoadText(ctx context.Context, s store.Store) (*tokenizer.Tokenizer, error) {
+	b, err := store.ReadAll(ctx, s, job.TokenizerKey)
+	if err != nil {
+		return nil, fmt.Errorf("read %s of %s: %w", job.TokenizerKey, s, err)
+	}
+	return tokenizer.Parse(b)
 }
 
 // Rows gives the sentence's results in the order of its mismatches. A fork that

@@ -140,6 +140,9 @@ func baseURL(s string) (base, socket string, err error) {
 // Model is the name of the model that is asked.
 func (c *Client) Model() string { return c.cfg.Model }
 
+// InFlight is the most requests that are under way at once.
+func (c *Client) InFlight() int { return c.cfg.InFlight }
+
 // findModel compares the server's list with what was asked for. A server
 // without a list is taken at its word.
 func (c *Client) findModel(ctx context.Context) error {

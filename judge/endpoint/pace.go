@@ -3,6 +3,7 @@ package endpoint
 import (
 	"container/list"
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
 	"strconv"
@@ -17,6 +18,8 @@ import (
 // neighbouring questions share the server's prefix cache.
 type pace struct {
 	most int
+
+	closed chan struct{}
 
 	mu       sync.Mutex
 	limit    float64
@@ -46,12 +49,34 @@ const (
 )
 
 func newPace(most int) *pace {
-	return &pace{most: most, limit: float64(min(firstLimit, most)), doubling: true}
+	return &pace{most: most, closed: make(chan struct{}), limit: float64(min(firstLimit, most)), doubling: true}
+}
+
+// ErrDrained is for questions that were not sent since nothing new is asked.
+var ErrDrained = errors.New("nothing new is asked of the judge")
+
+// Drain lets the requests under way end and sends no others.
+func (c *Client) Drain() { c.pace.close() }
+
+func (p *pace) close() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	select {
+	case <-p.closed:
+	default:
+		close(p.closed)
+	}
 }
 
 // acquire waits for a place. Each is to be given back by release or failed.
 func (p *pace) acquire(ctx context.Context) error {
 	p.mu.Lock()
+	select {
+	case <-p.closed:
+		p.mu.Unlock()
+		return ErrDrained
+	default:
+	}
 	ready := make(chan struct{})
 	e := p.waiting.PushBack(ready)
 	p.admit()
@@ -59,6 +84,7 @@ func (p *pace) acquire(ctx context.Context) error {
 	select {
 	case <-ready:
 		return nil
+	case <-p.closed:
 	case <-ctx.Done():
 	}
 	p.mu.Lock()
@@ -69,6 +95,9 @@ func (p *pace) acquire(ctx context.Context) error {
 		p.admit()
 	default:
 		p.waiting.Remove(e)
+	}
+	if ctx.Err() == nil {
+		return ErrDrained
 	}
 	return fmt.Errorf("ask the judge: %w", context.Cause(ctx))
 }

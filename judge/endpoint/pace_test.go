@@ -1,6 +1,7 @@
 package endpoint
 
 import (
+	"errors"
 	"math"
 	"net/http"
 	"sync"
@@ -141,6 +142,39 @@ func TestQuotaHoldsBack(t *testing.T) {
 		}
 		if took := time.Since(start); took != time.Minute {
 			t.Errorf("took %s", took)
+		}
+	})
+}
+
+func TestDrain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := &fakeServer{chat: obliging(func(string) (int, string) { time.Sleep(time.Second); return 200, answer("x") })}
+		c := open(t, s, func(c *Config) { c.InFlight = 2 })
+		var mu sync.Mutex
+		answered, drained := 0, 0
+		for range 6 {
+			go func() {
+				_, err := c.Ask(t.Context(), question)
+				mu.Lock()
+				defer mu.Unlock()
+				if err == nil {
+					answered++
+				} else if errors.Is(err, ErrDrained) {
+					drained++
+				}
+			}()
+		}
+		time.Sleep(500 * time.Millisecond)
+		c.Drain()
+		c.Drain()
+		time.Sleep(time.Second)
+		mu.Lock()
+		defer mu.Unlock()
+		if answered != 2 || drained != 4 {
+			t.Errorf("answered %d, drained %d", answered, drained)
+		}
+		if _, err := c.Ask(t.Context(), question); !errors.Is(err, ErrDrained) {
+			t.Errorf("got %v", err)
 		}
 	})
 }

@@ -78,7 +78,7 @@ func Merge(ctx context.Context, o Options) (*Summary, error) {
 	if err != nil {
 		return nil, err
 	}
-	text, err := loadTokenizer(ctx, o.Store)
+	text, err := results.LoadText(ctx, o.Store)
 	if err != nil {
 		return nil, err
 	}
@@ -100,19 +100,6 @@ func Merge(ctx context.Context, o Options) (*Summary, error) {
 		return nil, err
 	}
 	return m.sum, m.sum.result(o.Store)
-}
-
-func loadTokenizer(ctx context.Context, s store.Store) (*tokenizer.Tokenizer, error) {
-	r, err := s.Open(ctx, job.TokenizerKey)
-	if err != nil {
-		return nil, fmt.Errorf("read %s of %s: %w", job.TokenizerKey, s, err)
-	}
-	defer r.Close()
-	b, err := io.ReadAll(r)
-	if err != nil {
-		return nil, fmt.Errorf("read %s of %s: %w", job.TokenizerKey, s, err)
-	}
-	return tokenizer.Parse(b)
 }
 
 type merger struct {

@@ -1,0 +1,103 @@
+package judge
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+
+	"tokenfork/internal/failure"
+	"tokenfork/internal/job"
+	"tokenfork/internal/store"
+	"tokenfork/internal/tokenizer"
+)
+
+// JudgingPrefix is where a job's judgings are described, each in ID.json.
+const JudgingPrefix = "judgings/"
+
+// Judging is a judge, a prompt and settings: a job may be judged by several,
+// which live side by side.
+type Judging struct {
+	Format        int      `json:"format"`
+	Model         string   `json:"judge_model"`
+	PromptVersion string   `json:"prompt_version"`
+	PromptHash    string   `json:"prompt_hash"`
+	Settings      Settings `json:"settings"`
+}
+
+// ID is the judging's hash in 16 hex digits: the name of its folders in a job.
+func (j Judging) ID() string {
+	b, err := json.Marshal(j)
+	if err != nil {
+		panic(err) // strings and finite numbers always encode
+	}
+	return job.Sum(b)[:16]
+}
+
+// Record is a judging as a job keeps it: with the prompt, so that its verdicts
+// can be checked against their questions anywhere.
+type Record struct {
+	Judging
+	Prompt string `json:"prompt"`
+}
+
+// save keeps the record in the job. One that is there is the same, for the key
+// is its hash.
+func (r Record) save(ctx context.Context, s store.Store) error {
+	b, err := json.MarshalIndent(r, "", " ")
+	if err != nil {
+		return fmt.Errorf("encode judging: %w", err)
+	}
+	err = store.CreateBytes(ctx, s, JudgingPrefix+r.ID()+".json", append(b, '\n'))
+	if err != nil && !errors.Is(err, fs.ErrExist) {
+		return fmt.Errorf("keep judging %s in %s: %w", r.ID(), s, err)
+	}
+	return nil
+}
+
+// Judgings lists the job's judgings by id.
+func Judgings(ctx context.Context, s store.Store) ([]Record, error) {
+	var all []Record
+	for o, err := range s.List(ctx, JudgingPrefix) {
+		if err != nil {
+			return nil, fmt.Errorf("list the judgings of %s: %w", s, err)
+		}
+		b, err := store.ReadAll(ctx, s, o.Key)
+		if err != nil {
+			return nil, fmt.Errorf("read %s of %s: %w", o.Key, s, err)
+		}
+		var r Record
+		if err := json.Unmarshal(b, &r); err != nil || JudgingPrefix+r.ID()+".json" != o.Key {
+			return nil, failure.New(failure.Refused, "remove it and start the judging again: its verdicts are kept", "%s of %s is damaged", o.Key, s)
+		}
+		all = append(all, r)
+	}
+	return all, nil
+}
+
+// Accept gives a check of verdicts: each must answer the question that its
+// row's continuations ask.
+func (r Record) Accept(plan *job.Plan, text *tokenizer.Tokenizer) (func(*job.Sentence, *job.Result, *job.Verdict) error, error) {
+	p, err := newPrompt(r.PromptVersion, r.Prompt, r.Settings)
+	if err != nil {
+		return nil, err
+	}
+	if p.Hash != r.PromptHash {
+		return nil, failure.New(failure.Refused, "use the tokenfork that judged it, or judge again", "judging %s: its prompt %s has hash %.12s here, not %.12s",
+			r.ID(), p.Version, p.Hash, r.PromptHash)
+	}
+	f := Framer{Plan: plan, Text: text, Context: r.Settings.Context}
+	return func(s *job.Sentence, row *job.Result, v *job.Verdict) error {
+		q := f.Question(s, row)
+		shown, err := p.Render(q, r.Settings, q.order(r.Settings))
+		if err != nil {
+			return err
+		}
+		if q.hash(r.Judging, shown) != v.Question {
+			return failure.New(failure.Refused, "judge the job again: its continuations have changed since",
+				"the verdict at position %d of sentence %s answers another question", row.MismatchPosition, s.ID)
+		}
+		return nil
+	}, nil
+}

@@ -1,0 +1,325 @@
+package judge
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"maps"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"tokenfork/internal/failure"
+	"tokenfork/internal/job"
+	"tokenfork/internal/progress"
+	"tokenfork/internal/results"
+	"tokenfork/internal/store"
+	"tokenfork/judge/endpoint"
+)
+
+// Options say what to judge and how to work. Only Settings and Model change
+// what comes out.
+type Options struct {
+	Store    store.Store
+	Shards   []int // nil: all of the job
+	Settings Settings
+	Model    string // the judge's name in the results; "" takes what the server calls it
+
+	// Connect says where the judge is and starts it if need be. It is called
+	// once, when there is something to judge; Close ends what it started.
+	Connect func(ctx context.Context) (Server, error)
+
+	PartEvery time.Duration // a verdict waits no longer to be kept
+	Grace     time.Duration // for what is in flight when the task is told to stop
+	Who       job.Attempt
+	Log       *slog.Logger
+	Console   io.Writer // progress
+}
+
+// Server is a judge's server.
+type Server struct {
+	endpoint.Config
+	Close func() error // nil for a server of others
+}
+
+// Run judges what is generated and not yet judged. When ctx ends it asks
+// nothing new, gives what is in flight the grace, keeps every verdict, and
+// returns an error with failure.Stopped. The judging is that of the settings
+// and the model.
+func Run(ctx context.Context, o Options) (*Judging, error) {
+	r, err := newRunner(ctx, &o)
+	if err != nil {
+		return nil, err
+	}
+	if o.Model != "" {
+		// What is done can be told without the server, which may take long to start.
+		r.judging = r.named(o.Model)
+		if err := r.findWork(ctx); err != nil || len(r.todo) == 0 {
+			return &r.judging, err
+		}
+	}
+	server, err := o.Connect(ctx)
+	if err != nil {
+		return nil, err
+	}
+	err = r.work(ctx, server.Config)
+	if server.Close != nil {
+		err = errors.Join(err, server.Close())
+	}
+	return &r.judging, err
+}
+
+// runner is one run over some shards of a job.
+type runner struct {
+	*Options
+	job     *job.Job
+	prompt  *Prompt
+	framer  Framer
+	judging Judging
+	todo    []int // shards with continuations and without a commit
+	waiting []int // shards without continuations
+	judge   *Judge
+	client  *endpoint.Client
+	asks    *errgroup.Group
+	meter   *progress.Meter
+	sum     summary
+}
+
+func newRunner(ctx context.Context, o *Options) (*runner, error) {
+	if err := o.Settings.Validate(); err != nil {
+		return nil, err
+	}
+	p, err := LoadPrompt(o.Settings)
+	if err != nil {
+		return nil, err
+	}
+	j, err := job.Load(ctx, o.Store)
+	if err != nil {
+		return nil, err
+	}
+	text, err := results.LoadText(ctx, o.Store)
+	if err != nil {
+		return nil, err
+	}
+	return &runner{Options: o, job: j, prompt: p, framer: Framer{Plan: &j.Plan, Text: text, Context: o.Settings.Context}}, nil
+}
+
+func (r *runner) named(model string) Judging {
+	return Judging{Format: job.Format, Model: model, PromptVersion: r.prompt.Version, PromptHash: r.prompt.Hash, Settings: r.Settings}
+}
+
+// findWork sorts the shards by what is there of them.
+func (r *runner) findWork(ctx context.Context) error {
+	committed := map[string]bool{}
+	for o, err := range r.Store.List(ctx, "parts/") {
+		if err != nil {
+			return fmt.Errorf("list the parts of %s: %w", r.Store, err)
+		}
+		if prefix, ok := strings.CutSuffix(o.Key, "commit.json"); ok {
+			committed[prefix] = true
+		}
+	}
+	shards := r.Shards
+	if shards == nil {
+		for k := range r.job.Shards {
+			shards = append(shards, k)
+		}
+	}
+	r.todo, r.waiting = nil, nil
+	for _, k := range shards {
+		if k < 0 || k >= len(r.job.Shards) {
+			return failure.New(failure.Usage, fmt.Sprintf("they are 0 to %d", len(r.job.Shards)-1), "%s has no shard %d", r.Store, k)
+		}
+		ready := true
+		for _, side := range r.job.Settings.Servers() {
+			ready = ready && committed[r.inferred(k, side).Prefix()]
+		}
+		switch {
+		case !ready:
+			r.waiting = append(r.waiting, k)
+		case !committed[r.task(k).Prefix()]:
+			r.todo = append(r.todo, k)
+		}
+	}
+	if len(r.todo) == 0 && len(r.waiting) == 0 {
+		r.Log.Info("nothing to do: every shard is judged", "judging", r.judging.ID())
+	}
+	if len(r.todo) == 0 {
+		return r.unready()
+	}
+	return nil
+}
+
+func (r *runner) inferred(k int, side job.Side) job.Task {
+	return job.Task{Stage: "infer", Shard: k, Side: side.String(), Manifest: r.job.Shards[k].SHA256}
+}
+
+func (r *runner) task(k int) job.Task {
+	return job.Task{Stage: "judge", Shard: k, Side: r.judging.ID(), Manifest: r.job.Shards[k].SHA256}
+}
+
+// unready is an error if shards wait for continuations.
+func (r *runner) unready() error {
+	if len(r.waiting) == 0 {
+		return nil
+	}
+	return failure.New(failure.Refused, "run `tokenfork infer --job "+r.Store.String()+"` first", "shards without continuations: %s", list(r.waiting))
+}
+
+// list writes shards as 1, 4-6, 9.
+func list(ks []int) string {
+	var b strings.Builder
+	for i := 0; i < len(ks); {
+		j := i
+		for j+1 < len(ks) && ks[j+1] == ks[j]+1 {
+			j++
+		}
+		if b.Len() > 0 {
+			b.WriteString(", ")
+		}
+		if fmt.Fprint(&b, ks[i]); j > i {
+			fmt.Fprintf(&b, "-%d", ks[j])
+		}
+		i = j + 1
+	}
+	return b.String()
+}
+
+// work opens the judge and sends it the shards.
+func (r *runner) work(admit context.Context, cfg endpoint.Config) error {
+	cfg.Log = r.Log
+	client, err := endpoint.Open(admit, cfg, r.prompt.request(r.Settings, ""))
+	if err != nil {
+		return err
+	}
+	r.judging = r.named(cmp.Or(r.Model, client.Model()))
+	if err := r.findWork(admit); err != nil || len(r.todo) == 0 {
+		return err
+	}
+	r.judge, r.client = newJudge(r.prompt, r.judging, client), client
+	r.Log.Info("judging", "judging", r.judging.ID(), "judge", client.Describe(), "prompt", r.prompt.Version, "shards", len(r.todo))
+	if err := (Record{r.judging, r.prompt.Text}).save(admit, r.Store); err != nil {
+		return err
+	}
+	err = r.shards(admit, 2*client.InFlight())
+	u := client.Usage()
+	r.Log.Info("judge used", "requests", u.Requests, "prompt_tokens", u.PromptTokens, "cached_tokens", u.CachedTokens,
+		"completion_tokens", u.CompletionTokens, "dollars", u.Dollars, "identical", r.judge.count.identical.Load(), "repeated", r.judge.count.repeated.Load())
+	if err != nil {
+		return err
+	}
+	return cmp.Or(r.sum.result(r.Store), r.unready())
+}
+
+// errStopped is the cause when the grace is over.
+var errStopped = failure.New(failure.Stopped, "start it again: verdicts are kept", "stopped on request with questions in flight")
+
+// shards judges all shards as one stream of questions, so that one shard's
+// last questions run beside the next one's first.
+func (r *runner) shards(admit context.Context, atOnce int) error {
+	work, cancel := context.WithCancelCause(context.WithoutCancel(admit))
+	defer cancel(nil)
+	defer context.AfterFunc(admit, func() {
+		r.client.Drain()
+		time.AfterFunc(r.Grace, func() { cancel(errStopped) })
+	})()
+	total := int64(0)
+	for _, k := range r.todo {
+		total += int64(r.job.Shards[k].Mismatches)
+	}
+	r.meter = progress.New(r.Console, "judge", "mismatches", total)
+	defer r.meter.Close()
+
+	asks, ctx := errgroup.WithContext(work)
+	asks.SetLimit(atOnce)
+	r.asks = asks
+	var ends errgroup.Group // not among asks: it has no limit, and waits for them
+	err := r.each(admit, ctx, &ends)
+	ended := ends.Wait() // first: asks.Wait ends ctx
+	return cmp.Or(asks.Wait(), ended, err)
+}
+
+// each feeds one shard after the other and leaves their ends to ends.
+func (r *runner) each(admit, ctx context.Context, ends *errgroup.Group) error {
+	for _, k := range r.todo {
+		if admit.Err() != nil {
+			r.sum.stop(k)
+			continue
+		}
+		run, err := r.open(ctx, k)
+		if err != nil {
+			return err
+		}
+		if run == nil {
+			continue
+		}
+		complete, err := run.feed(admit, ctx)
+		if err != nil {
+			return errors.Join(err, run.close())
+		}
+		ends.Go(func() error { return run.end(ctx, complete) })
+	}
+	return nil
+}
+
+// summary collects what became of the shards.
+type summary struct {
+	mu      sync.Mutex
+	classes map[string]int // of this run's verdicts that could not be had
+	rows    int            // in committed shards
+	failed  int            // of them
+	stopped []int
+	counted job.Counters // of the judge's usage, handed to a log
+}
+
+func (s *summary) stop(k int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.stopped = append(s.stopped, k)
+}
+
+func (s *summary) count(v *job.Verdict) {
+	if v.Error == nil {
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.classes == nil {
+		s.classes = map[string]int{}
+	}
+	s.classes[*v.Error]++
+}
+
+func (s *summary) committed(c *job.Commit) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.rows += c.Rows
+	s.failed += c.Failed
+}
+
+func (s *summary) result(in store.Store) error {
+	switch {
+	case len(s.stopped) > 0:
+		slices.Sort(s.stopped)
+		return failure.New(failure.Stopped, "run the same command again to go on", "stopped on request; shards not finished: %s", list(s.stopped))
+	case s.failed > 0:
+		return failure.New(failure.Partial, "`tokenfork merge --job "+in.String()+"` lists them in failures.csv",
+			"%d of %d mismatches got no verdict%s", s.failed, s.rows, s.byClass())
+	}
+	return nil
+}
+
+// byClass lists this run's failures: earlier ones are only known by number.
+func (s *summary) byClass() string {
+	var b strings.Builder
+	for _, c := range slices.Sorted(maps.Keys(s.classes)) {
+		fmt.Fprintf(&b, ", %d %s", s.classes[c], c)
+	}
+	return b.String()
+}

@@ -1,0 +1,652 @@
+package judge
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"iter"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"os/exec"
+	"reflect"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"tokenfork/internal/columnar"
+	"tokenfork/internal/failure"
+	"tokenfork/internal/job"
+	"tokenfork/internal/results"
+	"tokenfork/internal/store"
+	"tokenfork/internal/tokenizer"
+	"tokenfork/judge/endpoint"
+)
+
+// words is the vocabulary of the jobs made here.
+var words = strings.Split("I|We| see| saw| the| a| dog| cat| hen| now| then|.", "|")
+
+// perSentence mismatches are at positions 1 and on of each sentence.
+const perSentence = 5
+
+// makeJob plans a job of sentences over shards and commits its continuations.
+// The mismatch at position 3 has equal continuations, the one at 4 asks the
+// same in every sentence, the last one of sentence 2 failed.
+func makeJob(t *testing.T, sentences, shards int) store.Store {
+	t.Helper()
+	s, err := store.Open(t.Context(), t.TempDir(), store.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	tok := tokenizerOf(t, words...)
+	ends, err := tokenizer.NewEnds(tok, tokenizer.DefaultEnds, nil, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	j := job.Job{Plan: job.Plan{Format: job.Format, ID: "0123", Ends: ends, Settings: job.Settings{Trajectories: job.Own, Alignment: "next", FirstPosition: 1}}}
+	put(t, s, job.TokenizerKey, tok.JSON())
+	for k := range shards {
+		var mine []*job.Sentence
+		for n := k; n < sentences; n += shards {
+			mine = append(mine, makeSentence(n))
+		}
+		j.Shards = append(j.Shards, writeShard(t, s, &j.Plan, k, shards, mine))
+		j.Mismatches += int64(len(mine) * perSentence)
+	}
+	b, err := json.Marshal(j)
+	if err != nil {
+		t.Fatal(err)
+	}
+	put(t, s, job.Key, b)
+	return s
+}
+
+func put(t *testing.T, s store.Store, key string, b []byte) {
+	t.Helper()
+	if err := store.CreateBytes(t.Context(), s, key, b); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func makeSentence(n int) *job.Sentence {
+	s := &job.Sentence{Ordinal: int64(n), ID: fmt.Sprint("s", n), Real: []int32{int32(n % 2), 2, 4, 6, 9, 11}}
+	for p := range s.Real {
+		s.RowIDs = append(s.RowIDs, int64(100*n+p))
+	}
+	s.SmallPredictions = []int32{-1, 3, 5, 7, 10, 11, -1}
+	s.ReferencePredictions = []int32{-1, 2, 4, 6, 9, 0, -1}
+	for p := range perSentence {
+		s.Mismatches = append(s.Mismatches, int32(p+1))
+	}
+	return s
+}
+
+// writeShard writes a manifest and both sides' committed parts.
+func writeShard(t *testing.T, s store.Store, plan *job.Plan, k, of int, mine []*job.Sentence) job.Shard {
+	t.Helper()
+	h := job.Header{Plan: *plan, Index: k, Of: of, Shard: job.Shard{Sentences: len(mine), Mismatches: len(mine) * perSentence}}
+	err := s.Create(t.Context(), job.ManifestKey(k), func(w io.Writer) (err error) {
+		var each iter.Seq2[*job.Sentence, error] = func(yield func(*job.Sentence, error) bool) {
+			for _, x := range mine {
+				if !yield(x, nil) {
+					return
+				}
+			}
+		}
+		h.Shard.SHA256, err = job.WriteManifest(w, h, each)
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, side := range job.Sides {
+		commit(t, s, job.Task{Stage: "infer", Shard: k, Side: side.String(), Manifest: h.Shard.SHA256}, mine, func(x *job.Sentence) []job.Continuation {
+			return continuations(x, side)
+		})
+	}
+	return h.Shard
+}
+
+func commit[T job.Row](t *testing.T, s store.Store, task job.Task, mine []*job.Sentence, rows func(*job.Sentence) []T) {
+	t.Helper()
+	log, err := job.OpenLog[T](t.Context(), s, "0123", task, job.Attempt{}, time.Hour)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var ordinals []int64
+	for _, x := range mine {
+		ordinals = append(ordinals, x.Ordinal)
+		if err := log.Add(rows(x)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := log.Commit(t.Context(), ordinals); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func continuations(x *job.Sentence, side job.Side) []job.Continuation {
+	var cs []job.Continuation
+	for _, p := range x.Mismatches {
+		c := job.Continuation{Ordinal: x.Ordinal, Position: p, Fork: int32(side), IDs: []int32{x.Predictions(side)[p], 11}, Finish: ptr(job.FinishStop), RestAt: -1}
+		switch {
+		case p == 3:
+			c.IDs = []int32{8, 11}
+		case p != 4:
+			c.IDs = append([]int32{c.IDs[0]}, number(int(x.Ordinal))...)
+		}
+		if x.Ordinal == 2 && p == 5 && side == job.Small {
+			c = job.Continuation{Ordinal: x.Ordinal, Position: p, Fork: int32(side), RestAt: -1, Error: ptr("context_length"), Message: ptr("too long")}
+		}
+		cs = append(cs, c)
+	}
+	return cs
+}
+
+// number spells n in the words 4 to 7, so that each sentence asks something else.
+func number(n int) []int32 {
+	ids := []int32{11}
+	for ; n > 0; n /= 4 {
+		ids = append([]int32{int32(4 + n%4)}, ids...)
+	}
+	return ids
+}
+
+// fakeJudge answers each question by its hash, after a while.
+type fakeJudge struct {
+	mu    sync.Mutex
+	asked map[string]int
+	order []string // questions as they came
+	delay time.Duration
+	after func(total int) // called for each question
+}
+
+func (f *fakeJudge) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if r.Method == http.MethodGet {
+		io.WriteString(w, `{"data":[{"id":"fake"}]}`)
+		return
+	}
+	body, err := io.ReadAll(r.Body)
+	if err != nil {
+		return
+	}
+	content := `{"ok":true}`
+	if !bytes.Contains(body, []byte("Greet the reader")) {
+		f.mu.Lock()
+		if f.asked == nil {
+			f.asked = map[string]int{}
+		}
+		f.asked[string(body)]++
+		f.order = append(f.order, string(body))
+		total := 0
+		for _, n := range f.asked {
+			total += n
+		}
+		f.mu.Unlock()
+		if f.after != nil {
+			f.after(total)
+		}
+		sum := job.Sum(body)
+		time.Sleep(f.delay * time.Duration(sum[1]%8))
+		content = fmt.Sprintf(`{"explanation":"%s","key_differences":[],"meaning_match":%t,"confidence":0.5}`, sum[:8], sum[0]%2 == 0)
+	}
+	fmt.Fprintf(w, `{"choices":[{"message":{"content":%q},"finish_reason":"stop"}],"usage":{"prompt_tokens":100,"completion_tokens":10,"total_tokens":110}}`, content)
+}
+
+func (f *fakeJudge) counts() (questions, askings int) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, n := range f.asked {
+		askings += n
+	}
+	return len(f.asked), askings
+}
+
+func (f *fakeJudge) serve(t *testing.T) string {
+	t.Helper()
+	server := httptest.NewServer(f)
+	t.Cleanup(server.Close)
+	return server.URL
+}
+
+func options(s store.Store, url string) Options {
+	return Options{Store: s, Settings: Defaults(), PartEvery: time.Hour, Grace: 10 * time.Second, Log: slog.New(slog.DiscardHandler), Console: io.Discard,
+		Connect: func(context.Context) (Server, error) { return Server{Config: endpoint.Config{URL: url}}, nil }}
+}
+
+// verdicts reads what is committed of the judging, checked against its questions.
+func verdicts(t *testing.T, s store.Store, judging string) []job.Verdict {
+	t.Helper()
+	j, err := job.Load(t.Context(), s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var all []job.Verdict
+	for k, shard := range j.Shards {
+		c, err := job.OpenCommitted[job.Verdict](t.Context(), s, job.Task{Stage: "judge", Shard: k, Side: judging, Manifest: shard.SHA256})
+		if err != nil {
+			t.Fatal(err)
+		}
+		m, err := job.OpenManifest(t.Context(), s, k)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for x, err := range m.Sentences() {
+			if err != nil {
+				t.Fatal(err)
+			}
+			rows, err := c.Sentence(t.Context(), x.Ordinal)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for i, v := range rows {
+				if len(rows) != perSentence || v.Ordinal != x.Ordinal || v.Position != x.Mismatches[i] {
+					t.Fatalf("sentence %s: %d verdicts, the %d. at %d", x.ID, len(rows), i, v.Position)
+				}
+			}
+			all = append(all, rows...)
+		}
+	}
+	return all
+}
+
+func TestRun(t *testing.T) {
+	s := makeJob(t, 20, 3)
+	f := &fakeJudge{delay: time.Millisecond}
+	o := options(s, f.serve(t))
+	judging, err := Run(t.Context(), o)
+	if failure.Code(err) != failure.Partial || !strings.Contains(err.Error(), "1 of 100 mismatches got no verdict, 1 no_continuation") {
+		t.Fatalf("got %v", err)
+	}
+	// Of 5: position 3 is identical, position 4 the same in 2 kinds of sentences; one has failed.
+	if questions, askings := f.counts(); questions != 3*20-1+2 || askings != questions {
+		t.Errorf("%d questions, asked %d times", questions, askings)
+	}
+	all := verdicts(t, s, judging.ID())
+	sources, classes := map[string]int{}, map[string]int{}
+	for _, v := range all {
+		if v.Error != nil {
+			classes[*v.Error]++
+		} else {
+			sources[*v.ConfidenceSource]++
+		}
+		if v.JudgeModel != "fake" || v.PromptVersion != "seed-1" {
+			t.Errorf("got %+v", v)
+		}
+	}
+	if want := map[string]int{Identical: 20, Self: 79}; !reflect.DeepEqual(sources, want) || classes[NoContinuation] != 1 {
+		t.Errorf("got %v, %v", sources, classes)
+	}
+
+	o.Model = "fake"
+	o.Connect = func(context.Context) (Server, error) {
+		t.Error("connected for nothing")
+		return Server{}, errors.New("no")
+	}
+	if again, err := Run(t.Context(), o); err != nil || again.ID() != judging.ID() {
+		t.Errorf("judging again: %v", err)
+	}
+	records, err := Judgings(t.Context(), s)
+	if err != nil || len(records) != 1 || records[0].ID() != judging.ID() || records[0].Prompt == "" {
+		t.Errorf("got %+v, %v", records, err)
+	}
+}
+
+// Whatever the shards, the order and the number at once, the verdicts are the same.
+func TestSameVerdictsHoweverItRuns(t *testing.T) {
+	collect := func(shards int, change func(*Options)) map[[2]int64]job.Verdict {
+		s := makeJob(t, 12, shards)
+		f := &fakeJudge{delay: time.Millisecond}
+		o := options(s, f.serve(t))
+		change(&o)
+		judging, err := Run(t.Context(), o)
+		if failure.Code(err) != failure.Partial {
+			t.Fatal(err)
+		}
+		m := map[[2]int64]job.Verdict{}
+		for _, v := range verdicts(t, s, judging.ID()) {
+			m[[2]int64{v.Ordinal, int64(v.Position)}] = v
+		}
+		return m
+	}
+	one := collect(1, func(*Options) {})
+	five := collect(5, func(o *Options) {
+		o.Connect = func(ctx context.Context) (Server, error) {
+			server, err := options(nil, "").Connect(ctx)
+			f := &fakeJudge{}
+			server.URL, server.InFlight = f.serve(t), 1
+			return server, err
+		}
+	})
+	if len(one) != 60 || !reflect.DeepEqual(one, five) {
+		t.Errorf("%d and %d verdicts differ", len(one), len(five))
+	}
+}
+
+func TestStoppedRunGoesOn(t *testing.T) {
+	s := makeJob(t, 30, 2)
+	ctx, stop := context.WithCancel(t.Context())
+	f := &fakeJudge{delay: time.Millisecond, after: func(total int) {
+		if total == 25 {
+			stop()
+		}
+	}}
+	o := options(s, f.serve(t))
+	_, err := Run(ctx, o)
+	if failure.Code(err) != failure.Stopped {
+		t.Fatalf("got %v", err)
+	}
+	if _, askings := f.counts(); askings < 25 || askings > 80 {
+		t.Errorf("asked %d times before it stopped", askings)
+	}
+	judging, err := Run(t.Context(), o)
+	if failure.Code(err) != failure.Partial {
+		t.Fatal(err)
+	}
+	if questions, askings := f.counts(); questions != 3*30-1+2 || askings != questions {
+		t.Errorf("%d questions, asked %d times: verdicts were lost", questions, askings)
+	}
+	verdicts(t, s, judging.ID())
+}
+
+// The grace over, what is in flight is given up, and only that is asked again.
+func TestGraceOver(t *testing.T) {
+	s := makeJob(t, 10, 1)
+	ctx, stop := context.WithCancel(t.Context())
+	var once sync.Once
+	hang := make(chan struct{})
+	f := &fakeJudge{after: func(total int) {
+		if total == 20 {
+			once.Do(stop)
+			<-hang
+		}
+	}}
+	o := options(s, f.serve(t))
+	o.Grace = 50 * time.Millisecond
+	if _, err := Run(ctx, o); failure.Code(err) != failure.Stopped {
+		t.Fatalf("got %v", err)
+	}
+	close(hang)
+	if _, err := Run(t.Context(), o); failure.Code(err) != failure.Partial {
+		t.Fatal(err)
+	}
+	if questions, askings := f.counts(); askings > questions+20 || askings == questions {
+		t.Errorf("%d questions, asked %d times", questions, askings)
+	}
+}
+
+func TestBudgetStopsAndGoesOn(t *testing.T) {
+	s := makeJob(t, 20, 2)
+	f := &fakeJudge{}
+	o := options(s, f.serve(t))
+	connect := o.Connect
+	o.Connect = func(ctx context.Context) (Server, error) {
+		server, err := connect(ctx)
+		server.Budget.Tokens = 4000
+		return server, err
+	}
+	runs := 0
+	for ; ; runs++ {
+		before, _ := f.counts()
+		_, err := Run(t.Context(), o)
+		after, _ := f.counts()
+		if used := (after-before)*110 + 110; used > 4000 {
+			t.Fatalf("used %d tokens", used)
+		}
+		if err == nil || failure.Code(err) == failure.Partial {
+			break
+		}
+		if !errors.Is(err, endpoint.ErrBudget) || failure.Code(err) != failure.Stopped || runs > 20 {
+			t.Fatalf("got %v", err)
+		}
+	}
+	if questions, askings := f.counts(); runs == 0 || askings != questions {
+		t.Errorf("%d questions, asked %d times in %d runs", questions, askings, runs)
+	}
+}
+
+func TestTwoAtOnce(t *testing.T) {
+	s := makeJob(t, 20, 2)
+	f := &fakeJudge{delay: time.Millisecond}
+	o := options(s, f.serve(t))
+	var wg sync.WaitGroup
+	for range 2 {
+		wg.Go(func() {
+			if _, err := Run(t.Context(), o); failure.Code(err) != failure.Partial {
+				t.Error(err)
+			}
+		})
+	}
+	wg.Wait()
+	records, err := Judgings(t.Context(), s)
+	if err != nil || len(records) != 1 {
+		t.Fatalf("got %+v, %v", records, err)
+	}
+	verdicts(t, s, records[0].ID())
+}
+
+func TestJudgingsLiveSideBySide(t *testing.T) {
+	s := makeJob(t, 4, 1)
+	f := &fakeJudge{}
+	ids := map[string]bool{}
+	for _, seed := range []int64{1, 2} {
+		o := options(s, f.serve(t))
+		o.Settings.Seed, o.Settings.Blind = seed, true
+		judging, err := Run(t.Context(), o)
+		if failure.Code(err) != failure.Partial {
+			t.Fatal(err)
+		}
+		ids[judging.ID()] = true
+		verdicts(t, s, judging.ID())
+	}
+	if len(ids) != 2 {
+		t.Errorf("judgings %v", ids)
+	}
+}
+
+func TestRunRefuses(t *testing.T) {
+	s := makeJob(t, 4, 3)
+	f := &fakeJudge{}
+	o := options(s, f.serve(t))
+	o.Shards = []int{7}
+	if _, err := Run(t.Context(), o); failure.Code(err) != failure.Usage || !strings.Contains(err.Error(), "no shard 7") {
+		t.Errorf("got %v", err)
+	}
+	for _, k := range []int{0, 1} {
+		if err := s.Remove(t.Context(), fmt.Sprintf("parts/infer/%05d/small/commit.json", k)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	o.Shards = nil
+	judging, err := Run(t.Context(), o)
+	if failure.Code(err) != failure.Partial && failure.Code(err) != failure.Refused || judging == nil {
+		t.Errorf("got %v", err)
+	}
+	if _, err := job.LoadCommit(t.Context(), s, job.Task{Stage: "judge", Shard: 2, Side: judging.ID(), Manifest: mustLoad(t, s).Shards[2].SHA256}); err != nil {
+		t.Errorf("the shard that has continuations was not judged: %v", err)
+	}
+	o.Model = "fake"
+	o.Connect = func(context.Context) (Server, error) {
+		t.Error("connected for nothing")
+		return Server{}, errors.New("no")
+	}
+	if _, err = Run(t.Context(), o); failure.Code(err) != failure.Refused || !strings.Contains(err.Error(), "without continuations: 0-1") {
+		t.Errorf("got %v", err)
+	}
+}
+
+func mustLoad(t *testing.T, s store.Store) *job.Job {
+	t.Helper()
+	j, err := job.Load(t.Context(), s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return j
+}
+
+func TestList(t *testing.T) {
+	if got := list([]int{1, 4, 5, 6, 9, 10}); got != "1, 4-6, 9-10" {
+		t.Errorf("got %s", got)
+	}
+}
+
+func TestAccept(t *testing.T) {
+	s := makeJob(t, 4, 1)
+	f := &fakeJudge{}
+	o := options(s, f.serve(t))
+	o.Settings.Blind = true
+	judging, err := Run(t.Context(), o)
+	if failure.Code(err) != failure.Partial {
+		t.Fatal(err)
+	}
+	records, err := Judgings(t.Context(), s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	j := mustLoad(t, s)
+	text, err := results.LoadText(t.Context(), s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	accept, err := records[0].Accept(&j.Plan, text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	all := verdicts(t, s, judging.ID())
+	x := makeSentence(0)
+	r := results.Reader{Plan: &j.Plan, Text: text}
+	for _, side := range job.Sides {
+		if r.Sides[side], err = job.OpenCommitted[job.Continuation](t.Context(), s, job.Task{Stage: "infer", Side: side.String(), Manifest: j.Shards[0].SHA256}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	rows, err := r.Rows(t.Context(), x)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range rows {
+		if err := accept(x, &rows[i], &all[i]); err != nil {
+			t.Error(err)
+		}
+	}
+	rows[1].ContinuationSmallIDs = []int32{1, 2, 3}
+	if err := accept(x, &rows[1], &all[1]); failure.Code(err) != failure.Refused || !strings.Contains(err.Error(), "another question") {
+		t.Errorf("got %v", err)
+	}
+	records[0].Prompt += " "
+	if _, err := records[0].Accept(&j.Plan, text); failure.Code(err) != failure.Refused {
+		t.Errorf("got %v", err)
+	}
+}
+
+// killedMain judges a job until it is killed.
+func killedMain() int {
+	s, err := store.Open(context.Background(), os.Args[2], store.Options{})
+	if err == nil {
+		o := options(s, os.Args[3])
+		o.PartEvery = 20 * time.Millisecond
+		_, err = Run(context.Background(), o)
+	}
+	fmt.Println(err)
+	return failure.Code(err)
+}
+
+// kept are the questions whose answers are in the job's parts and journals.
+func kept(t *testing.T, s store.Store) map[string]bool {
+	t.Helper()
+	questions := map[string]bool{}
+	for o, err := range s.List(t.Context(), "parts/judge/") {
+		if err != nil {
+			t.Fatal(err)
+		}
+		b, err := store.ReadAll(t.Context(), s, o.Key)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var rows []job.Verdict
+		if strings.HasSuffix(o.Key, journalSuffix) {
+			err = json.Unmarshal(b, &rows)
+		} else if strings.HasSuffix(o.Key, ".arrow") {
+			rows, err = partRows(b)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, v := range rows {
+			if v.Error == nil && *v.ConfidenceSource != Identical {
+				questions[v.Question] = true
+			}
+		}
+	}
+	return questions
+}
+
+func partRows(b []byte) (rows []job.Verdict, err error) {
+	r, err := columnar.ReadStream[job.Verdict](bytes.NewReader(b))
+	if err != nil {
+		return nil, err
+	}
+	for v, err := range r.Rows() {
+		if err != nil {
+			return nil, err
+		}
+		rows = append(rows, *v)
+	}
+	return rows, nil
+}
+
+// kill -9 in the middle: what was kept by then is not asked again, and the
+// verdicts are those of an undisturbed run.
+func TestKilledRunGoesOn(t *testing.T) {
+	const answered = 99
+	s := makeJob(t, 60, 2)
+	hang := make(chan struct{})
+	f := &fakeJudge{after: func(total int) {
+		if total > answered {
+			<-hang
+		}
+	}}
+	url := f.serve(t)
+	cmd := exec.Command(os.Args[0], "killed-judge", s.String(), url)
+	var out bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &out
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	for len(kept(t, s)) < answered {
+		time.Sleep(10 * time.Millisecond)
+	}
+	if err := cmd.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Wait(); err == nil {
+		t.Fatalf("it ended by itself: %s", &out)
+	}
+	close(hang)
+	judging, err := Run(t.Context(), options(s, url))
+	if err != nil && failure.Code(err) != failure.Partial { // the failed row's shard may be committed
+		t.Fatal(err)
+	}
+	for _, body := range f.order[:answered] {
+		if n := f.asked[body]; n != 1 {
+			t.Fatalf("asked %d times though it was answered before the kill: %s", n, body)
+		}
+	}
+	if questions, _ := f.counts(); questions != 3*60-1+2 {
+		t.Errorf("%d questions", questions)
+	}
+	got := verdicts(t, s, judging.ID())
+
+	clean := makeJob(t, 60, 2)
+	if judging, err = Run(t.Context(), options(clean, url)); failure.Code(err) != failure.Partial {
+		t.Fatal(err)
+	}
+	if want := verdicts(t, clean, judging.ID()); !reflect.DeepEqual(got, want) {
+		t.Error("verdicts differ from those of an undisturbed run")
+	}
+}
