@@ -113,6 +113,7 @@ func (c *Client) do(ctx context.Context, method, path string, body *body) ([]byt
 		status, data, unsent, err := c.send(ctx, method, path, body)
 		switch {
 		case err != nil && unsent && try < maxSends && ctx.Err() == nil:
+			c.http.CloseIdleConnections() // they are as old
 			continue
 		case err != nil:
 			return nil, transportError(ctx, request, err)

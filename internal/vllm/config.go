@@ -137,9 +137,7 @@ func (l *launch) environ(c *Config) []string {
 		"VLLM_NO_USAGE_STATS=1",
 		"HF_HUB_OFFLINE=1",
 		"PYTHONUNBUFFERED=1",
-	}
-	if c.TCP {
-		set = append(set, "VLLM_API_KEY="+l.key)
+		"VLLM_API_KEY=" + l.key, // empty on a socket: no key, whatever the user's environment says
 	}
 	if c.GPUs != nil {
 		set = append(set, "CUDA_VISIBLE_DEVICES="+strings.Join(c.GPUs, ","))

@@ -13,6 +13,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"tokenfork/internal/failure"
 )
 
 // fakeConfig runs the fake server with the given modes.
@@ -68,29 +70,36 @@ func live(t *testing.T, nonce string) []process {
 	return members
 }
 
-// awaitNone fails unless all of a server is gone soon.
-func awaitNone(t *testing.T, nonce string, within time.Duration) {
+// awaitLive fails unless n processes of a server are left soon.
+func awaitLive(t *testing.T, nonce string, n int) {
 	t.Helper()
-	for deadline := time.Now().Add(within); len(live(t, nonce)) > 0; time.Sleep(20 * time.Millisecond) {
+	for deadline := time.Now().Add(time.Minute); len(live(t, nonce)) != n; time.Sleep(20 * time.Millisecond) {
 		if time.Now().After(deadline) {
-			t.Fatalf("processes %s are left after %s", pidList(live(t, nonce)), within)
+			t.Fatalf("processes %s are left, want %d", pidList(live(t, nonce)), n)
 		}
+	}
+}
+
+func assertNone(t *testing.T, nonce string) {
+	t.Helper()
+	if left := live(t, nonce); len(left) > 0 {
+		t.Errorf("processes %s are left", pidList(left))
 	}
 }
 
 func assertNothingLeft(t *testing.T, s *Server) {
 	t.Helper()
-	if left := live(t, s.launch.nonce); len(left) > 0 {
-		t.Errorf("processes %s are left", pidList(left))
-	}
+	assertNone(t, s.launch.nonce)
 	if _, err := os.Stat(string(s.launch.dir)); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("folder %s is left: %v", s.launch.dir, err)
 	}
 }
 
 func TestStopLeavesNothing(t *testing.T) {
+	t.Parallel()
 	for _, modes := range []string{"", "stubborn", "detach", "stubborn,detach"} {
 		t.Run("modes "+modes, func(t *testing.T) {
+			t.Parallel()
 			s := startFake(t, modes)
 			if got := len(live(t, s.launch.nonce)); got != 3 {
 				t.Fatalf("%d processes bear the mark, want guard, server and engine", got)
@@ -143,12 +152,13 @@ func TestServerDeath(t *testing.T) {
 }
 
 func TestServerKilled(t *testing.T) {
+	t.Parallel()
 	s := startFake(t, "stubborn")
 	leader := leaderOf(t, s.launch.nonce, s.guarded.cmd.Process.Pid)
 	signalPID(leader, syscall.SIGKILL)
 	<-s.Done()
-	if err := s.Err(); err == nil || !strings.Contains(err.Error(), "died: signal 9, killed") {
-		t.Errorf("Err = %v", err)
+	if err := s.Err(); err == nil || !strings.Contains(err.Error(), "died: signal 9, killed") || !strings.Contains(failure.Hint(err), "--mem") {
+		t.Errorf("Err = %v, hint %q", err, failure.Hint(err))
 	}
 	assertNothingLeft(t, s)
 }
@@ -166,8 +176,10 @@ func leaderOf(t *testing.T, nonce string, guard int) int {
 }
 
 func TestGuardKilled(t *testing.T) {
+	t.Parallel()
 	for _, modes := range []string{"", "stubborn,detach"} {
 		t.Run("modes "+modes, func(t *testing.T) {
+			t.Parallel()
 			s := startFake(t, modes)
 			signalPID(s.guarded.cmd.Process.Pid, syscall.SIGKILL)
 			<-s.Done()
@@ -222,11 +234,13 @@ func (r *killedRunner) kill(t *testing.T) {
 }
 
 func TestRunnerKilled(t *testing.T) {
+	t.Parallel()
 	for _, modes := range []string{"", "stubborn,detach"} {
 		t.Run("modes "+modes, func(t *testing.T) {
+			t.Parallel()
 			r := startRunner(t, fakeConfig(t, modes))
 			r.kill(t)
-			awaitNone(t, r.nonce, 10*time.Second)
+			awaitLive(t, r.nonce, 0)
 			if _, err := os.Stat(string(r.dir)); !errors.Is(err, os.ErrNotExist) {
 				t.Errorf("folder %s is left: %v", r.dir, err)
 			}
@@ -235,27 +249,26 @@ func TestRunnerKilled(t *testing.T) {
 }
 
 func TestRunnerAndGuardKilled(t *testing.T) {
+	t.Parallel()
 	t.Run("server that heeds SIGTERM", func(t *testing.T) {
+		t.Parallel()
 		r := startRunner(t, fakeConfig(t, ""))
 		signalPID(r.guard, syscall.SIGKILL)
 		r.kill(t)
 		// Its engine, which no kernel signal reaches, is left to the sweep.
-		deadline := time.Now().Add(10 * time.Second)
-		for len(live(t, r.nonce)) > 1 && time.Now().Before(deadline) {
-			time.Sleep(20 * time.Millisecond)
-		}
+		awaitLive(t, r.nonce, 1)
 		sweepAndCheck(t, r)
 	})
 	t.Run("server that heeds nothing", func(t *testing.T) {
+		t.Parallel()
 		r := startRunner(t, fakeConfig(t, "stubborn,detach"))
 		signalPID(r.guard, syscall.SIGKILL)
 		r.kill(t)
-		if got := len(live(t, r.nonce)); got != 2 {
-			t.Fatalf("%d processes left to sweep, want 2", got)
-		}
+		awaitLive(t, r.nonce, 2)
 		sweepAndCheck(t, r)
 	})
 	t.Run("guard that hangs", func(t *testing.T) {
+		t.Parallel()
 		r := startRunner(t, fakeConfig(t, ""))
 		signalPID(r.guard, syscall.SIGSTOP)
 		r.kill(t)
@@ -270,13 +283,14 @@ func sweepAndCheck(t *testing.T, r *killedRunner) {
 	if err := sweep(t.Context(), filepath.Dir(string(r.dir)), 2*time.Second, c.Logger); err != nil {
 		t.Fatal(err)
 	}
-	awaitNone(t, r.nonce, 0)
+	assertNone(t, r.nonce)
 	if _, err := os.Stat(string(r.dir)); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("folder %s is left: %v", r.dir, err)
 	}
 }
 
 func TestStartSweeps(t *testing.T) {
+	t.Parallel()
 	c := fakeConfig(t, "stubborn,detach")
 	r := startRunner(t, c)
 	signalPID(r.guard, syscall.SIGKILL)
@@ -286,7 +300,7 @@ func TestStartSweeps(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer stopServer(t, next)
-	awaitNone(t, r.nonce, 0)
+	assertNone(t, r.nonce)
 }
 
 func TestSweepSparesTheLiving(t *testing.T) {

@@ -108,7 +108,7 @@ var remedies = []struct {
 		"this vLLM does not fit this node's driver or GPU; tokenfork doctor shows both"},
 }
 
-var errorLine = regexp.MustCompile(`\b[A-Z]\w*(Error|Exception)\b: |\berror: `)
+var errorLine = regexp.MustCompile(`^([\w.]+\.)?[A-Z]\w*(Error|Exception): |^\S+: error: `)
 
 // death makes the error from what the log tells.
 func (l serverLog) death(name, what string) error {
@@ -116,10 +116,13 @@ func (l serverLog) death(name, what string) error {
 	told := slices.DeleteFunc(slices.Clone(lines), settings.MatchString)
 	e := &DeathError{Name: name, What: what, Log: l.path}
 	hint := "the log tells more: " + l.path
+	if strings.Contains(what, "signal 9") {
+		hint = "often the kernel kills for lack of host memory: ask for more (--mem)"
+	}
 	for _, line := range told {
 		// The first error is the cause; later ones tell who suffered.
-		if e.Cause == "" && errorLine.MatchString(line) {
-			e.Cause = clip(logText(line), lineBytes)
+		if text := logText(line); e.Cause == "" && errorLine.MatchString(text) {
+			e.Cause = clip(text, lineBytes)
 		}
 	}
 	for _, r := range remedies {

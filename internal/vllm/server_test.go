@@ -38,6 +38,7 @@ func configFromEnv() Config {
 }
 
 func TestStartFailures(t *testing.T) {
+	t.Parallel()
 	tests := []struct {
 		name, modes string
 		change      func(*Config)
@@ -56,6 +57,7 @@ func TestStartFailures(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
 			c := fakeConfig(t, tt.modes)
 			if tt.change != nil {
 				tt.change(&c)
@@ -102,6 +104,7 @@ func TestStartCancelled(t *testing.T) {
 }
 
 func TestSocketNotVisible(t *testing.T) {
+	t.Parallel()
 	for command, want := range map[string]string{"apptainer": "--bind ", "docker": "-v "} {
 		c := fakeConfig(t, "elsewhere")
 		wrapper := filepath.Join(t.TempDir(), command)
@@ -205,6 +208,7 @@ func TestEngineFromLog(t *testing.T) {
 }
 
 func TestFakeHangIsFound(t *testing.T) {
+	t.Parallel()
 	s := startFake(t, "hang")
 	asked := make(chan error, 1)
 	go func() {
@@ -240,6 +244,7 @@ func TestPoisonRowOnlyFailsItself(t *testing.T) {
 }
 
 func TestCompileCachesAreNotShared(t *testing.T) {
+	t.Parallel()
 	c := fakeConfig(t, "stubborn")
 	c.CacheDir = t.TempDir()
 	r := startRunner(t, c)
