@@ -24,9 +24,9 @@ run "endpoints" {
   }
 
   assert {
-    condition = one(jsondecode(aws_vpc_endpoint.s3.policy).Statement).Resource == [
+    condition = toset(one(jsondecode(aws_vpc_endpoint.s3.policy).Statement).Resource) == toset([
       "arn:aws:s3:::tokenfork-network-test", "arn:aws:s3:::tokenfork-network-test/*",
-    ]
+    ])
     error_message = "the gateway leads to other buckets"
   }
 
