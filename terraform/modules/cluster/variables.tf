@@ -24,7 +24,7 @@ variable "security_group_id" {
 }
 
 variable "bucket" {
-  description = "Bucket with jobs, models and software."
+  description = "Bucket with jobs, tables, models and software."
   type        = string
 }
 
@@ -142,13 +142,13 @@ variable "node_groups" {
 
   validation {
     condition = alltrue([
-      for g in var.node_groups : {
+      for g in var.node_groups : lookup({
         ONDEMAND       = true
         SPOT           = g.capacity_reservation_id == null
         CAPACITY_BLOCK = g.capacity_reservation_id != null
-      }[g.purchase]
+      }, g.purchase, false)
     ])
-    error_message = "node_groups: CAPACITY_BLOCK needs a capacity_reservation_id, SPOT can't have one."
+    error_message = "node_groups: purchase is ONDEMAND, SPOT or CAPACITY_BLOCK; CAPACITY_BLOCK needs a capacity_reservation_id, SPOT can't have one."
   }
 }
 

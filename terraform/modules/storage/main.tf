@@ -5,9 +5,8 @@ data "aws_partition" "current" {}
 locals {
   bucket_arn = "arn:${data.aws_partition.current.partition}:s3:::${var.bucket_name}"
 
-  # Only people write these two: a task can't change the models and programs that tasks run.
-  models_prefix   = "models/"
-  software_prefix = "software/"
+  # Only people write these: a task can't change the models and programs that tasks run.
+  read_only_prefixes = ["models/", "software/", "tables/"]
 }
 
 resource "aws_s3_bucket" "this" {
@@ -178,7 +177,7 @@ data "aws_iam_policy_document" "writer" {
   }
 }
 
-# What someone who looks at results does, and a node that fetches models and software.
+# What someone who looks at results does, and a node that fetches tables, models and software.
 data "aws_iam_policy_document" "reader" {
   statement {
     sid       = "List"
@@ -188,14 +187,14 @@ data "aws_iam_policy_document" "reader" {
     condition {
       test     = "StringLike"
       variable = "s3:prefix"
-      values   = [for prefix in [var.jobs_prefix, local.models_prefix, local.software_prefix] : "${prefix}*"]
+      values   = [for prefix in concat([var.jobs_prefix], local.read_only_prefixes) : "${prefix}*"]
     }
   }
 
   statement {
     sid       = "Read"
     actions   = ["s3:GetObject"]
-    resources = [for prefix in [var.jobs_prefix, local.models_prefix, local.software_prefix] : "${local.bucket_arn}/${prefix}*"]
+    resources = [for prefix in concat([var.jobs_prefix], local.read_only_prefixes) : "${local.bucket_arn}/${prefix}*"]
   }
 }
 
@@ -207,6 +206,6 @@ resource "aws_iam_policy" "writer" {
 
 resource "aws_iam_policy" "reader" {
   name        = "${var.bucket_name}-reader"
-  description = "tokenfork: read jobs, models and software in s3://${var.bucket_name}"
+  description = "tokenfork: read jobs, tables, models and software in s3://${var.bucket_name}"
   policy      = data.aws_iam_policy_document.reader.json
 }

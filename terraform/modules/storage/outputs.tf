@@ -19,6 +19,6 @@ output "writer_policy_arn" {
 }
 
 output "reader_policy_arn" {
-  description = "IAM policy for readers of results, and for nodes that fetch models and software."
+  description = "IAM policy for readers of results, and for nodes that fetch tables, models and software."
   value       = aws_iam_policy.reader.arn
 }
