@@ -1,6 +1,6 @@
 # examples/try.tfvars: one g6e node, and a budget.
 
-run "one_node" {
+run "one_node_and_a_budget" {
   assert {
     condition     = output.partitions == tolist(["gpu"]) && module.cluster[0].gpus == { gpu = 1 }
     error_message = "not one partition of nodes with one GPU"
@@ -23,9 +23,7 @@ run "one_node" {
     condition     = strcontains(output.connect, "tag:aws:pcs:compute-node-group-id,Values=${module.cluster[0].login_group_id} ")
     error_message = "connect does not find the login node"
   }
-}
 
-run "budget" {
   assert {
     condition     = aws_budgets_budget.this[0].limit_amount == "200" && length(aws_budgets_budget.this[0].cost_filter) == 0
     error_message = "the budget is not 200 dollars for the whole account"
@@ -38,6 +36,8 @@ run "budget" {
 }
 
 run "tagged_budget" {
+  command = plan
+
   variables {
     budget = { monthly_usd = 10, emails = ["change-me@example.com"], only_tagged = true }
   }

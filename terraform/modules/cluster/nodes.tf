@@ -163,8 +163,8 @@ resource "aws_iam_instance_profile" "node" {
 }
 
 data "aws_iam_policy_document" "node" {
-  #checkov:skip=CKV_AWS_111:these actions can't be limited to a resource
-  #checkov:skip=CKV_AWS_356:these actions can't be limited to a resource
+  #checkov:skip=CKV_AWS_111:PCS and Session Manager ask for these on every resource
+  #checkov:skip=CKV_AWS_356:PCS and Session Manager ask for these on every resource
   statement {
     sid       = "JoinCluster"
     actions   = ["pcs:RegisterComputeNodeGroupInstance"]

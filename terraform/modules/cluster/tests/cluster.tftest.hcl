@@ -1,6 +1,6 @@
 # The variables are those of example.tfvars: one group, gpu, of up to two g6e.4xlarge.
 
-run "scheduler" {
+run "defaults" {
   assert {
     condition     = awscc_pcs_cluster.this.size == "SMALL" && awscc_pcs_cluster.this.scheduler.type == "SLURM"
     error_message = "not a small Slurm cluster"
@@ -20,9 +20,7 @@ run "scheduler" {
     condition     = toset(keys(awscc_pcs_queue.this)) == toset(["gpu"]) && awscc_pcs_queue.this["gpu"].slurm_configuration.slurm_custom_settings[0].parameter_name == "Default"
     error_message = "gpu is not the default partition"
   }
-}
 
-run "node_groups" {
   assert {
     condition = {
       for name, g in awscc_pcs_compute_node_group.this : name => [g.scaling_configuration.min_instance_count, g.scaling_configuration.max_instance_count]
@@ -47,9 +45,7 @@ run "node_groups" {
     condition     = output.gpus == { gpu = 1 } && output.partitions == tolist(["gpu"])
     error_message = "a g6e.4xlarge has one GPU"
   }
-}
 
-run "launch_templates" {
   assert {
     condition     = alltrue([for t in aws_launch_template.node : one(t.metadata_options).http_tokens == "required" && one(t.metadata_options).http_put_response_hop_limit == 1])
     error_message = "IMDSv2 is not required"
@@ -82,9 +78,7 @@ run "launch_templates" {
     ] : strcontains(base64decode(aws_launch_template.node["gpu"].user_data), want)])
     error_message = "user data lacks a file or a value"
   }
-}
 
-run "rights" {
   assert {
     condition     = aws_iam_role.node.path == "/aws-pcs/" && aws_iam_instance_profile.node.path == "/aws-pcs/"
     error_message = "PCS would refuse the role"
@@ -102,9 +96,7 @@ run "rights" {
     ])
     error_message = "a node may do more than join the cluster and open sessions"
   }
-}
 
-run "efs" {
   assert {
     condition     = aws_efs_file_system.shared[0].encrypted && length(aws_efs_mount_target.shared) == 2 && length(aws_fsx_lustre_file_system.shared) == 0
     error_message = "not one encrypted EFS with a mount target in each zone"
@@ -121,8 +113,9 @@ run "efs" {
   }
 }
 
-run "lustre" {
+run "lustre_and_own_ami" {
   variables {
+    ami_id         = "ami-0123456789abcdef0"
     shared_storage = { type = "lustre", lustre_gib = 2400, lustre_deployment = "PERSISTENT_2", lustre_throughput = 250 }
   }
 
@@ -138,9 +131,16 @@ run "lustre" {
     condition     = strcontains(base64decode(aws_launch_template.node["gpu"].user_data), "TOKENFORK_SHARED_TYPE=lustre TOKENFORK_SHARED_SOURCE=${aws_fsx_lustre_file_system.shared[0].dns_name}@tcp:/${aws_fsx_lustre_file_system.shared[0].mount_name}\n")
     error_message = "nodes would not mount it"
   }
+
+  assert {
+    condition     = output.ami_id == "ami-0123456789abcdef0" && length(data.aws_ssm_parameter.ami) == 0
+    error_message = "the nodes' AMI is not the one given"
+  }
 }
 
 run "efa" {
+  command = plan
+
   variables {
     node_groups = {
       one   = { instance_type = "g6e.12xlarge", max_nodes = 4 }
@@ -189,6 +189,8 @@ run "efa" {
 }
 
 run "purchases" {
+  command = plan
+
   variables {
     node_groups = {
       spot     = { instance_type = "g6e.12xlarge", max_nodes = 8, purchase = "SPOT" }
@@ -248,15 +250,4 @@ run "too_many_nodes" {
   }
 
   expect_failures = [awscc_pcs_cluster.this]
-}
-
-run "own_ami" {
-  variables {
-    ami_id = "ami-0123456789abcdef0"
-  }
-
-  assert {
-    condition     = output.ami_id == "ami-0123456789abcdef0" && length(data.aws_ssm_parameter.ami) == 0
-    error_message = "the nodes' AMI is not the one given"
-  }
 }

@@ -1,6 +1,6 @@
 # The variables are those of example.tfvars.
 
-run "subnets" {
+run "defaults" {
   assert {
     condition     = { for zone, s in aws_subnet.private : zone => s.cidr_block } == { "us-east-1b" = "10.71.0.0/19", "us-east-1a" = "10.71.32.0/19" }
     error_message = "subnets are not those of the two zones"
@@ -15,9 +15,7 @@ run "subnets" {
     condition     = output.first_zone == "us-east-1b" && toset(keys(output.subnet_ids)) == toset(["us-east-1a", "us-east-1b"])
     error_message = "the first zone is not the first one given"
   }
-}
 
-run "endpoints" {
   assert {
     condition     = aws_vpc_endpoint.s3.vpc_endpoint_type == "Gateway" && aws_vpc_endpoint.s3.service_name == "com.amazonaws.us-east-1.s3"
     error_message = "S3 is not reached by a gateway endpoint"
@@ -39,9 +37,7 @@ run "endpoints" {
     condition     = alltrue([for e in aws_vpc_endpoint.interface : e.private_dns_enabled && length(e.subnet_ids) == 1])
     error_message = "an interface endpoint is not found by its usual name, or is paid for twice"
   }
-}
 
-run "nothing_from_outside" {
   assert {
     condition = alltrue([
       for r in [

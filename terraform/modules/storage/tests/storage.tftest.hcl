@@ -1,6 +1,6 @@
 # The variables are those of example.tfvars.
 
-run "bucket" {
+run "defaults" {
   assert {
     condition = alltrue([
       aws_s3_bucket_public_access_block.this.block_public_acls,
@@ -30,9 +30,7 @@ run "bucket" {
     condition     = aws_s3_bucket.this.force_destroy == false
     error_message = "destroy would remove what is in the bucket, unasked"
   }
-}
 
-run "tls_only" {
   assert {
     condition = alltrue([
       for s in jsondecode(aws_s3_bucket_policy.this.policy).Statement :
@@ -50,9 +48,7 @@ run "tls_only" {
     condition     = one([for s in jsondecode(aws_s3_bucket_policy.this.policy).Statement : s.Condition if s.Sid == "TLS12"]).NumericLessThan["s3:TlsVersion"] == "1.2"
     error_message = "old TLS versions are not denied"
   }
-}
 
-run "lifecycle" {
   assert {
     condition     = one(one([for r in aws_s3_bucket_lifecycle_configuration.this.rule : r if r.id == "incomplete-uploads"]).abort_incomplete_multipart_upload).days_after_initiation == 2
     error_message = "incomplete uploads are not removed"
@@ -73,9 +69,7 @@ run "lifecycle" {
     condition     = one(one([for r in aws_s3_bucket_lifecycle_configuration.this.rule : r if r.id == "replaced-objects"]).noncurrent_version_expiration).noncurrent_days == 30
     error_message = "replaced objects are not removed"
   }
-}
 
-run "names" {
   assert {
     condition     = output.jobs_url == "s3://tokenfork-storage-test/jobs/"
     error_message = "jobs_url is ${output.jobs_url}"
@@ -88,6 +82,8 @@ run "names" {
 }
 
 run "unversioned_and_deletable" {
+  command = plan
+
   variables {
     versioned            = false
     delete_with_contents = true
