@@ -1,0 +1,214 @@
+//go:build applied
+
+package terraform_test
+
+import (
+	"encoding/base64"
+	"encoding/json"
+	"io"
+	"mime"
+	"mime/multipart"
+	"net/mail"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// resource is one resource of a state.
+type resource struct {
+	Address string         `json:"address"`
+	Mode    string         `json:"mode"`
+	Type    string         `json:"type"`
+	Values  map[string]any `json:"values"`
+}
+
+type module struct {
+	Resources []resource `json:"resources"`
+	Children  []module   `json:"child_modules"`
+}
+
+func (m module) all() []resource {
+	out := slices.Clone(m.Resources)
+	for _, child := range m.Children {
+		out = append(out, child.all()...)
+	}
+	return out
+}
+
+// applied returns the resources of each example, by its name: terraform/check leaves $TOKENFORK_APPLIED/NAME/state.json.
+func applied(t *testing.T) map[string][]resource {
+	t.Helper()
+	examples, err := filepath.Glob("examples/*.tfvars")
+	if err != nil || len(examples) == 0 {
+		t.Fatalf("no examples: %v", err)
+	}
+	out := map[string][]resource{}
+	for _, example := range examples {
+		name := strings.TrimSuffix(filepath.Base(example), ".tfvars")
+		text, err := os.ReadFile(filepath.Join(os.Getenv("TOKENFORK_APPLIED"), name, "state.json"))
+		if err != nil {
+			t.Fatalf("run terraform/check, which applies the examples: %v", err)
+		}
+		var state struct {
+			Values struct {
+				Root module `json:"root_module"`
+			} `json:"values"`
+		}
+		if err := json.Unmarshal(text, &state); err != nil {
+			t.Fatal(err)
+		}
+		for _, r := range state.Values.Root.all() {
+			if r.Mode == "managed" {
+				out[name] = append(out[name], r)
+			}
+		}
+	}
+	return out
+}
+
+func TestCounts(t *testing.T) {
+	types := []string{
+		"awscc_pcs_cluster", "awscc_pcs_compute_node_group", "awscc_pcs_queue", "aws_launch_template", "aws_placement_group",
+		"aws_subnet", "aws_vpc_endpoint", "aws_efs_file_system", "aws_fsx_lustre_file_system", "aws_budgets_budget", "aws_s3_bucket", "aws_iam_policy",
+	}
+	want := map[string][]int{
+		"bucket":         {0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 2},
+		"try":            {1, 2, 1, 2, 0, 2, 4, 1, 0, 1, 1, 2},
+		"p5":             {1, 3, 2, 3, 2, 1, 4, 0, 1, 1, 1, 2},
+		"capacity-block": {1, 2, 1, 2, 0, 1, 4, 0, 1, 0, 1, 2},
+		"spot":           {1, 2, 1, 2, 0, 3, 4, 0, 1, 0, 1, 2},
+	}
+	for name, resources := range applied(t) {
+		got := make([]int, len(types))
+		for _, r := range resources {
+			if i := slices.Index(types, r.Type); i >= 0 {
+				got[i]++
+			}
+		}
+		if !slices.Equal(got, want[name]) {
+			t.Errorf("%s makes %v, want %v of %v", name, got, want[name], types)
+		}
+	}
+}
+
+// TestEverythingIsTagged looks at what can carry tags: aws resources have tags_all, awscc ones tags.
+func TestEverythingIsTagged(t *testing.T) {
+	for name, resources := range applied(t) {
+		tagged := 0
+		for _, r := range resources {
+			tags, can := r.Values["tags_all"].(map[string]any)
+			if strings.HasPrefix(r.Type, "awscc_") {
+				tags, can = r.Values["tags"].(map[string]any)
+				if !can {
+					t.Errorf("%s: %s has no tags", name, r.Address)
+				}
+			}
+			if !can {
+				continue
+			}
+			tagged++
+			if tags["Project"] != "tokenfork" || tags["Cluster"] != "tokenfork" || tags["ManagedBy"] != "terraform" {
+				t.Errorf("%s: %s has the tags %v", name, r.Address, tags)
+			}
+		}
+		if tagged < 3 {
+			t.Errorf("%s: only %d resources carry tags", name, tagged)
+		}
+	}
+}
+
+func TestNoWayIn(t *testing.T) {
+	ways := []string{"aws_internet_gateway", "aws_nat_gateway", "aws_eip", "aws_key_pair", "aws_vpc_peering_connection"}
+	for name, resources := range applied(t) {
+		for _, r := range resources {
+			if slices.Contains(ways, r.Type) {
+				t.Errorf("%s: %s leads out of the network", name, r.Address)
+			}
+			if strings.HasPrefix(r.Type, "aws_vpc_security_group_") && (r.Values["cidr_ipv4"] != nil || r.Values["cidr_ipv6"] != nil) {
+				t.Errorf("%s: %s names addresses", name, r.Address)
+			}
+		}
+	}
+}
+
+// userData returns the one script in a launch template's MIME archive.
+func userData(t *testing.T, r resource) string {
+	t.Helper()
+	archive, err := base64.StdEncoding.DecodeString(r.Values["user_data"].(string))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(archive) >= 16<<10 {
+		t.Errorf("%s: %d bytes of user data, EC2 takes less than 16 KiB", r.Address, len(archive))
+	}
+	message, err := mail.ReadMessage(strings.NewReader(string(archive)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	kind, params, err := mime.ParseMediaType(message.Header.Get("Content-Type"))
+	if err != nil || kind != "multipart/mixed" {
+		t.Fatalf("%s: user data is %q, %v", r.Address, kind, err)
+	}
+	parts := multipart.NewReader(message.Body, params["boundary"])
+	part, err := parts.NextPart()
+	if err != nil || !strings.HasPrefix(part.Header.Get("Content-Type"), "text/x-shellscript") {
+		t.Fatalf("%s: the first part is %v, %v", r.Address, part, err)
+	}
+	script, err := io.ReadAll(part)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := parts.NextPart(); err != io.EOF {
+		t.Errorf("%s: a second part in user data", r.Address)
+	}
+	return string(script)
+}
+
+// TestUserDataRuns runs each example's user data as a node would, in a file tree of its own.
+func TestUserDataRuns(t *testing.T) {
+	for name, resources := range applied(t) {
+		seen := ""
+		for _, r := range resources {
+			if r.Type != "aws_launch_template" {
+				continue
+			}
+			script := userData(t, r)
+			if seen != "" && seen != script {
+				t.Errorf("%s: groups start differently", name)
+			}
+			seen = script
+		}
+		if seen == "" {
+			continue
+		}
+		t.Run(name, func(t *testing.T) {
+			c := newCluster(t)
+			c.bucket = filepath.Join(filepath.Dir(c.bucket), "change-me-tokenfork")
+			c.write(filepath.Join(c.fakes, "aws"), strings.ReplaceAll(fakeAWS, "s3://bucket/", "s3://change-me-tokenfork/"), 0o755)
+			c.uploadSoftware()
+			c.upload("models/m", map[string]string{"config.json": "{}"})
+			root := t.TempDir()
+			c.prepare(root)
+			path := filepath.Join(root, "user-data")
+			c.write(path, seen, 0o755)
+			cmd, out := c.command(root, path)
+			if err := cmd.Run(); err != nil || !isReady(root) {
+				t.Fatalf("user data: %v\n%s", err, out)
+			}
+			for _, script := range []string{"setup", "stage", "ready"} {
+				if c.read(filepath.Join(root, "usr/local/sbin/tokenfork-"+script)) != c.read(filepath.Join(scripts, script+".sh")) {
+					t.Errorf("user data changes %s.sh", script)
+				}
+			}
+			if !exists(filepath.Join(root, "usr/local/bin/vllm")) || !exists(filepath.Join(root, "shared/models/m/config.json")) {
+				t.Error("vLLM's command or the model is missing")
+			}
+			fstab := strings.Fields(c.read(filepath.Join(root, "etc/fstab")))
+			if want := map[bool]string{true: "efs", false: "lustre"}[name == "try"]; len(fstab) != 6 || fstab[2] != want {
+				t.Errorf("fstab holds %v, want a file system of type %s", fstab, want)
+			}
+		})
+	}
+}

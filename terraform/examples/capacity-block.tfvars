@@ -1,0 +1,11 @@
+# p5 nodes of a Capacity Block for ML, bought for certain days in one zone: its id, size and zone go here.
+region             = "us-east-2"
+bucket_name        = "change-me-tokenfork"
+availability_zones = ["us-east-2b"]
+cluster_size       = "MEDIUM"
+
+node_groups = {
+  infer = { instance_type = "p5.48xlarge", max_nodes = 8, purchase = "CAPACITY_BLOCK", capacity_reservation_id = "cr-0123456789abcdef0" }
+}
+
+shared_storage = { type = "lustre", lustre_gib = 1200 }

@@ -1,0 +1,10 @@
+# One GPU node to try everything: a g6e.4xlarge (one L40S, 48 GB) for models up to about 7B.
+region             = "us-east-1"
+bucket_name        = "change-me-tokenfork"
+availability_zones = ["us-east-1a", "us-east-1b"]
+
+node_groups = {
+  gpu = { instance_type = "g6e.4xlarge", max_nodes = 1 }
+}
+
+budget = { monthly_usd = 200, emails = ["change-me@example.com"] }
