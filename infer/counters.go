@@ -15,6 +15,8 @@ const (
 	GeneratedTokens = "generated_tokens" // by the server
 	ReplayedTokens  = "replayed_tokens"  // read off the table instead
 	SharedTokens    = "shared_tokens"    // generated once for several forks: what the others took
+	Probed          = "probed"           // recorded predictions that the server was asked for before replay
+	ProbesAgreed    = "probes_agreed"
 )
 
 // count adds what the server says of an answer. Without its word, nothing

@@ -53,15 +53,11 @@ func Run(ctx context.Context, o Options) error {
 	}
 	work, cancel := graceful(ctx, o.Grace)
 	defer cancel()
-	total := int64(0)
-	for _, shards := range todo {
-		total += int64(len(shards))
-	}
-	if total == 0 {
+	if len(todo[job.Small])+len(todo[job.Reference]) == 0 {
 		o.Log.Info("nothing to do: every shard is committed")
 		return nil
 	}
-	meter := progress.New(o.Console, "infer", "forks", -1)
+	meter := progress.New(o.Console, "infer", "forks", forks(ctx, o.Store, plan, todo))
 	defer meter.Close()
 	var sum summary
 	g, gctx := errgroup.WithContext(work)
@@ -74,6 +70,21 @@ func Run(ctx context.Context, o Options) error {
 		return err
 	}
 	return sum.result(o.Store)
+}
+
+// forks is how many there are in the shards to do; -1 where job.json is not at hand.
+func forks(ctx context.Context, s store.Store, plan *job.Plan, todo [2][]int) int64 {
+	j, err := job.Load(ctx, s)
+	if err != nil {
+		return -1
+	}
+	n := int64(0)
+	for _, side := range job.Sides {
+		for _, k := range todo[side] {
+			n += int64(j.Shards[k].Mismatches * len(forksOf(plan.Settings.Trajectories, side)))
+		}
+	}
+	return n
 }
 
 // errStopped is the cause when the grace is over.

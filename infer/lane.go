@@ -132,7 +132,7 @@ func (l *lane) feed(admit, ctx context.Context, run *shardRun) (bool, error) {
 		}
 		run.ordinals = append(run.ordinals, s.Ordinal)
 		if run.log.Has(s.Ordinal) {
-			l.meter.Resumed(int64(len(s.Mismatches)))
+			l.meter.Resumed(int64(len(s.Mismatches) * len(forksOf(run.manifest.Settings.Trajectories, l.side))))
 			continue
 		}
 		it := &item{work(s, l.side, &run.manifest.Settings, run.manifest.Ends, l.length, l.options.AuditShare), run}

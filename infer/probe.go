@@ -27,7 +27,7 @@ func (l *lane) probe(ctx context.Context, m *job.Manifest) (job.Counters, error)
 	if err != nil {
 		return nil, err
 	}
-	var agreed, asked atomic.Int64
+	var agreed, asked, prompt, cached atomic.Int64
 	g, gctx := errgroup.WithContext(ctx)
 	for i, p := range picks {
 		r := l.replicas[i%len(l.replicas)]
@@ -41,7 +41,9 @@ func (l *lane) probe(ctx context.Context, m *job.Manifest) (job.Counters, error)
 				return fmt.Errorf("check the recorded predictions of sentence %s: %w", p.sentence.ID, err)
 			}
 			asked.Add(1)
-			if got == p.sentence.Predictions(l.side)[p.at] {
+			prompt.Add(int64(got.Usage.PromptTokens))
+			cached.Add(int64(max(got.Usage.CachedTokens, 0)))
+			if got.Choices[0].TokenIDs[0] == p.sentence.Predictions(l.side)[p.at] {
 				agreed.Add(1)
 			}
 			return nil
@@ -56,7 +58,8 @@ func (l *lane) probe(ctx context.Context, m *job.Manifest) (job.Counters, error)
 			"another model, a sampled table, or another alignment? Give the model that made the table, or plan with --replay off",
 			"the %s server says what the table records at %d of %d positions of shard %d", l.side, ok, n, m.Index)
 	}
-	return job.Counters{"probed": n, "probes_agreed": ok}, nil
+	return job.Counters{Probed: n, ProbesAgreed: ok, Requests: n, PromptTokens: prompt.Load(), CachedTokens: cached.Load(),
+		ComputedTokens: prompt.Load() - cached.Load(), GeneratedTokens: n}, nil
 }
 
 // recorded is a position at which the table says what the model predicts.
@@ -101,15 +104,11 @@ func hashOf(of ...any) uint64 {
 	return h.Sum64()
 }
 
-// next is the server's next token at the recorded position.
-func (r *replica) next(ctx context.Context, p recorded) (int32, error) {
+// next asks for the next token at the recorded position.
+func (r *replica) next(ctx context.Context, p recorded) (vllm.Completion, error) {
 	client, _, err := r.server.Client(ctx)
 	if err != nil {
-		return 0, err
+		return vllm.Completion{}, err
 	}
-	answer, err := client.Complete(ctx, vllm.CompletionRequest{Prompts: []vllm.Prompt{vllm.Tokens(p.sentence.Real[:p.at]...)}, MaxTokens: 1, StopTokenIDs: r.stop})
-	if err != nil {
-		return 0, err
-	}
-	return answer.Choices[0].TokenIDs[0], nil
+	return client.Complete(ctx, vllm.CompletionRequest{Prompts: []vllm.Prompt{vllm.Tokens(p.sentence.Real[:p.at]...)}, MaxTokens: 1, StopTokenIDs: r.stop})
 }

@@ -52,6 +52,9 @@ func (m *Meter) add(n, resumed int64) {
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	if m.done == m.resumed { // what came before the first finished unit was loading
+		m.started = time.Now()
+	}
 	m.done += n
 	m.resumed += resumed
 	if m.bar != nil {

@@ -1,0 +1,174 @@
+// Package vllmtest gives tests real vLLM servers, and a proxy that makes what
+// they say repeatable.
+package vllmtest
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"tokenfork/internal/vllm"
+)
+
+// Root is the checkout's folder, from any package of it.
+func Root() string {
+	dir, err := os.Getwd()
+	for ; err == nil && dir != "/"; dir = filepath.Dir(dir) {
+		if _, serr := os.Stat(filepath.Join(dir, "go.mod")); serr == nil {
+			return dir
+		}
+	}
+	panic("vllmtest: not inside the checkout")
+}
+
+func fromEnv(name, fallback string) string {
+	if v := os.Getenv(name); v != "" {
+		return v
+	}
+	return filepath.Join(Root(), fallback)
+}
+
+// Venv is the Python environment that scripts/setup-vllm makes.
+func Venv() string { return fromEnv("TOKENFORK_VENV", ".venv") }
+
+// Models is the folder of the model pair that scripts/make-pair makes.
+func Models() string { return fromEnv("TOKENFORK_MODELS", ".cache/models") }
+
+// Flags serve the pair on a CPU as other float32 implementations compute it.
+var Flags = []string{"--dtype", "float32", "--enforce-eager", "--block-size", "32"}
+
+// Env is what the CPU build wants to know.
+var Env = []string{"VLLM_CPU_OMP_THREADS_BIND=nobind", "VLLM_CPU_KVCACHE_SPACE=1"}
+
+// Start serves a model of the pair until the test ends.
+func Start(tb testing.TB, name string) *vllm.Server {
+	tb.Helper()
+	if _, err := os.Stat(filepath.Join(Venv(), ".ready")); err != nil {
+		tb.Fatalf("no vLLM in %s: run make setup", Venv())
+	}
+	ctx := context.WithoutCancel(tb.Context()) // which ends before clean-up
+	s, err := vllm.Start(ctx, vllm.Config{Command: []string{filepath.Join(Venv(), "bin/vllm")}, Model: filepath.Join(Models(), name), Name: name,
+		LogPath: filepath.Join(tb.TempDir(), name+".log"), Args: append([]string{"--max-model-len", "2048"}, Flags...), Env: Env,
+		StartTimeout: 15 * time.Minute, Logger: slog.New(slog.NewTextHandler(os.Stderr, nil))})
+	if err != nil {
+		tb.Fatal(err)
+	}
+	tb.Cleanup(func() {
+		if err := s.Stop(ctx); err != nil {
+			tb.Error(err)
+		}
+	})
+	return s
+}
+
+// Recorder stands before a server and repeats the first answer to each request
+// for good: two runs that ask the same are told the same.
+type Recorder struct {
+	URL string
+
+	to      *http.Client
+	mu      sync.Mutex
+	answers map[[sha256.Size]byte]*answer
+	fresh   atomic.Int64
+	down    atomic.Bool
+	delay   atomic.Int64 // of every answer, recorded ones too
+}
+
+type answer struct {
+	once   sync.Once
+	status int
+	kind   string // content type
+	body   []byte
+	err    error
+}
+
+// Record puts a recorder before the server at a unix:///path URL.
+func Record(tb testing.TB, unixURL string) *Recorder {
+	tb.Helper()
+	path, ok := strings.CutPrefix(unixURL, "unix://")
+	if !ok {
+		tb.Fatalf("%s is no Unix socket", unixURL)
+	}
+	dial := func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return new(net.Dialer).DialContext(ctx, "unix", path)
+	}
+	r := &Recorder{answers: map[[sha256.Size]byte]*answer{},
+		to: &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 512, IdleConnTimeout: 3 * time.Second, DialContext: dial}}}
+	s := httptest.NewServer(r)
+	tb.Cleanup(s.Close)
+	r.URL = s.URL
+	return r
+}
+
+// Fresh is how many requests reached the server.
+func (r *Recorder) Fresh() int64 { return r.fresh.Load() }
+
+// Down makes the server seem gone, or back.
+func (r *Recorder) Down(down bool) { r.down.Store(down) }
+
+// Delay slows every answer down, so that a run can be met half way.
+func (r *Recorder) Delay(d time.Duration) { r.delay.Store(int64(d)) }
+
+// ServeHTTP forwards a request, or repeats its answer. Only generation is recorded.
+func (r *Recorder) ServeHTTP(w http.ResponseWriter, q *http.Request) {
+	if r.down.Load() {
+		panic(http.ErrAbortHandler) // cuts the connection
+	}
+	body, err := io.ReadAll(q.Body)
+	if err != nil {
+		return // the client is gone
+	}
+	a := &answer{}
+	if q.Method == http.MethodPost {
+		a = r.known(sha256.Sum256(append([]byte(q.URL.Path+"\n"), body...)))
+	}
+	a.once.Do(func() { a.err = a.ask(r, q, body) })
+	if a.err != nil {
+		http.Error(w, fmt.Sprint(a.err), http.StatusBadGateway)
+		return
+	}
+	time.Sleep(time.Duration(r.delay.Load()))
+	w.Header().Set("Content-Type", a.kind)
+	w.WriteHeader(a.status)
+	_, _ = w.Write(a.body) // a client that has gone is told the same next time
+}
+
+func (r *Recorder) known(key [sha256.Size]byte) *answer {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.answers[key] == nil {
+		r.answers[key] = &answer{}
+	}
+	return r.answers[key]
+}
+
+// ask does not use the request's context: the answer is for all who ask.
+func (a *answer) ask(r *Recorder, q *http.Request, body []byte) error {
+	r.fresh.Add(1)
+	req, err := http.NewRequest(q.Method, "http://server"+q.URL.Path, bytes.NewReader(body)) //nolint:noctx
+	if err != nil {
+		return err
+	}
+	req.Header = q.Header.Clone()
+	resp, err := r.to.Do(req)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	a.status, a.kind = resp.StatusCode, resp.Header.Get("Content-Type")
+	a.body, err = io.ReadAll(resp.Body)
+	return err
+}
