@@ -37,6 +37,7 @@ type Options struct {
 	MinAgreement      float64       // of the recorded predictions with the server's, 0 to 1
 	AuditShare        float64       // of the replayed forks that are generated as well
 	AllowMixedEngines bool
+	Retry             bool // open committed shards again where forks failed or parts are damaged
 
 	Who     job.Attempt
 	Log     *slog.Logger
@@ -121,7 +122,7 @@ func open(ctx context.Context, o *Options) ([2][]int, *job.Plan, error) {
 			continue
 		}
 		for _, k := range o.Shards {
-			if !committed[job.Task{Stage: "infer", Shard: k, Side: side.String()}.Prefix()] {
+			if o.Retry || !committed[job.Task{Stage: "infer", Shard: k, Side: side.String()}.Prefix()] {
 				todo[side] = append(todo[side], k)
 			}
 		}

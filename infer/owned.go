@@ -1,18 +1,22 @@
 package infer
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"log/slog"
+	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"tokenfork/internal/failure"
 	"tokenfork/internal/job"
+	"tokenfork/internal/model"
 	"tokenfork/internal/vllm"
 )
 
@@ -38,12 +42,12 @@ const maxRestarts = 5
 
 func newOwned(ctx context.Context, o *Options, plan *job.Plan, side job.Side) (*owned, error) {
 	s := o.Servers[side]
-	if s.Model == "" {
-		return nil, failure.New(failure.Usage, fmt.Sprintf("give --%s-model FOLDER, or --%s-url URL of a running server", side, side),
-			"no %s model to serve", side)
+	dir, err := modelFolder(&plan.Models[side], side, s.Model)
+	if err != nil {
+		return nil, err
 	}
 	args := []string{"--max-model-len", strconv.Itoa(servedLength(plan, side))}
-	c := vllm.Config{Command: s.Command, Model: s.Model, Name: side.String(), TensorParallel: s.TensorParallel, Args: append(args, s.Args...),
+	c := vllm.Config{Command: s.Command, Model: dir, Name: side.String(), TensorParallel: s.TensorParallel, Args: append(args, s.Args...),
 		LogPath: filepath.Join(s.LogDir, "vllm-"+side.String()+".log"), StartTimeout: s.StartTimeout, Logger: o.Log}
 	if plan.Settings.Deterministic {
 		c.Env = append(c.Env, "VLLM_BATCH_INVARIANT=1")
@@ -59,6 +63,24 @@ func newOwned(ctx context.Context, o *Options, plan *job.Plan, side job.Side) (*
 	w.stop = stop
 	go w.supervise(live)
 	return w, nil
+}
+
+// modelFolder finds the side's model, here perhaps in another place than where
+// the job was planned, and makes sure that it is the same.
+func modelFolder(planned *job.Model, side job.Side, name string) (string, error) {
+	dir, err := model.Resolve(cmp.Or(name, planned.Name), os.Getenv)
+	if err != nil {
+		return "", fmt.Errorf("find the %s model: %w", side, err)
+	}
+	m, err := model.Load(dir)
+	if err != nil {
+		return "", err
+	}
+	if d := planned.Fingerprint.Diff(m.Fingerprint()); len(d) > 0 {
+		return "", failure.New(failure.Refused, fmt.Sprintf("give the planned one by --%s-model, or plan anew", side),
+			"%s is not the %s model that the job was planned for: %s", dir, side, strings.Join(d, "; "))
+	}
+	return dir, nil
 }
 
 // servedLength is what the longest fork needs, in full blocks of 256, if the

@@ -17,6 +17,7 @@ type inferCmd struct {
 	modelFlags `embed:""`
 	inferFlags `embed:""`
 	Shard      []int  `placeholder:"K,…" help:"Shards to work on (default: every unfinished one)."`
+	Retry      bool   `help:"Do again what failed or is damaged in finished shards."`
 	Side       string `enum:"small,reference,both" default:"both" help:"Which model's server to run: small, reference or both."`
 }
 
@@ -54,7 +55,7 @@ func (c *inferCmd) Run(ctx context.Context, con *console) error {
 	if err != nil {
 		return err
 	}
-	o.Shards = c.Shard
+	o.Shards, o.Retry = c.Shard, c.Retry
 	switch c.Side {
 	case job.Small.String():
 		o.Sides = []job.Side{job.Small}

@@ -38,6 +38,17 @@ func OpenCommitted[T Row](ctx context.Context, s store.Store, t Task) (*Committe
 	return r, nil
 }
 
+// Damaged says whether a part that the commit lists is missing or damaged.
+func (r *Committed[T]) Damaged(ctx context.Context) bool {
+	for i := range r.commit.Parts {
+		if err := r.load(ctx, i); err != nil {
+			return true
+		}
+		delete(r.parts, i)
+	}
+	return false
+}
+
 // Commit is the task's commit.
 func (r *Committed[T]) Commit() *Commit { return r.commit }
 
@@ -68,7 +79,7 @@ func (r *Committed[T]) load(ctx context.Context, i int) error {
 		err = &damagedError{said.Key, fmt.Errorf("sha256 is %s, the commit says %s", p.sum, said.SHA256)}
 	}
 	if err != nil {
-		return failure.New(failure.Refused, fmt.Sprintf("tokenfork %s --redo-damaged --shard %d", r.task.Stage, r.task.Shard), "%w", err)
+		return failure.New(failure.Refused, fmt.Sprintf("tokenfork %s --job %s --retry --shard %d", r.task.Stage, r.store, r.task.Shard), "%w", err)
 	}
 	counts := map[int64]bool{}
 	for _, n := range said.Sentences {

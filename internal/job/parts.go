@@ -21,8 +21,11 @@ import (
 	"tokenfork/internal/store"
 )
 
-// Row is a row of a part. Every row belongs to a sentence.
-type Row interface{ SentenceOrdinal() int64 }
+// Row is a row of a part. Every row belongs to a sentence, and may be a failure.
+type Row interface {
+	SentenceOrdinal() int64
+	Failed() bool
+}
 
 // Task is one side's (or one judging's) work on one shard.
 type Task struct {
@@ -97,19 +100,29 @@ type partHead struct {
 	Counters Counters `json:"counters"`
 }
 
-// LoadCommit gives the task's commit; fs.ErrNotExist (errors.Is) if it is open.
-// A task that was opened again has several; the last counts.
-func LoadCommit(ctx context.Context, s store.Store, t Task) (*Commit, error) {
-	var last string
+// commitKeys lists a task's commits, oldest first: a task that was opened
+// again (Retry) has several, and the last counts.
+func commitKeys(ctx context.Context, s store.Store, t Task) ([]string, error) {
+	var keys []string
 	for o, err := range s.List(ctx, t.Prefix()+commitName) {
 		if err != nil {
 			return nil, fmt.Errorf("look for the commit of %s: %w", t, err)
 		}
-		last = o.Key
+		keys = append(keys, o.Key)
 	}
-	if last == "" {
+	return keys, nil
+}
+
+// LoadCommit gives the task's commit; fs.ErrNotExist (errors.Is) if it is open.
+func LoadCommit(ctx context.Context, s store.Store, t Task) (*Commit, error) {
+	keys, err := commitKeys(ctx, s, t)
+	if err != nil {
+		return nil, err
+	}
+	if len(keys) == 0 {
 		return nil, fmt.Errorf("%s is not committed: %w", t, fs.ErrNotExist)
 	}
+	last := keys[len(keys)-1]
 	b, err := read(ctx, s, last)
 	if err != nil {
 		return nil, fmt.Errorf("read %s: %w", last, err)
@@ -138,12 +151,19 @@ type Log[T Row] struct {
 	counters Counters
 	next     int // part number
 	parts    map[string]*loaded
-	owner    map[int64]string // sentence -> key of the part that counts
-	failed   map[int64]int
+	owner    map[int64]owner // by sentence
+	retry    bool            // failed sentences are open
+	commits  int             // of earlier rounds
 	err      error
 	wake     chan struct{}
 	stop     chan struct{}
 	done     chan struct{}
+}
+
+// owner is the part whose rows of a sentence count.
+type owner struct {
+	key    string
+	failed int // rows
 }
 
 type loaded struct {
@@ -156,16 +176,33 @@ type loaded struct {
 // one. Finished sentences become a part when enough rows wait, and at least
 // every so often.
 func OpenLog[T Row](ctx context.Context, s store.Store, plan string, t Task, who Attempt, every time.Duration) (*Log[T], error) {
+	return openLog[T](ctx, s, plan, t, who, every, false)
+}
+
+// Retry opens a committed task again, to do what failed or is damaged: those
+// sentences are open, and Commit writes a commit that takes the last one's place.
+func Retry[T Row](ctx context.Context, s store.Store, plan string, t Task, who Attempt, every time.Duration) (*Log[T], error) {
+	return openLog[T](ctx, s, plan, t, who, every, true)
+}
+
+func openLog[T Row](ctx context.Context, s store.Store, plan string, t Task, who Attempt, every time.Duration, retry bool) (*Log[T], error) {
 	var id [6]byte
 	if _, err := rand.Read(id[:]); err != nil {
 		return nil, fmt.Errorf("name the attempt: %w", err)
 	}
 	who.ID = hex.EncodeToString(id[:])
 	l := &Log[T]{store: s, task: t, plan: plan, who: who, every: every, counters: Counters{}, parts: map[string]*loaded{},
-		owner: map[int64]string{}, failed: map[int64]int{}, wake: make(chan struct{}, 1), stop: make(chan struct{}), done: make(chan struct{})}
+		owner: map[int64]owner{}, retry: retry, wake: make(chan struct{}, 1), stop: make(chan struct{}), done: make(chan struct{})}
 	l.flushed = sync.NewCond(&l.mu)
 	if err := l.resume(ctx); err != nil {
 		return nil, err
+	}
+	if retry {
+		keys, err := commitKeys(ctx, s, t)
+		if err != nil {
+			return nil, err
+		}
+		l.commits = len(keys)
 	}
 	b, err := json.Marshal(who)
 	if err != nil {
@@ -186,7 +223,7 @@ func create(ctx context.Context, s store.Store, key string, b []byte) error {
 }
 
 // resume reads parts in ascending order of key, so that of two parts with one
-// sentence the smaller name wins. A damaged part counts for nothing: its
+// sentence, both as good, the smaller name wins. A damaged part counts for nothing: its
 // sentences are done again.
 func (l *Log[T]) resume(ctx context.Context) error {
 	for o, err := range l.store.List(ctx, l.task.Prefix()) {
@@ -211,23 +248,27 @@ func (l *Log[T]) resume(ctx context.Context) error {
 
 func (l *Log[T]) take(key string, p *part[T]) {
 	l.parts[key] = &loaded{sum: p.sum, rows: len(p.rows), counters: p.head.Counters}
+	here := map[int64]owner{}
 	for _, r := range p.rows {
-		n := r.SentenceOrdinal()
-		if _, ok := l.owner[n]; !ok {
-			l.owner[n] = key
+		o := owner{key, here[r.SentenceOrdinal()].failed}
+		if r.Failed() {
+			o.failed++
 		}
-		if f, ok := any(r).(interface{ Failed() bool }); ok && f.Failed() && l.owner[n] == key {
-			l.failed[n]++
+		here[r.SentenceOrdinal()] = o
+	}
+	for n, o := range here {
+		if before, ok := l.owner[n]; !ok || o.failed < before.failed {
+			l.owner[n] = o
 		}
 	}
 }
 
-// Has says whether the sentence was finished by an earlier attempt.
+// Has says whether the sentence is finished.
 func (l *Log[T]) Has(ordinal int64) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	_, ok := l.owner[ordinal]
-	return ok
+	o, ok := l.owner[ordinal]
+	return ok && !(l.retry && o.failed > 0)
 }
 
 // Attempt is this attempt's record.
@@ -333,12 +374,12 @@ func (l *Log[T]) Commit(ctx context.Context, sentences []int64) (*Commit, error)
 		Attempt: l.who, Counters: Counters{}}
 	of := map[string][]int64{}
 	for _, n := range sentences {
-		key, ok := l.owner[n]
+		o, ok := l.owner[n]
 		if !ok {
 			return nil, fmt.Errorf("commit %s: sentence %d is in no part", l.task, n)
 		}
-		of[key] = append(of[key], n)
-		c.Failed += l.failed[n]
+		of[o.key] = append(of[o.key], n)
+		c.Failed += o.failed
 	}
 	for _, key := range slices.Sorted(maps.Keys(l.parts)) {
 		p := l.parts[key]
@@ -352,7 +393,11 @@ func (l *Log[T]) Commit(ctx context.Context, sentences []int64) (*Commit, error)
 	if err != nil {
 		return nil, fmt.Errorf("encode commit: %w", err)
 	}
-	err = create(ctx, l.store, l.task.Prefix()+commitName, b)
+	key := l.task.Prefix() + commitName
+	if l.commits > 0 {
+		key += fmt.Sprintf(".%04d", l.commits)
+	}
+	err = create(ctx, l.store, key, b)
 	if errors.Is(err, fs.ErrExist) {
 		theirs, lerr := LoadCommit(ctx, l.store, l.task)
 		if lerr != nil {

@@ -26,7 +26,7 @@ func folder(t *testing.T) (store.Store, string) {
 	return s, dir
 }
 
-func openLog(t *testing.T, s store.Store) *Log[Continuation] {
+func openTestLog(t *testing.T, s store.Store) *Log[Continuation] {
 	t.Helper()
 	l, err := OpenLog[Continuation](t.Context(), s, "job", testTask, Attempt{Host: "h"}, time.Hour)
 	if err != nil {
@@ -52,12 +52,12 @@ func must(t *testing.T, err error) {
 
 func TestLogResumes(t *testing.T) {
 	s, _ := folder(t)
-	first := openLog(t, s)
+	first := openTestLog(t, s)
 	must(t, first.Add(ids(1, 2)))
 	first.Count(Counters{"tokens": 5})
 	must(t, first.Close())
 
-	second := openLog(t, s)
+	second := openTestLog(t, s)
 	if !second.Has(1) || second.Has(2) {
 		t.Fatalf("has 1: %v, 2: %v", second.Has(1), second.Has(2))
 	}
@@ -81,7 +81,7 @@ func TestLogResumes(t *testing.T) {
 
 func TestTwoAttemptsFirstWins(t *testing.T) {
 	s, _ := folder(t)
-	a, b := openLog(t, s), openLog(t, s)
+	a, b := openTestLog(t, s), openTestLog(t, s)
 	for _, l := range []*Log[Continuation]{a, b} {
 		must(t, l.Add(ids(1, 2)))
 		must(t, l.Add(ids(2, 1)))
@@ -93,7 +93,7 @@ func TestTwoAttemptsFirstWins(t *testing.T) {
 		t.Errorf("second commit: %v, by %s; the first is %s's", err, second.Attempt.ID, first.Attempt.ID)
 	}
 	// A third that starts after both sees each sentence once, of the smaller name.
-	third := openLog(t, s)
+	third := openTestLog(t, s)
 	if n := third.Finished(); n != 2 {
 		t.Errorf("%d sentences, want 2", n)
 	}
@@ -102,7 +102,7 @@ func TestTwoAttemptsFirstWins(t *testing.T) {
 
 func TestCommitWantsEverySentence(t *testing.T) {
 	s, _ := folder(t)
-	l := openLog(t, s)
+	l := openTestLog(t, s)
 	must(t, l.Add(ids(1, 1)))
 	if _, err := l.Commit(t.Context(), []int64{1, 2}); err == nil || !strings.Contains(err.Error(), "sentence 2") {
 		t.Errorf("got %v", err)
@@ -116,7 +116,7 @@ func TestCommitWantsEverySentence(t *testing.T) {
 // of the commit and by a restart, which does the sentences again.
 func TestDamage(t *testing.T) {
 	s, dir := folder(t)
-	l := openLog(t, s)
+	l := openTestLog(t, s)
 	must(t, l.Add(ids(1, 1)))
 	c, err := l.Commit(t.Context(), []int64{1})
 	must(t, err)
@@ -134,7 +134,7 @@ func TestDamage(t *testing.T) {
 		}
 	}
 	must(t, os.WriteFile(path, whole[:len(whole)/2], 0o600))
-	again := openLog(t, s)
+	again := openTestLog(t, s)
 	if again.Has(1) {
 		t.Error("a truncated part counts as finished")
 	}
@@ -143,12 +143,62 @@ func TestDamage(t *testing.T) {
 
 func TestForeignParts(t *testing.T) {
 	s, _ := folder(t)
-	l := openLog(t, s)
+	l := openTestLog(t, s)
 	must(t, l.Add(ids(1, 1)))
 	must(t, l.Close())
 	other := testTask
 	other.Manifest = "m2"
 	if _, err := OpenLog[Continuation](t.Context(), s, "job", other, Attempt{}, time.Hour); failure.Code(err) != failure.Refused {
 		t.Errorf("got %v", err)
+	}
+}
+
+func TestRetry(t *testing.T) {
+	s, dir := folder(t)
+	class := "server"
+	l := openTestLog(t, s)
+	bad := ids(2, 2)
+	bad[1].Error = &class
+	must(t, l.Add(ids(1, 1)))
+	must(t, l.Close())
+	l = openTestLog(t, s) // a part of its own
+	must(t, l.Add(bad))
+	must(t, l.Add(ids(3, 1)))
+	c, err := l.Commit(t.Context(), []int64{1, 2, 3})
+	must(t, err)
+	if c.Failed != 1 {
+		t.Fatalf("%d failed, want 1", c.Failed)
+	}
+	must(t, os.Remove(filepath.Join(dir, c.Parts[0].Key))) // sentence 1's, or 2's and 3's: names are random
+
+	lost := map[int64]bool{}
+	for _, n := range c.Parts[0].Sentences {
+		lost[n] = true
+	}
+	again, err := Retry[Continuation](t.Context(), s, "job", testTask, Attempt{}, time.Hour)
+	must(t, err)
+	for n := int64(1); n <= 3; n++ {
+		if open := lost[n] || n == 2; again.Has(n) == open {
+			t.Errorf("sentence %d: has %v, open %v", n, again.Has(n), open)
+		}
+		if !again.Has(n) {
+			must(t, again.Add(ids(int32(n), 2)))
+		}
+	}
+	c, err = again.Commit(t.Context(), []int64{1, 2, 3})
+	must(t, err)
+	if c.Failed != 0 {
+		t.Errorf("%d failed after the retry", c.Failed)
+	}
+	r, err := OpenCommitted[Continuation](t.Context(), s, testTask)
+	must(t, err)
+	for n := int64(1); n <= 3; n++ {
+		rows, err := r.Sentence(t.Context(), n)
+		must(t, err)
+		for _, row := range rows {
+			if row.Failed() {
+				t.Errorf("sentence %d is still failed", n)
+			}
+		}
 	}
 }

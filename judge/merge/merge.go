@@ -295,7 +295,7 @@ func (m *merger) failure(r *job.Result) *Failure {
 	if r.Status == results.OK {
 		return nil
 	}
-	retry := fmt.Sprintf("tokenfork %s --job %s --retry-failed", *r.Stage, m.Store)
+	retry := fmt.Sprintf("tokenfork %s --job %s --retry", *r.Stage, m.Store)
 	return &Failure{r.SentenceID, r.MismatchPosition, r.Status, *r.Reason, retry}
 }
 

@@ -1,0 +1,26 @@
+package main
+
+import (
+	"context"
+	"os"
+	"os/signal"
+	"syscall"
+	"testing"
+
+	"tokenfork/internal/vllm"
+)
+
+// TestMain makes this binary the guard or tokenfork itself where it is started
+// as one of them.
+func TestMain(m *testing.M) {
+	if len(os.Args) > 1 && os.Args[1] == vllm.GuardCommand {
+		os.Exit(vllm.GuardMain(os.Args[2:]))
+	}
+	if os.Getenv("TOKENFORK_TEST_MAIN") != "" {
+		ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGUSR1)
+		code := run(ctx, os.Args[1:], os.Stdout, os.Stderr)
+		stop()
+		os.Exit(code)
+	}
+	os.Exit(m.Run())
+}

@@ -1,0 +1,45 @@
+package main
+
+import (
+	"context"
+
+	"tokenfork/internal/failure"
+)
+
+// runCmd is plan, infer, judge and merge in order.
+type runCmd struct {
+	jobFlags   `embed:""`
+	modelFlags `embed:""`
+	planFlags  `embed:""`
+	inferFlags `embed:""`
+	judgeFlags `embed:""`
+}
+
+// Help shows how it is used.
+func (runCmd) Help() string {
+	return `Started again, it goes on from what was finished.
+
+Examples:
+  tokenfork run table.csv --job ./job --small-model DIR --reference-model DIR --judge none
+  tokenfork run table.csv --job ./job --small-model DIR --reference-model DIR --reference-tp 2 \
+    --judge https://host/v1 --judge-model NAME
+`
+}
+
+// Run is the command. Rows that failed do not keep later stages from the
+// others: the exit code is the last stage's, which counts them all.
+func (c *runCmd) Run(ctx context.Context, con *console) error {
+	plan := planCmd{jobFlags: c.jobFlags, modelFlags: c.modelFlags, planFlags: c.planFlags}
+	infer := inferCmd{jobFlags: c.jobFlags, modelFlags: c.modelFlags, inferFlags: c.inferFlags, Side: "both"}
+	merge := mergeCmd{jobFlags: c.jobFlags, judgeFlags: c.judgeFlags}
+	for _, stage := range []interface {
+		Run(context.Context, *console) error
+	}{&plan, &infer, &merge} {
+		if err := stage.Run(ctx, con); err != nil && failure.Code(err) != failure.Partial {
+			return err
+		} else if stage == &merge {
+			return err
+		}
+	}
+	return nil
+}

@@ -1,0 +1,306 @@
+package main
+
+import (
+	"bytes"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"tokenfork/internal/failure"
+	"tokenfork/internal/job"
+	"tokenfork/internal/vllm/vllmtest"
+	"tokenfork/judge/merge"
+)
+
+// mainJob is the main job on the demo's table, with one real server a side
+// behind a recorder, so that runs can be compared byte for byte.
+type mainJob struct {
+	table            string
+	small, reference *vllmtest.Recorder
+}
+
+func newMainJob(t *testing.T) *mainJob {
+	t.Helper()
+	table := filepath.Join(vllmtest.Root(), ".cache/demo.csv")
+	if _, err := os.Stat(table); err != nil {
+		t.Fatalf("no table: run make setup: %v", err)
+	}
+	return &mainJob{table, vllmtest.Record(t, vllmtest.Start(t, "small").Endpoint().URL()),
+		vllmtest.Record(t, vllmtest.Start(t, "reference").Endpoint().URL())}
+}
+
+const maxNewTokens = "48"
+
+func (m *mainJob) models() []string {
+	return []string{"--small-model", filepath.Join(vllmtest.Models(), "small"), "--reference-model", filepath.Join(vllmtest.Models(), "reference")}
+}
+
+func (m *mainJob) servers() []string {
+	return []string{"--small-url", m.small.URL, "--reference-url", m.reference.URL, "--in-flight", "16", "--part-every", "100ms"}
+}
+
+func (m *mainJob) judge() []string {
+	return []string{"--judge", m.reference.URL + "/v1"}
+}
+
+// command is tokenfork in a process of its own.
+func command(args ...string) (*exec.Cmd, *bytes.Buffer) {
+	cmd := exec.Command(os.Args[0], args...)
+	cmd.Env = append(os.Environ(), "TOKENFORK_TEST_MAIN=1")
+	out := new(bytes.Buffer)
+	cmd.Stdout, cmd.Stderr = out, out
+	return cmd, out
+}
+
+// must runs tokenfork and wants one of the exit codes.
+func must(t *testing.T, codes []int, args ...string) string {
+	t.Helper()
+	cmd, out := command(args...)
+	_ = cmd.Run() // the exit code tells
+	for _, c := range codes {
+		if cmd.ProcessState.ExitCode() == c {
+			return out.String()
+		}
+	}
+	t.Fatalf("tokenfork %s\nexit code %d, want one of %v\n%s", strings.Join(args, " "), cmd.ProcessState.ExitCode(), codes, out)
+	return ""
+}
+
+// done are the codes of a finished run: a judge of 135 million parameters
+// gives answers now and then that can't be read, which are listed.
+var done = []int{0, failure.Partial}
+
+func (m *mainJob) plan(t *testing.T, dir string, shards int) {
+	t.Helper()
+	args := append([]string{"plan", m.table, "--job", dir, "--max-new-tokens", maxNewTokens, "--shards", strconv.Itoa(shards)}, m.models()...)
+	must(t, []int{0}, args...)
+}
+
+func (m *mainJob) infer(dir string) []string {
+	return append([]string{"infer", "--job", dir}, m.servers()...)
+}
+
+func (m *mainJob) merge(t *testing.T, dir string) {
+	t.Helper()
+	must(t, done, append([]string{"merge", "--job", dir}, m.judge()...)...)
+}
+
+// sameResults compares every result file with the first run's, byte for byte.
+func sameResults(t *testing.T, want, got string) {
+	t.Helper()
+	for _, key := range []string{merge.ArrowKey, merge.ParquetKey, merge.CSVKey} {
+		a, err := os.ReadFile(filepath.Join(want, key))
+		if err != nil {
+			t.Fatal(err)
+		}
+		b, err := os.ReadFile(filepath.Join(got, key))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !bytes.Equal(a, b) {
+			t.Errorf("%s of %s differs from %s's", key, got, want)
+		}
+	}
+}
+
+// python runs one of the project's scripts in the environment of the tests.
+func python(t *testing.T, script string, args ...string) string {
+	t.Helper()
+	cmd := exec.Command(filepath.Join(vllmtest.Venv(), "bin/python"), append([]string{filepath.Join(vllmtest.Root(), "scripts", script)}, args...)...)
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		t.Fatalf("%s: %v\n%s", script, err, out)
+	}
+	return string(out)
+}
+
+// TestMainJob is the whole of it, from the table to what readers see.
+func TestMainJob(t *testing.T) {
+	m := newMainJob(t)
+	first := filepath.Join(t.TempDir(), "first")
+	run := append([]string{"run", m.table, "--job", first, "--max-new-tokens", maxNewTokens}, m.models()...)
+	run = append(append(run, m.servers()...), m.judge()...)
+	must(t, done, run...)
+
+	t.Run("another implementation agrees", func(t *testing.T) {
+		t.Log(python(t, "oracle", append([]string{filepath.Join(first, merge.ParquetKey), m.table, "--max-new-tokens", maxNewTokens}, m.models()...)...))
+	})
+	t.Run("readers see the same rows", func(t *testing.T) { t.Log(python(t, "read-results", first)) })
+	t.Run("again changes nothing", func(t *testing.T) {
+		asked := m.small.Fresh() + m.reference.Fresh()
+		before := stamp(t, first)
+		must(t, done, run...)
+		if now := m.small.Fresh() + m.reference.Fresh(); now != asked {
+			t.Errorf("%d requests were made for a finished job", now-asked)
+		}
+		if after := stamp(t, first); after != before {
+			t.Errorf("results changed from %s to %s", before, after)
+		}
+	})
+	t.Run("four shards", func(t *testing.T) {
+		dir := filepath.Join(t.TempDir(), "job")
+		m.plan(t, dir, 4)
+		must(t, []int{0}, m.infer(dir)...)
+		m.merge(t, dir)
+		sameResults(t, first, dir)
+	})
+	t.Run("killed again and again", func(t *testing.T) { m.killed(t, first) })
+	t.Run("two at once", func(t *testing.T) { m.twice(t, first) })
+	t.Run("stopped by SIGTERM", func(t *testing.T) { m.stopped(t, first, syscall.SIGTERM) })
+	t.Run("stopped by SIGUSR1", func(t *testing.T) { m.stopped(t, first, syscall.SIGUSR1) })
+	t.Run("servers gone for a while", func(t *testing.T) { m.gone(t, first) })
+	t.Run("a task needs its manifest alone", func(t *testing.T) { m.alone(t) })
+	t.Run("merged early", func(t *testing.T) {
+		dir := filepath.Join(t.TempDir(), "job")
+		m.plan(t, dir, 2)
+		must(t, []int{0}, append(m.infer(dir), "--shard", "1")...)
+		out := must(t, []int{failure.Refused}, "merge", "--job", dir, "--judge", "none")
+		if !strings.Contains(out, "infer of shard 0, small") {
+			t.Errorf("what is missing is not named:\n%s", out)
+		}
+		must(t, []int{failure.Partial}, "merge", "--job", dir, "--judge", "none", "--allow-missing")
+	})
+}
+
+func stamp(t *testing.T, dir string) string {
+	t.Helper()
+	b, err := os.ReadFile(filepath.Join(dir, merge.CSVKey))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return job.Sum(b)
+}
+
+// slow makes runs last long enough to be met half way.
+func (m *mainJob) slow(t *testing.T) {
+	for _, r := range []*vllmtest.Recorder{m.small, m.reference} {
+		r.Delay(100 * time.Millisecond)
+		t.Cleanup(func() { r.Delay(0) })
+	}
+}
+
+func (m *mainJob) killed(t *testing.T, first string) {
+	m.slow(t)
+	dir := filepath.Join(t.TempDir(), "job")
+	m.plan(t, dir, 2)
+	seed := uint64(time.Now().UnixNano())
+	t.Logf("seed %d", seed)
+	r := rand.New(rand.NewPCG(seed, 0))
+	kills := 0
+	for {
+		cmd, out := command(m.infer(dir)...)
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		ended := make(chan error, 1)
+		go func() { ended <- cmd.Wait() }()
+		select {
+		case err := <-ended:
+			if err != nil {
+				t.Fatalf("after %d kills: %v\n%s", kills, err, out)
+			}
+			if kills < 2 {
+				t.Errorf("killed only %d times: the run is too short for this test", kills)
+			}
+			m.merge(t, dir)
+			sameResults(t, first, dir)
+			return
+		case <-time.After(time.Duration(300+r.IntN(1500)) * time.Millisecond):
+			if err := cmd.Process.Kill(); err != nil {
+				t.Fatal(err)
+			}
+			<-ended
+			kills++
+		}
+	}
+}
+
+func (m *mainJob) twice(t *testing.T, first string) {
+	m.slow(t)
+	dir := filepath.Join(t.TempDir(), "job")
+	m.plan(t, dir, 2)
+	var cmds [2]*exec.Cmd
+	var outs [2]*bytes.Buffer
+	for i := range cmds {
+		cmds[i], outs[i] = command(m.infer(dir)...)
+		if err := cmds[i].Start(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for i := range cmds {
+		if err := cmds[i].Wait(); err != nil {
+			t.Errorf("copy %d: %v\n%s", i, err, outs[i])
+		}
+	}
+	m.merge(t, dir)
+	sameResults(t, first, dir)
+}
+
+func (m *mainJob) stopped(t *testing.T, first string, sig os.Signal) {
+	m.slow(t)
+	dir := filepath.Join(t.TempDir(), "job")
+	m.plan(t, dir, 1)
+	cmd, out := command(append(m.infer(dir), "--grace", "500ms")...)
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	time.Sleep(1500 * time.Millisecond)
+	if err := cmd.Process.Signal(sig); err != nil {
+		t.Fatal(err)
+	}
+	_ = cmd.Wait()
+	if c := cmd.ProcessState.ExitCode(); c != failure.Stopped {
+		t.Errorf("exit code %d, want %d\n%s", c, failure.Stopped, out)
+	}
+	must(t, []int{0}, m.infer(dir)...)
+	m.merge(t, dir)
+	sameResults(t, first, dir)
+}
+
+func (m *mainJob) gone(t *testing.T, first string) {
+	m.slow(t)
+	dir := filepath.Join(t.TempDir(), "job")
+	m.plan(t, dir, 1)
+	cmd, out := command(m.infer(dir)...)
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	time.Sleep(time.Second)
+	m.reference.Down(true)
+	time.Sleep(2 * time.Second)
+	m.reference.Down(false)
+	if err := cmd.Wait(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	m.merge(t, dir)
+	sameResults(t, first, dir)
+}
+
+func (m *mainJob) alone(t *testing.T) {
+	whole, bare := filepath.Join(t.TempDir(), "job"), filepath.Join(t.TempDir(), "bare")
+	m.plan(t, whole, 3)
+	manifest := job.ManifestKey(1)
+	b, err := os.ReadFile(filepath.Join(whole, manifest))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.MkdirAll(filepath.Join(bare, job.ShardPrefix), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(bare, manifest), b, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	must(t, []int{0}, append(m.infer(bare), "--shard", "1")...)
+	for _, side := range job.Sides {
+		if _, err := os.Stat(filepath.Join(bare, fmt.Sprintf("parts/infer/00001/%s/commit.json", side))); err != nil {
+			t.Error(err)
+		}
+	}
+}
