@@ -31,7 +31,8 @@ type Batch struct {
 
 	LastPosition int64 // of the last row
 
-	byRow bool // there are no lines, but rows
+	schema *Schema
+	byRow  bool // there are no lines, but rows
 	// kept are Reference, Type and Measures, for tables that have them.
 	kept struct {
 		ids      [2][]int32
@@ -84,17 +85,17 @@ func (b *Batch) Place(line int64) string {
 
 // Follows checks that the batch's first row goes on a sentence whose last row
 // had this position and row id.
-func (b *Batch) Follows(position, rowID int64) *Problem {
-	var reason error
+func (b *Batch) Follows(position, row int64) *Problem {
+	r, reason := rowID, error(nil)
 	switch {
 	case b.Runs[0].Position != position+1:
-		reason = positionProblem(position, b.Runs[0].Position)
-	case b.RowID[0] <= rowID:
-		reason = rowProblem(rowID, b.RowID[0])
+		r, reason = smallPosition, positionProblem(position, b.Runs[0].Position)
+	case b.RowID[0] <= row:
+		reason = rowProblem(row, b.RowID[0])
 	default:
 		return nil
 	}
-	return &Problem{Place: b.Place(b.Runs[0].Line), Line: b.Runs[0].Line, Reason: reason.Error()}
+	return &Problem{Place: b.Place(b.Runs[0].Line), Line: b.Runs[0].Line, Column: b.schema.names[r], Reason: reason.Error()}
 }
 
 var batches = sync.Pool{New: func() any { return new(Batch) }}

@@ -26,7 +26,6 @@ type values struct {
 // builder puts rows into a batch and checks each by itself and against the one before.
 type builder struct {
 	*Batch
-	schema *Schema
 	req    Request
 	limits values // ids must be below
 
@@ -38,7 +37,7 @@ type builder struct {
 // newBuilder starts a batch of at most size rows.
 func newBuilder(source string, s *Schema, req Request, size int) *builder {
 	b := batches.Get().(*Batch)
-	b.Source, b.byRow, b.Rows = source, false, 0
+	b.Source, b.schema, b.byRow, b.Rows = source, s, false, 0
 	b.Runs, b.Problems = b.Runs[:0], b.Problems[:0]
 	b.RowID, b.Real, b.Small = grow(b.RowID, size), grow(b.Real, size), grow(b.Small, size)
 	b.Reference, b.Type, b.Measures = nil, nil, [6][]float64{}
@@ -57,7 +56,7 @@ func newBuilder(source string, s *Schema, req Request, size int) *builder {
 		}
 	}
 	small, reference := int64(req.VocabSize[0]), int64(req.VocabSize[1])
-	return &builder{Batch: b, schema: s, req: req, limits: values{real: min(small, reference), small: small, reference: reference, kind: math.MaxInt32}}
+	return &builder{Batch: b, req: req, limits: values{real: min(small, reference), small: small, reference: reference, kind: math.MaxInt32}}
 }
 
 // done cuts the batch to the rows there are.

@@ -27,13 +27,14 @@ type chunk struct {
 	buffer *[]byte
 }
 
-var buffers = sync.Pool{New: func() any { b := make([]byte, chunkSize); return &b }}
+var buffers = sync.Pool{New: func() any { return new([]byte) }}
 
 // csvFile cuts a file into chunks.
 type csvFile struct {
 	name   string
 	r      io.Reader
 	schema *Schema
+	chunk  int // bytes
 	line   int64
 	rest   []byte // read, but not yet part of a chunk
 	eof    bool
@@ -42,8 +43,8 @@ type csvFile struct {
 var bom = []byte("\xef\xbb\xbf")
 
 // openCSV reads the header.
-func openCSV(name string, r io.Reader, req Request) (*csvFile, error) {
-	f := &csvFile{name: name, r: r, line: 1}
+func openCSV(name string, r io.Reader, req Request, chunk int) (*csvFile, error) {
+	f := &csvFile{name: name, r: r, chunk: chunk, line: 1}
 	c, err := f.next()
 	if err == io.EOF {
 		return nil, failure.New(failure.Refused, "", "%s is empty", name)
@@ -82,27 +83,21 @@ func (f *csvFile) chunks() iter.Seq2[*chunk, error] {
 	}
 }
 
-// next reads the next chunk.
+// next reads the next chunk: as much as fits, up to the last record's end.
 func (f *csvFile) next() (*chunk, error) {
 	buffer := buffers.Get().(*[]byte)
-	n := 0
+	*buffer = grow(*buffer, max(f.chunk, len(f.rest)+f.chunk/2)+slack)
+	n := copy(*buffer, f.rest)
+	f.rest = f.rest[:0]
 	for {
-		if need := max(chunkSize, len(f.rest)+chunkSize/2); n == 0 && cap(*buffer) < need {
-			*buffer = make([]byte, need)
-		}
-		b := (*buffer)[:cap(*buffer)]
-		if n == 0 {
-			n = copy(b, f.rest)
-			f.rest = f.rest[:0]
-		}
+		b := (*buffer)[:len(*buffer)-slack] // the scanner wants to look further
 		if err := f.fill(b, &n); err != nil {
 			return nil, err
 		}
 		if n == 0 {
 			return nil, io.EOF
 		}
-		end, quoted := lastRecord(b[:n], f.eof)
-		if end > 0 {
+		if end, quoted := lastRecord(b[:n], f.eof); end > 0 {
 			f.rest = append(f.rest, b[end:n]...)
 			c := &chunk{data: b[:end], line: f.line, quoted: quoted, buffer: buffer}
 			f.line += int64(bytes.Count(c.data, newline))
@@ -111,7 +106,7 @@ func (f *csvFile) next() (*chunk, error) {
 		if n > maxRecord {
 			return nil, failure.New(failure.Refused, "look for a quote that is not closed", "%s:%d: a record of more than %d MiB", f.name, f.line, maxRecord>>20)
 		}
-		*buffer = append(b, make([]byte, len(b))...)
+		*buffer = append(*buffer, make([]byte, len(*buffer))...)
 	}
 }
 

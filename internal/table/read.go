@@ -26,6 +26,7 @@ type Reader struct {
 	sources []Source
 	req     Request
 	tmp     string
+	chunk   int
 	schema  *Schema
 	perRow  float64 // bytes of a row in the first file, 0 if not known
 }
@@ -33,7 +34,7 @@ type Reader struct {
 // NewReader prepares to read; tmp is the folder for files that have to be
 // stored to be read, such as Parquet from a pipe.
 func NewReader(sources []Source, req Request, tmp string) *Reader {
-	return &Reader{sources: sources, req: req, tmp: tmp}
+	return &Reader{sources: sources, req: req, tmp: tmp, chunk: chunkSize}
 }
 
 // Schema is known once the first batch was given.
@@ -122,7 +123,7 @@ func (r *Reader) columns(ctx context.Context, name string, in *columnar.Input, o
 }
 
 func (r *Reader) csv(ctx context.Context, name string, in io.Reader, out func(*Batch) error) error {
-	f, err := openCSV(name, in, r.req)
+	f, err := openCSV(name, in, r.req, r.chunk)
 	if err != nil {
 		return err
 	}

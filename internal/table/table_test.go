@@ -1,0 +1,305 @@
+package table
+
+import (
+	"bytes"
+	"context"
+	"encoding/csv"
+	"fmt"
+	"io"
+	"math"
+	"math/rand/v2"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+
+	"tokenfork/internal/job"
+	"tokenfork/internal/table/tabletest"
+)
+
+// row is what a reader gives of a row, in words.
+type row struct {
+	id              string
+	rowID, position int64
+	real, small     int32
+	reference, kind int32
+	measures        [6]float64
+}
+
+var request = Request{VocabSize: [2]int{152_000, 152_000}, NeedReference: true}
+
+func source(name, content string) Source {
+	return Source{Name: name, Open: func(context.Context) (io.ReadCloser, error) { return io.NopCloser(strings.NewReader(content)), nil }}
+}
+
+// readAll reads a table in chunks of about the size and stops at its first problem.
+func readAll(content string, req Request, chunk int) (rows []row, problem string) {
+	r := NewReader([]Source{source("t.csv", content)}, req, "")
+	r.chunk = chunk
+	return rowsOf(r)
+}
+
+func rowsOf(r *Reader) (rows []row, problem string) {
+	for b, err := range r.Batches(context.Background()) {
+		if err != nil {
+			return rows, err.Error()
+		}
+		before := len(rows)
+		var follows *Problem
+		if last := len(rows) - 1; last >= 0 && rows[last].id == b.Runs[0].ID {
+			follows = b.Follows(rows[last].position, rows[last].rowID)
+		}
+		rows = append(rows, rowsIn(b)...)
+		if follows != nil && (len(b.Problems) == 0 || b.Problems[0].Row > 0) {
+			return rows[:before], follows.Error()
+		}
+		if len(b.Problems) > 0 {
+			return rows[:before+b.Problems[0].Row], b.Problems[0].Error()
+		}
+		b.Release()
+	}
+	return rows, ""
+}
+
+func rowsIn(b *Batch) (rows []row) {
+	for k, run := range b.Runs {
+		to := b.Rows
+		if k+1 < len(b.Runs) {
+			to = b.Runs[k+1].Row
+		}
+		for i := run.Row; i < to; i++ {
+			x := row{id: run.ID, rowID: b.RowID[i], position: run.Position + int64(i-run.Row), real: b.Real[i], small: b.Small[i]}
+			if b.Reference != nil {
+				x.reference = b.Reference[i]
+			}
+			if b.Type != nil {
+				x.kind = b.Type[i]
+			}
+			for m := range x.measures {
+				if b.Measures[m] != nil {
+					x.measures[m] = b.Measures[m][i]
+				}
+			}
+			rows = append(rows, x)
+		}
+	}
+	return rows
+}
+
+// expect reads a study-layout table with encoding/csv and strconv, knowing
+// nothing of chunks. It wants a table without problems.
+func expect(t testing.TB, content string) []row {
+	t.Helper()
+	records, err := csv.NewReader(strings.NewReader(content)).ReadAll()
+	if err != nil {
+		t.Fatal(err)
+	}
+	at := func(record []string, name string) string { return record[slices.Index(records[0], name)] }
+	number := func(s string) int64 {
+		f, err := strconv.ParseFloat(s, 64)
+		if s == "" || err != nil {
+			return -1
+		}
+		return int64(f)
+	}
+	var rows []row
+	for _, r := range records[1:] {
+		x := row{id: at(r, "1.5_sentence_id"), rowID: number(at(r, "row_id")), position: number(at(r, "1.5_token_id")), real: int32(number(at(r, "1.5_real_token"))),
+			small: int32(number(at(r, "1.5_predictions"))), reference: int32(number(at(r, "32.0_predictions")))}
+		for i, name := range []string{"1.5_entropy", "1.5_AU", "1.5_EU", "32.0_entropy", "32.0_AU", "32.0_EU"} {
+			f, err := strconv.ParseFloat(at(r, name), 64)
+			if err != nil {
+				f = math.NaN()
+			}
+			x.measures[i] = f
+		}
+		rows = append(rows, x)
+	}
+	return rows
+}
+
+func generated(t testing.TB, c tabletest.Config) string {
+	t.Helper()
+	var b bytes.Buffer
+	if err := tabletest.Write(&b, c); err != nil {
+		t.Fatal(err)
+	}
+	return b.String()
+}
+
+// equal compares rows; measures only by bin where the predictions agree.
+func equal(t *testing.T, got, want []row, exact bool) {
+	t.Helper()
+	if len(got) != len(want) {
+		t.Fatalf("%d rows, want %d", len(got), len(want))
+	}
+	for i := range got {
+		g, w := got[i], want[i]
+		for m := range g.measures {
+			a, b := g.measures[m], w.measures[m]
+			same := a == b || a != a && b != b || !exact && w.small == w.reference && job.ValueBin(a) == job.ValueBin(b)
+			if !same {
+				t.Fatalf("row %d, measure %d: %g, want %g", i, m, a, b)
+			}
+		}
+		g.measures, w.measures = [6]float64{}, [6]float64{}
+		if g != w {
+			t.Fatalf("row %d: %+v, want %+v", i, g, w)
+		}
+	}
+}
+
+func TestCSVForms(t *testing.T) {
+	plain := generated(t, tabletest.Config{Layout: "study", Rows: 3000, Tokens: 100, Vocab: 5000, Mismatch: 0.2, Seed: 7})
+	want := expect(t, plain)
+	gaps := strings.Replace(plain, ",0,0,", ",0,0.0,", 1)
+	forms := map[string]string{
+		"plain":            plain,
+		"CRLF":             strings.ReplaceAll(plain, "\n", "\r\n"),
+		"BOM":              "\ufeff" + plain,
+		"no last newline":  strings.TrimSuffix(plain, "\n"),
+		"blank lines":      strings.ReplaceAll(plain, "\n1", "\n\n1"),
+		"quoted":           quoted(plain),
+		"some quoted":      strings.Replace(plain, "\n1000,", "\n\"1000\",", 1),
+		"floats":           gaps,
+		"other columns":    wider(plain),
+		"columns reversed": reversed(plain),
+	}
+	for name, content := range forms {
+		for _, chunk := range []int{1 << 10, 10_000, chunkSize} {
+			for _, exact := range []bool{false, true} {
+				t.Run(fmt.Sprint(name, chunk, exact), func(t *testing.T) {
+					req := request
+					req.ExactMeasures = exact
+					got, problem := readAll(content, req, chunk)
+					if problem != "" {
+						t.Fatal(problem)
+					}
+					equal(t, got, want, exact)
+				})
+			}
+		}
+	}
+}
+
+func quoted(plain string) string {
+	lines := strings.Split(strings.TrimSuffix(plain, "\n"), "\n")
+	for i, l := range lines {
+		lines[i] = `"` + strings.ReplaceAll(l, ",", `","`) + `"`
+	}
+	return strings.Join(lines, "\n") + "\n"
+}
+
+// wider puts columns before, between and after, some with line breaks in them.
+func wider(plain string) string {
+	lines := strings.Split(strings.TrimSuffix(plain, "\n"), "\n")
+	for i, l := range lines {
+		note := `"say ""no"", ` + "\n" + `or not"`
+		if i == 0 {
+			note = "note"
+		}
+		if i%3 == 1 {
+			note = ""
+		}
+		lines[i] = note + "," + l + ",,x"
+		if i == 0 {
+			lines[i] = "note," + l + ",empty,last"
+		}
+	}
+	return strings.Join(lines, "\n") + "\n"
+}
+
+func reversed(plain string) string {
+	lines := strings.Split(strings.TrimSuffix(plain, "\n"), "\n")
+	for i, l := range lines {
+		cells := strings.Split(l, ",")
+		slices.Reverse(cells)
+		lines[i] = strings.Join(cells, ",")
+	}
+	return strings.Join(lines, "\n") + "\n"
+}
+
+func TestBlanks(t *testing.T) {
+	const head = "row_id,1.5_token_id,1.5_sentence_id,1.5_real_token,1.5_predictions,32.0_token_id,32.0_sentence_id,32.0_real_token,32.0_predictions\n"
+	for _, blank := range []string{"", "nan", "NaN", "NA", "<NA>", "None", "null"} {
+		got, problem := readAll(head+"0,0,5,10,11,0,5,10,12\n1,1.0,5.0,11.0,"+blank+",1,5,11,12\n2,"+blank+","+blank+","+blank+","+blank+",2,5,12,13\n", request, chunkSize)
+		want := []row{{id: "5", real: 10, small: 11, reference: 12}, {id: "5", rowID: 1, position: 1, real: 11, small: -1, reference: 12}, {id: "5", rowID: 2, position: 2, real: 12, small: -1, reference: 13}}
+		if problem != "" || !slices.Equal(got, want) {
+			t.Errorf("%q: %+v, %s", blank, got, problem)
+		}
+	}
+}
+
+// TestMeasuresExact compares with strconv over spellings of all lengths.
+func TestMeasuresExact(t *testing.T) {
+	r := rand.New(rand.NewPCG(1, 2))
+	for range 200_000 {
+		v := math.Exp(r.NormFloat64() * 5)
+		s := strconv.FormatFloat(v, 'f', r.IntN(20), 64)
+		if r.IntN(4) == 0 {
+			s = strconv.FormatFloat(v, 'g', 1+r.IntN(17), 64)
+		}
+		want, _ := strconv.ParseFloat(s, 64)
+		b := append([]byte(s+","), make([]byte, slack)...)
+		end, simple := decimal(b, 0)
+		if end != len(s) {
+			t.Fatalf("%s: end %d", s, end)
+		}
+		sc := &scanner{b: b}
+		c := span{0, end, simple}
+		if got := sc.measure(&c, true); got != want {
+			t.Fatalf("%s: %g, want %g", s, got, want)
+		}
+		if got := sc.measure(&c, false); job.ValueBin(got) != job.ValueBin(want) {
+			t.Fatalf("%s: %g is in another bin than %g", s, got, want)
+		}
+	}
+}
+
+func TestValueBins(t *testing.T) {
+	for bin := range job.ValueBins {
+		from, to := job.ValueBinEdges(bin)
+		for _, v := range []float64{from, math.Nextafter(to, from), (max(from, -1e9) + min(to, 1e9)) / 2} {
+			if got := job.ValueBin(v); got != bin && !math.IsInf(v, -1) {
+				t.Errorf("%g is in bin %d, want %d (%g to %g)", v, got, bin, from, to)
+			}
+		}
+	}
+}
+
+// FuzzScan compares the scanner with the reader it leaves odd rows to, and both
+// with encoding/csv, over chunks of all sizes.
+func FuzzScan(f *testing.F) {
+	const head = "row_id,data_id,x,token_id,real_token,token_type,SLM_predictions,y,LLM_predictions\n"
+	for _, s := range []string{"0,1,z,0,5,0,6,,7\n", "0,1,z,0,5,0,6,,7\r\n1,1,,1,5,0,6.0,w,\n", "0,1,\"a\n,b\",0,5,0,6,\"\"\"\",7\n", "0,1,z\n,0,5,0,6,,7\n", "12345678,123456789012345,z,0,5,0,6,,7"} {
+		f.Add(s, uint16(40))
+	}
+	f.Fuzz(func(t *testing.T, body string, chunk uint16) {
+		for _, ids := range []string{Int64, String} {
+			req := request
+			req.SentenceIDType = ids
+			got, problem := readAll(head+body, req, int(chunk)+8)
+			want, wantProblem := slowly(t, head, body, req)
+			if problem != wantProblem || !slices.Equal(got, want) {
+				t.Errorf("%q in chunks of %d:\n%+v %s\nwant\n%+v %s", body, chunk, got, problem, want, wantProblem)
+			}
+		}
+	})
+}
+
+// slowly reads the body with encoding/csv, as one chunk.
+func slowly(t *testing.T, head, body string, req Request) ([]row, string) {
+	s, err := resolve(strings.Split(strings.TrimSpace(head), ","), req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := newParser("t.csv", s, req)
+	r := &records{parser: p, builder: newBuilder(p.name, s, req, strings.Count(body, "\n")+1)}
+	r.quoted(&chunk{data: []byte(body), line: 2})
+	b := r.done()
+	rows := rowsIn(b)
+	if len(b.Problems) > 0 {
+		return rows[:b.Problems[0].Row], b.Problems[0].Error()
+	}
+	return rows, ""
+}
