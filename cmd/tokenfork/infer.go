@@ -46,6 +46,7 @@ type inferFlags struct {
 	Grace             time.Duration `default:"20s" help:"After SIGTERM or SIGUSR1, how long what is in flight may take."`
 	PartEvery         time.Duration `default:"1m" help:"How often finished sentences are put in the job at least."`
 	ReplayMinAgree    float64       `name:"replay-min-agreement" default:"0.95" placeholder:"F" help:"Share of recorded predictions that the server must repeat."`
+	Audit             float64       `default:"0.005" placeholder:"F" help:"Share of the replayed forks that are generated as well, to check; never changes the results."`
 	AllowMixedEngines bool          `help:"Go on although another vLLM or other flags made the job's first parts."`
 }
 
@@ -72,7 +73,7 @@ func (f *inferFlags) infer(ctx context.Context, con *console, j *jobFlags, m *mo
 	if err != nil {
 		return infer.Options{}, err
 	}
-	o := infer.Options{Store: s, InFlight: f.InFlight, PartEvery: f.PartEvery, Grace: f.Grace, Stall: f.Stall, MinAgreement: f.ReplayMinAgree,
+	o := infer.Options{Store: s, InFlight: f.InFlight, PartEvery: f.PartEvery, Grace: f.Grace, Stall: f.Stall, MinAgreement: f.ReplayMinAgree, AuditShare: f.Audit,
 		AllowMixedEngines: f.AllowMixedEngines, Who: attempt(), Log: log, Console: con.err}
 	command, err := words("--vllm", f.VLLM)
 	if err != nil {

@@ -67,7 +67,7 @@ type labelFlags struct {
 	Replay        string  `default:"auto" placeholder:"auto|off|audit=F" help:"Take from the table what it already says."`
 	Ends          string  `placeholder:"CHARS|r2r" help:"Characters that end a sentence (default: . ! ? and newline), or R2R's rule."`
 	Decimals      bool    `help:"A point between digits ends no sentence."`
-	MaxNewTokens  int     `placeholder:"N" help:"Longest continuation, without the predicted token (default: 128)."`
+	MaxNewTokens  *int    `placeholder:"N" help:"Longest continuation, without the predicted token (default: 128)."`
 	Temperature   float64 `default:"0" help:"0 is greedy."`
 	TopP          float64 `name:"top-p" default:"1" help:"Only with a temperature."`
 	Seed          int64   `default:"0" help:"Only with a temperature."`
@@ -138,7 +138,7 @@ func (f *planFlags) options(ctx context.Context, con *console, jf *jobFlags, mf 
 
 // settings are those that the flags decide, by the preset where they are silent.
 func (f *labelFlags) settings() job.Settings {
-	s := job.Settings{Trajectories: f.Trajectories, Replay: f.Replay != "off", Ends: f.Ends, Decimals: f.Decimals, MaxNewTokens: f.MaxNewTokens,
+	s := job.Settings{Trajectories: f.Trajectories, Replay: f.Replay != "off", Ends: f.Ends, Decimals: f.Decimals,
 		Temperature: f.Temperature, TopP: f.TopP, Seed: f.Seed, Margins: f.Margins, Deterministic: f.Deterministic}
 	trajectories, ends, limit := job.Own, tokenizer.DefaultEnds, 128
 	if f.Preset == "r2r" {
@@ -150,8 +150,9 @@ func (f *labelFlags) settings() job.Settings {
 	if s.Ends == "" {
 		s.Ends = ends
 	}
-	if s.MaxNewTokens == 0 {
-		s.MaxNewTokens = limit
+	s.MaxNewTokens = limit
+	if f.MaxNewTokens != nil {
+		s.MaxNewTokens = *f.MaxNewTokens
 	}
 	return s
 }
@@ -159,8 +160,8 @@ func (f *labelFlags) settings() job.Settings {
 // Validate checks what kong cannot.
 func (f *labelFlags) Validate() error {
 	switch {
-	case f.MaxNewTokens < 0:
-		return fmt.Errorf("--max-new-tokens %d is negative", f.MaxNewTokens)
+	case f.MaxNewTokens != nil && *f.MaxNewTokens < 0:
+		return fmt.Errorf("--max-new-tokens %d is negative", *f.MaxNewTokens)
 	case f.Temperature < 0 || f.TopP <= 0 || f.TopP > 1:
 		return fmt.Errorf("--temperature %g --top-p %g: want at least 0, and above 0 up to 1", f.Temperature, f.TopP)
 	}

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"strings"
 
 	"tokenfork/internal/failure"
 )
@@ -32,6 +33,13 @@ func (c *runCmd) Run(ctx context.Context, con *console) error {
 	plan := planCmd{jobFlags: c.jobFlags, modelFlags: c.modelFlags, planFlags: c.planFlags}
 	infer := inferCmd{jobFlags: c.jobFlags, modelFlags: c.modelFlags, inferFlags: c.inferFlags, Side: "both"}
 	merge := mergeCmd{jobFlags: c.jobFlags, judgeFlags: c.judgeFlags}
+	if strings.HasPrefix(c.Replay, "audit=") {
+		share, err := c.audit()
+		if err != nil {
+			return err
+		}
+		infer.Audit = share
+	}
 	for _, stage := range []interface {
 		Run(context.Context, *console) error
 	}{&plan, &infer, &merge} {
