@@ -14,17 +14,26 @@ build: ## bin/tokenfork
 install: ## into $GOBIN
 	go install -trimpath ./cmd/tokenfork
 
-setup: ## vLLM, the model pair and what the tests need
+setup: .cache/demo.csv ## vLLM, the model pair, the demo's table
+
+$(VENV)/.ready: scripts/setup-vllm scripts/requirements.txt
 	scripts/setup-vllm
+	@touch $@
+
+$(MODELS)/reference/config.json: $(VENV)/.ready scripts/make-pair
 	$(VENV)/bin/python scripts/make-pair $(MODELS)
+	@touch $@
+
+.cache/demo.csv: $(MODELS)/reference/config.json scripts/make-table $(wildcard testdata/texts/*)
+	$(VENV)/bin/python scripts/make-table $@ --pair $(MODELS)
 
 demo: build setup ## the main job on an embedded default
 	scripts/demo
 
-test: build setup ## all tests, with real vLLM, Slurm and S3
-	scripts/setup-tests
+# Packages one after the other: several start vLLM servers of 5 GB.
+test: build setup ## all tests, with real vLLM and a real S3 server
 	go vet ./...
-	go test -timeout 40m ./...
+	go test -p 1 -timeout 40m ./...
 
 check: ## style
 	gofmt -l . | (! grep .)
