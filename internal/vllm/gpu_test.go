@@ -132,3 +132,13 @@ func TestVisibleGPUs(t *testing.T) {
 		t.Errorf("nothing set: %q", got)
 	}
 }
+
+// The guard asks nvidia-smi too, while it collects its children.
+func TestStopAsksForGPUMemory(t *testing.T) {
+	fakeSMI(t, "")
+	for range 5 {
+		s := startFake(t, "")
+		stopServer(t, s)
+		assertNothingLeft(t, s)
+	}
+}

@@ -88,8 +88,15 @@ func (g *guard) run(command []string) error {
 		return errors.Join(err, os.RemoveAll(string(g.dir)))
 	}
 	g.say(report{PID: pid})
-	g.say(report{Exit: awaitEnd(pid)})
-	return g.end(pid)
+	ended, reaped := reap(pid)
+	g.say(report{Exit: awaitEnd(ended)})
+	self := os.Getpid()
+	pids, err := family{nonce: os.Getenv(serverVar), sid: self, root: self, spare: self}.end(pid, g.grace)
+	if err != nil {
+		return err
+	}
+	<-reaped // else nvidia-smi could be taken for a child of the server
+	return settle(g.dir, pids)
 }
 
 // startServer starts the command in its own process group. If the guard is
@@ -117,11 +124,12 @@ func startServer(command []string) (int, error) {
 	return pid, nil
 }
 
-// awaitEnd returns how the server ended, or "" when stdin did first. All
-// children are reaped from here on.
-func awaitEnd(pid int) string {
-	ended := make(chan string, 1)
+// reap collects all children as they end; the first channel tells how the
+// server did, the second is closed when there are no more.
+func reap(pid int) (<-chan string, <-chan struct{}) {
+	ended, reaped := make(chan string, 1), make(chan struct{})
 	go func() {
+		defer close(reaped)
 		for {
 			var status syscall.WaitStatus
 			child, err := syscall.Wait4(-1, &status, 0, nil)
@@ -133,6 +141,11 @@ func awaitEnd(pid int) string {
 			}
 		}
 	}()
+	return ended, reaped
+}
+
+// awaitEnd returns how the server ended, or "" when stdin did first.
+func awaitEnd(ended <-chan string) string {
 	closed := make(chan struct{})
 	go func() {
 		_, _ = io.Copy(io.Discard, os.Stdin) // any end of the pipe means stop
@@ -153,18 +166,9 @@ func describe(s syscall.WaitStatus) string {
 	return fmt.Sprintf("exit status %d", s.ExitStatus())
 }
 
-// end ends what is left of the server and makes sure of it.
-func (g *guard) end(leader int) error {
-	self := os.Getpid()
-	f := family{nonce: os.Getenv(serverVar), sid: self, root: self, spare: self}
-	return endServer(f, g.dir, leader, g.grace)
-}
-
-func endServer(f family, dir runDir, leader int, grace time.Duration) error {
-	pids, err := f.end(leader, grace)
-	if err != nil {
-		return err
-	}
+// settle makes sure of the end of a server whose processes are gone, and
+// removes its folder.
+func settle(dir runDir, pids map[int]bool) error {
 	if err := socketDead(dir.socket()); err != nil {
 		return err
 	}

@@ -77,8 +77,11 @@ func (g *guarded) follow(reports *bufio.Scanner) {
 	if g.exit == "" {
 		g.exit = fmt.Sprintf("its guard died (%v)", waitErr)
 	}
+	var pids map[int]bool
 	f := family{nonce: g.nonce, sid: g.cmd.Process.Pid}
-	g.err = endServer(f, g.dir, leader, time.Duration(g.grace.Load()))
+	if pids, g.err = f.end(leader, time.Duration(g.grace.Load())); g.err == nil {
+		g.err = settle(g.dir, pids)
+	}
 }
 
 // stop tells the guard to end the server. It returns at once.

@@ -143,13 +143,11 @@ func (d runDir) sweep(ctx context.Context, guardTime time.Duration, log *slog.Lo
 	if err := d.awaitGuard(ctx, guardTime); err != nil {
 		return err
 	}
-	if _, err := (family{nonce: string(nonce)}).end(0, 5*time.Second); err != nil {
+	pids, err := family{nonce: string(nonce)}.end(0, 5*time.Second)
+	if err != nil {
 		return err
 	}
-	if err := socketDead(d.socket()); err != nil {
-		return err
-	}
-	return os.RemoveAll(string(d))
+	return settle(d, pids)
 }
 
 // awaitGuard waits until no guard holds its lock, at most for guardTime.
