@@ -3,7 +3,9 @@ package judge
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io/fs"
 	"path"
 	"strings"
 	"sync"
@@ -61,10 +63,13 @@ func readJournals(ctx context.Context, s store.Store, t job.Task) ([]job.Verdict
 	return all, nil
 }
 
-// add keeps a verdict soon.
+// add keeps a verdict soon, if asking for it again would cost anything.
 func (j *journal) add(v job.Verdict) error {
 	j.mu.Lock()
 	defer j.mu.Unlock()
+	if v.Error != nil || v.ConfidenceSource != nil && *v.ConfidenceSource == Identical {
+		return j.err
+	}
 	j.fresh[v.Ordinal] = append(j.fresh[v.Ordinal], v)
 	return j.err
 }
@@ -109,7 +114,7 @@ func (j *journal) flush(ctx context.Context) {
 	if err == nil {
 		err = store.CreateBytes(ctx, j.store, fmt.Sprintf("%s%05d-%s%s", j.prefix, n, job.Sum(b), journalSuffix), b)
 	}
-	if err != nil {
+	if err != nil && !errors.Is(err, fs.ErrExist) { // the name holds the hash: the same is there
 		j.mu.Lock()
 		j.err = fmt.Errorf("keep answers: %w", err)
 		j.mu.Unlock()

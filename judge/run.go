@@ -191,24 +191,31 @@ func list(ks []int) string {
 	return b.String()
 }
 
-// work opens the judge and sends it the shards.
-func (r *runner) work(admit context.Context, cfg endpoint.Config) error {
+// dial settles with the server how it is asked.
+func (r *runner) dial(ctx context.Context, cfg endpoint.Config) (err error) {
 	cfg.Log = r.Log
-	client, err := endpoint.Open(admit, cfg, r.prompt.request(r.Settings, ""))
-	if err != nil {
+	if r.client, err = endpoint.Open(ctx, cfg, r.prompt.request(r.Settings, "")); err != nil {
 		return err
 	}
-	r.judging = r.named(cmp.Or(r.Model, client.Model()))
+	r.judging = r.named(cmp.Or(r.Model, r.client.Model()))
+	r.judge = newJudge(r.prompt, r.judging, r.client)
+	return nil
+}
+
+// work opens the judge and sends it the shards.
+func (r *runner) work(admit context.Context, cfg endpoint.Config) error {
+	if err := r.dial(admit, cfg); err != nil {
+		return err
+	}
 	if err := r.findWork(admit); err != nil || len(r.todo) == 0 {
 		return err
 	}
-	r.judge, r.client = newJudge(r.prompt, r.judging, client), client
-	r.Log.Info("judging", "judging", r.judging.ID(), "judge", client.Describe(), "prompt", r.prompt.Version, "shards", len(r.todo))
+	r.Log.Info("judging", "judging", r.judging.ID(), "judge", r.client.Describe(), "prompt", r.prompt.Version, "shards", len(r.todo))
 	if err := (Record{r.judging, r.prompt.Text}).save(admit, r.Store); err != nil {
 		return err
 	}
-	err = r.shards(admit, 2*client.InFlight())
-	u := client.Usage()
+	err := r.shards(admit, 2*r.client.InFlight())
+	u := r.client.Usage()
 	r.Log.Info("judge used", "requests", u.Requests, "prompt_tokens", u.PromptTokens, "cached_tokens", u.CachedTokens,
 		"completion_tokens", u.CompletionTokens, "dollars", u.Dollars, "identical", r.judge.count.identical.Load(), "repeated", r.judge.count.repeated.Load())
 	if err != nil {
@@ -255,9 +262,6 @@ func (r *runner) each(admit, ctx context.Context, ends *errgroup.Group) error {
 		run, err := r.open(ctx, k)
 		if err != nil {
 			return err
-		}
-		if run == nil {
-			continue
 		}
 		complete, err := run.feed(admit, ctx)
 		if err != nil {

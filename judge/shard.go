@@ -29,8 +29,9 @@ type shardRun struct {
 // failed: nobody was asked.
 const NoContinuation = "no_continuation"
 
-// open prepares a shard; nil if another attempt has finished it meanwhile.
-func (r *runner) open(ctx context.Context, k int) (*shardRun, error) {
+// shardRun reads what there is of a shard; fs.ErrNotExist (errors.Is) if it
+// has no continuations.
+func (r *runner) shardRun(ctx context.Context, k int) (*shardRun, error) {
 	m, err := job.OpenManifest(ctx, r.Store, k)
 	if err != nil {
 		return nil, err
@@ -41,18 +42,31 @@ func (r *runner) open(ctx context.Context, k int) (*shardRun, error) {
 			return nil, err
 		}
 	}
-	t := r.task(k)
-	answers, err := readJournals(ctx, r.Store, t)
-	if err != nil {
-		return nil, err
-	}
+	return run, nil
+}
+
+// remember takes over the answers that earlier attempts kept.
+func (r *runner) remember(ctx context.Context, k int) error {
+	answers, err := readJournals(ctx, r.Store, r.task(k))
 	for i := range answers {
 		r.judge.Remember(&answers[i])
 	}
-	if run.log, err = job.OpenLog[job.Verdict](ctx, r.Store, r.job.ID, t, r.Who, r.PartEvery); err != nil {
+	return err
+}
+
+// open prepares a shard for its judging.
+func (r *runner) open(ctx context.Context, k int) (*shardRun, error) {
+	run, err := r.shardRun(ctx, k)
+	if err != nil {
 		return nil, err
 	}
-	run.journal = openJournal(ctx, r.Store, t, run.log.Attempt().ID, r.PartEvery)
+	if err := r.remember(ctx, k); err != nil {
+		return nil, err
+	}
+	if run.log, err = job.OpenLog[job.Verdict](ctx, r.Store, r.job.ID, r.task(k), r.Who, r.PartEvery); err != nil {
+		return nil, err
+	}
+	run.journal = openJournal(ctx, r.Store, r.task(k), run.log.Attempt().ID, r.PartEvery)
 	return run, nil
 }
 
@@ -122,10 +136,8 @@ func (run *shardRun) verdict(ctx context.Context, s *job.Sentence, row *job.Resu
 func (run *shardRun) take(all *sentence, i int, v job.Verdict) error {
 	run.sum.count(&v)
 	run.meter.Add(1)
-	if v.Error == nil && *v.ConfidenceSource != Identical {
-		if err := run.journal.add(v); err != nil {
-			return err
-		}
+	if err := run.journal.add(v); err != nil {
+		return err
 	}
 	all.mu.Lock()
 	all.verdicts[i] = v

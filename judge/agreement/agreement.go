@@ -1,0 +1,193 @@
+// Package agreement measures how far a judge agrees with human labels.
+package agreement
+
+import (
+	"fmt"
+	"math"
+	"math/rand/v2"
+	"slices"
+	"strings"
+)
+
+// Pair is one mismatch that both have labelled: true for the same meaning.
+type Pair struct {
+	Cluster string // the sentence: labels of one text are not independent
+	Human   bool
+	Judge   bool
+}
+
+// Interval is a 95 % confidence interval.
+type Interval struct {
+	Low  float64 `json:"low"`
+	High float64 `json:"high"`
+}
+
+// Report is the agreement over some pairs. Kappa and its interval are nil where
+// they are undefined: one of the two always says the same.
+type Report struct {
+	Pairs      int       `json:"pairs"`
+	Clusters   int       `json:"clusters"`
+	Missing    int       `json:"missing"` // labelled by a human, without a verdict
+	Confusion  Confusion `json:"confusion"`
+	Accuracy   float64   `json:"accuracy"`
+	Wilson     Interval  `json:"accuracy_wilson"`    // as if all pairs were independent
+	Bootstrap  Interval  `json:"accuracy_bootstrap"` // over clusters
+	Kappa      *float64  `json:"kappa"`
+	KappaRange *Interval `json:"kappa_bootstrap"` // over clusters
+	Rounds     int       `json:"bootstrap_rounds"`
+	Seed       uint64    `json:"bootstrap_seed"`
+}
+
+// Confusion counts pairs by what the human and then the judge says.
+type Confusion struct {
+	SameSame           int `json:"same_same"`
+	SameDifferent      int `json:"same_different"`
+	DifferentSame      int `json:"different_same"`
+	DifferentDifferent int `json:"different_different"`
+}
+
+func (c *Confusion) add(p Pair) {
+	switch {
+	case p.Human && p.Judge:
+		c.SameSame++
+	case p.Human:
+		c.SameDifferent++
+	case p.Judge:
+		c.DifferentSame++
+	default:
+		c.DifferentDifferent++
+	}
+}
+
+func (c *Confusion) plus(d *Confusion) {
+	c.SameSame += d.SameSame
+	c.SameDifferent += d.SameDifferent
+	c.DifferentSame += d.DifferentSame
+	c.DifferentDifferent += d.DifferentDifferent
+}
+
+// N is the number of pairs.
+func (c *Confusion) N() int {
+	return c.SameSame + c.SameDifferent + c.DifferentSame + c.DifferentDifferent
+}
+
+// Accuracy is the share of pairs that agree; NaN of none.
+func (c *Confusion) Accuracy() float64 {
+	return float64(c.SameSame+c.DifferentDifferent) / float64(c.N())
+}
+
+// Kappa is Cohen's: agreement beyond what the two would have by chance, 1 at
+// best. It is NaN where chance alone agrees always.
+func (c *Confusion) Kappa() float64 {
+	n := float64(c.N())
+	human, judge := float64(c.SameSame+c.SameDifferent)/n, float64(c.SameSame+c.DifferentSame)/n
+	chance := human*judge + (1-human)*(1-judge)
+	if chance == 1 {
+		return math.NaN()
+	}
+	return (c.Accuracy() - chance) / (1 - chance)
+}
+
+const z95 = 1.959963984540054 // of the normal distribution
+
+// Wilson is the score interval of k successes in n independent trials; [0, 1] for none.
+func Wilson(k, n int) Interval {
+	if n == 0 {
+		return Interval{0, 1}
+	}
+	p, z2, m := float64(k)/float64(n), z95*z95, float64(n)
+	middle := (p + z2/(2*m)) / (1 + z2/m)
+	half := z95 * math.Sqrt(p*(1-p)/m+z2/(4*m*m)) / (1 + z2/m)
+	return Interval{max(0, middle-half), min(1, middle+half)}
+}
+
+// Measure compares the pairs; missing labels had no verdict. The bootstrap
+// draws clusters, rounds times, from the seed.
+func Measure(pairs []Pair, missing, rounds int, seed uint64) Report {
+	var all Confusion
+	by := map[string]*Confusion{}
+	var clusters []*Confusion // in the order of the pairs, so that the seed decides
+	for _, p := range pairs {
+		all.add(p)
+		c := by[p.Cluster]
+		if c == nil {
+			c = &Confusion{}
+			by[p.Cluster] = c
+			clusters = append(clusters, c)
+		}
+		c.add(p)
+	}
+	r := Report{Pairs: len(pairs), Clusters: len(clusters), Missing: missing, Confusion: all, Rounds: rounds, Seed: seed,
+		Wilson: Wilson(all.SameSame+all.DifferentDifferent, len(pairs))}
+	if len(pairs) == 0 {
+		r.Bootstrap = Interval{0, 1}
+		return r
+	}
+	r.Accuracy = all.Accuracy()
+	if k := all.Kappa(); !math.IsNaN(k) {
+		r.Kappa = &k
+	}
+	accuracy, kappa := bootstrap(clusters, rounds, seed)
+	r.Bootstrap = *percentiles(accuracy)
+	if r.Kappa != nil {
+		r.KappaRange = percentiles(kappa)
+	}
+	return r
+}
+
+// bootstrap gives both measures of each resample; kappa only where it is defined.
+func bootstrap(clusters []*Confusion, rounds int, seed uint64) (accuracy, kappa []float64) {
+	draw := rand.New(rand.NewPCG(seed, 0))
+	for range rounds {
+		var c Confusion
+		for range clusters {
+			c.plus(clusters[draw.IntN(len(clusters))])
+		}
+		accuracy = append(accuracy, c.Accuracy())
+		if k := c.Kappa(); !math.IsNaN(k) {
+			kappa = append(kappa, k)
+		}
+	}
+	return accuracy, kappa
+}
+
+// percentiles are the 2.5th and 97.5th, by linear interpolation.
+func percentiles(of []float64) *Interval {
+	if len(of) == 0 {
+		return nil
+	}
+	slices.Sort(of)
+	at := func(q float64) float64 {
+		x := q * float64(len(of)-1)
+		i := int(x)
+		if i == len(of)-1 {
+			return of[i]
+		}
+		return of[i] + (x-float64(i))*(of[i+1]-of[i])
+	}
+	return &Interval{at(0.025), at(0.975)}
+}
+
+// String is the report for people.
+func (r Report) String() string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "%d labels from %d texts", r.Pairs, r.Clusters)
+	if r.Missing > 0 {
+		fmt.Fprintf(&b, " (and %d without a verdict)", r.Missing)
+	}
+	fmt.Fprintf(&b, "\naccuracy %.3f, 95%% %.3f to %.3f (Wilson), %.3f to %.3f (bootstrap over texts)\n",
+		r.Accuracy, r.Wilson.Low, r.Wilson.High, r.Bootstrap.Low, r.Bootstrap.High)
+	if r.Kappa == nil {
+		b.WriteString("Cohen's kappa is undefined: the human or the judge always says the same\n")
+	} else {
+		fmt.Fprintf(&b, "Cohen's kappa %.3f", *r.Kappa)
+		if r.KappaRange != nil {
+			fmt.Fprintf(&b, ", 95%% %.3f to %.3f (bootstrap over texts)", r.KappaRange.Low, r.KappaRange.High)
+		}
+		b.WriteString("\n")
+	}
+	fmt.Fprintf(&b, "%-16s %12s %12s\n", "human \\ judge", "same", "different")
+	fmt.Fprintf(&b, "%-16s %12d %12d\n", "same", r.Confusion.SameSame, r.Confusion.SameDifferent)
+	fmt.Fprintf(&b, "%-16s %12d %12d\n", "different", r.Confusion.DifferentSame, r.Confusion.DifferentDifferent)
+	return b.String()
+}
