@@ -98,20 +98,11 @@ func (l *lane) open(ctx context.Context, k int) (*shardRun, error) {
 		return nil, err
 	}
 	t := task(m, l.side)
-	c, err := job.OpenCommitted[job.Continuation](ctx, l.store, t)
-	start := job.OpenLog[job.Continuation]
-	switch {
-	case err == nil && l.options.Retry && (c.Commit().Failed > 0 || c.Damaged(ctx)):
-		start = job.Retry[job.Continuation]
-	case err == nil:
-		by := c.Commit().Attempt
-		l.log.Info("already committed, nothing to do", "shard", k, "side", l.side, "by", by.Slurm, "host", by.Host)
-		return nil, nil
-	case !errors.Is(err, fs.ErrNotExist):
-		return nil, err
+	log, c, err := job.OpenTask[job.Continuation](ctx, l.store, m.ID, t, l.who, l.options.PartEvery, l.options.Retry)
+	if err == nil && log == nil {
+		l.log.Info("already committed, nothing to do", "shard", k, "side", l.side, "by", c.Attempt.Slurm, "host", c.Attempt.Host)
 	}
-	log, err := start(ctx, l.store, m.ID, t, l.who, l.options.PartEvery)
-	if err != nil {
+	if err != nil || log == nil {
 		return nil, err
 	}
 	if set := m.Settings; set.Replay && set.Temperature == 0 {

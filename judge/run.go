@@ -35,6 +35,7 @@ type Options struct {
 	// once, when there is something to judge; Close ends what it started.
 	Connect func(ctx context.Context) (Server, error)
 
+	Retry     bool          // open judged shards again where verdicts failed or parts are damaged
 	PartEvery time.Duration // a verdict waits no longer to be kept
 	Grace     time.Duration // for what is in flight when the task is told to stop
 	Who       job.Attempt
@@ -143,7 +144,7 @@ func (r *runner) findWork(ctx context.Context) error {
 		switch {
 		case !ready:
 			r.waiting = append(r.waiting, k)
-		case !committed[r.task(k).Prefix()]:
+		case r.Retry || !committed[r.task(k).Prefix()]:
 			r.todo = append(r.todo, k)
 		}
 	}
@@ -262,6 +263,9 @@ func (r *runner) each(admit, ctx context.Context, ends *errgroup.Group) error {
 		run, err := r.open(ctx, k)
 		if err != nil {
 			return err
+		}
+		if run == nil {
+			continue
 		}
 		complete, err := run.feed(admit, ctx)
 		if err != nil {

@@ -54,7 +54,7 @@ func (r *runner) remember(ctx context.Context, k int) error {
 	return err
 }
 
-// open prepares a shard for its judging.
+// open prepares a shard for its judging; nil if there is nothing to do.
 func (r *runner) open(ctx context.Context, k int) (*shardRun, error) {
 	run, err := r.shardRun(ctx, k)
 	if err != nil {
@@ -63,9 +63,14 @@ func (r *runner) open(ctx context.Context, k int) (*shardRun, error) {
 	if err := r.remember(ctx, k); err != nil {
 		return nil, err
 	}
-	if run.log, err = job.OpenLog[job.Verdict](ctx, r.Store, r.job.ID, r.task(k), r.Who, r.PartEvery); err != nil {
+	log, c, err := job.OpenTask[job.Verdict](ctx, r.Store, r.job.ID, r.task(k), r.Who, r.PartEvery, r.Retry)
+	if err == nil && log == nil {
+		r.Log.Info("already judged, nothing to do", "shard", k, "by", c.Attempt.Slurm, "host", c.Attempt.Host)
+	}
+	if err != nil || log == nil {
 		return nil, err
 	}
+	run.log = log
 	run.journal = openJournal(ctx, r.Store, r.task(k), run.log.Attempt().ID, r.PartEvery)
 	return run, nil
 }

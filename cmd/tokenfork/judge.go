@@ -21,6 +21,7 @@ type judgeCmd struct {
 	jobFlags   `embed:""`
 	judgeFlags `embed:""`
 	Shard      []int `placeholder:"K,…" help:"Shards to work on (default: every unfinished one)."`
+	Retry      bool  `help:"Ask again where finished shards have no verdict or are damaged."`
 }
 
 // Help shows how it is used.
@@ -66,18 +67,18 @@ func (c *judgeCmd) Run(ctx context.Context, con *console) error {
 	if c.Judge == "" || c.Judge == noJudge {
 		return failure.New(failure.Usage, "give --judge URL, or --judge local --judge-model DIR", "no judge is named")
 	}
-	_, err := c.judge(ctx, con, &c.jobFlags, c.Shard)
+	_, err := c.judge(ctx, con, &c.jobFlags, c.Shard, c.Retry)
 	return err
 }
 
 // judge judges what is not yet judged, and says which judging that is.
-func (f *judgeFlags) judge(ctx context.Context, con *console, j *jobFlags, shards []int) (*judge.Judging, error) {
+func (f *judgeFlags) judge(ctx context.Context, con *console, j *jobFlags, shards []int, retry bool) (*judge.Judging, error) {
 	log := con.logger()
 	s, err := j.open(ctx, log)
 	if err != nil {
 		return nil, err
 	}
-	o := judge.Options{Store: s, Shards: shards, Settings: f.settings(), Model: f.name(), PartEvery: 30 * time.Second, Grace: 20 * time.Second,
+	o := judge.Options{Store: s, Shards: shards, Retry: retry, Settings: f.settings(), Model: f.name(), PartEvery: 30 * time.Second, Grace: 20 * time.Second,
 		Who: attempt(), Log: log, Console: con.err,
 		Connect: func(ctx context.Context) (judge.Server, error) { return f.connect(ctx, con, j) }}
 	return judge.Run(ctx, o)

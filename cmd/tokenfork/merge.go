@@ -53,7 +53,7 @@ func (c *mergeCmd) verdicts(ctx context.Context, con *console, s store.Store, o 
 		return nil
 	}
 	if c.Judge != "" {
-		judging, err := c.judge(ctx, con, &c.jobFlags, nil)
+		judging, err := c.judge(ctx, con, &c.jobFlags, nil, false)
 		code := failure.Code(err)
 		if err != nil && code != failure.Partial && !(c.AllowMissing && code == failure.Refused && judging != nil) {
 			return err

@@ -132,6 +132,13 @@ func TestMainJob(t *testing.T) {
 	t.Run("another implementation agrees", func(t *testing.T) {
 		t.Log(python(t, "oracle", append([]string{filepath.Join(first, merge.ParquetKey), m.table, "--max-new-tokens", maxNewTokens}, m.models()...)...))
 	})
+	t.Run("R2R's trajectories, with decimals", func(t *testing.T) {
+		dir := filepath.Join(t.TempDir(), "job")
+		kind := []string{"--trajectories", "real", "--decimals", "--ends", "r2r", "--max-new-tokens", maxNewTokens}
+		args := append(append([]string{"run", m.table, "--job", dir}, kind...), m.models()...)
+		must(t, []int{0}, append(args, "--reference-url", m.reference.URL, "--judge", "none")...)
+		t.Log(python(t, "oracle", append(append([]string{filepath.Join(dir, merge.ParquetKey), m.table}, kind...), m.models()...)...))
+	})
 	t.Run("readers see the same rows", func(t *testing.T) { t.Log(python(t, "read-results", first)) })
 	t.Run("again changes nothing", func(t *testing.T) {
 		asked := m.small.Fresh() + m.reference.Fresh()
@@ -167,6 +174,77 @@ func TestMainJob(t *testing.T) {
 		}
 		must(t, []int{failure.Partial}, "merge", "--job", dir, "--judge", "none", "--allow-missing")
 	})
+}
+
+// TestServerDies kills the engine of a server that tokenfork started, in the
+// middle of a run: another one takes its place and nothing is lost. The
+// reference continues both forks here.
+func TestServerDies(t *testing.T) {
+	m := &mainJob{table: filepath.Join(vllmtest.Root(), ".cache/demo.csv")}
+	dir := filepath.Join(t.TempDir(), "job")
+	kind := []string{"--trajectories", "reference", "--max-new-tokens", maxNewTokens}
+	must(t, []int{0}, append(append([]string{"plan", m.table, "--job", dir, "--replay", "off"}, kind...), m.models()...)...)
+	cmd, out := command("infer", "--job", dir, "--vllm", filepath.Join(vllmtest.Venv(), "bin/vllm"), "--reference-args", strings.Join(vllmtest.Flags, " "), "--part-every", "200ms")
+	cmd.Env = append(cmd.Env, vllmtest.Env...)
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	for len(partsOf(t, dir)) == 0 { // then it is generating
+		if cmd.Process.Signal(syscall.Signal(0)) != nil {
+			t.Fatalf("ended before a part was there\n%s", out)
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+	killEngine(t, cmd.Process.Pid)
+	if err := cmd.Wait(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	if !strings.Contains(out.String(), "restart 1 of") {
+		t.Errorf("no restart is told:\n%s", out)
+	}
+	must(t, []int{0}, "merge", "--job", dir)
+	t.Log(python(t, "oracle", append(append([]string{filepath.Join(dir, merge.ParquetKey), m.table}, kind...), m.models()...)...))
+}
+
+func partsOf(t *testing.T, dir string) []string {
+	t.Helper()
+	parts, err := filepath.Glob(filepath.Join(dir, "parts/infer/*/*/*/*.arrow"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return parts
+}
+
+// killEngine kills the vLLM engine process that descends from the runner.
+func killEngine(t *testing.T, runner int) {
+	t.Helper()
+	out, err := exec.Command("ps", "-eo", "pid=,ppid=,comm=").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	parent, engines := map[int]int{}, []int{}
+	for line := range strings.Lines(string(out)) {
+		var pid, ppid int
+		var name string
+		if n, _ := fmt.Sscan(line, &pid, &ppid, &name); n < 3 {
+			continue
+		}
+		parent[pid] = ppid
+		if strings.HasPrefix(name, "VLLM::Engine") {
+			engines = append(engines, pid)
+		}
+	}
+	for _, engine := range engines {
+		for p := engine; p > 1; p = parent[p] {
+			if p == runner {
+				if err := syscall.Kill(engine, syscall.SIGKILL); err != nil {
+					t.Fatal(err)
+				}
+				return
+			}
+		}
+	}
+	t.Fatalf("no engine of %d among %v", runner, engines)
 }
 
 func stamp(t *testing.T, dir string) string {

@@ -2,7 +2,10 @@ package job
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
+	"time"
 
 	"tokenfork/internal/failure"
 	"tokenfork/internal/store"
@@ -38,8 +41,26 @@ func OpenCommitted[T Row](ctx context.Context, s store.Store, t Task) (*Committe
 	return r, nil
 }
 
-// Damaged says whether a part that the commit lists is missing or damaged.
-func (r *Committed[T]) Damaged(ctx context.Context) bool {
+// OpenTask opens the log of a task that is not committed. A committed one has a
+// nil log and its commit, unless retry is set and something in it failed or is
+// damaged: then it is opened again.
+func OpenTask[T Row](ctx context.Context, s store.Store, plan string, t Task, who Attempt, every time.Duration, retry bool) (*Log[T], *Commit, error) {
+	c, err := OpenCommitted[T](ctx, s, t)
+	open := OpenLog[T]
+	switch {
+	case err == nil && retry && (c.commit.Failed > 0 || c.damaged(ctx)):
+		open = Retry[T]
+	case err == nil:
+		return nil, c.commit, nil
+	case !errors.Is(err, fs.ErrNotExist):
+		return nil, nil, err
+	}
+	l, err := open(ctx, s, plan, t, who, every)
+	return l, nil, err
+}
+
+// damaged says whether a part that the commit lists is missing or damaged.
+func (r *Committed[T]) damaged(ctx context.Context) bool {
 	for i := range r.commit.Parts {
 		if err := r.load(ctx, i); err != nil {
 			return true

@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"math"
+	"strings"
 
 	"tokenfork/internal/fork"
 	"tokenfork/internal/job"
@@ -157,10 +158,23 @@ func (r *Reader) addFork(row *job.Result, c *job.Continuation) {
 		return
 	}
 	text, replayed := r.Text.Decode(c.IDs), c.Replayed
-	row.Engine = c.Engine
+	addEngine(row, c)
 	if job.Side(c.Fork) == job.Small {
 		row.ContinuationSmall, row.ContinuationSmallIDs, row.FinishSmall, row.ReplayedSmall, row.MarginSmall = &text, c.IDs, c.Finish, &replayed, c.Margin
 	} else {
 		row.ContinuationReference, row.ContinuationReferenceIDs, row.FinishReference, row.ReplayedReference, row.MarginReference = &text, c.IDs, c.Finish, &replayed, c.Margin
 	}
+}
+
+// addEngine notes both forks' engines, as small/reference.
+func addEngine(row *job.Result, c *job.Continuation) {
+	var engines [2]string
+	if row.Engine != nil {
+		engines[job.Small], engines[job.Reference], _ = strings.Cut(*row.Engine, "/")
+	}
+	if c.Engine != nil {
+		engines[c.Fork] = *c.Engine
+	}
+	both := engines[job.Small] + "/" + engines[job.Reference]
+	row.Engine = &both
 }

@@ -247,7 +247,7 @@ func (s *Summary) count(r *job.Result) {
 			s.Finish[side][*f]++
 		}
 	}
-	if r.Engine != nil {
+	if r.Engine != nil && r.ContinuationSmall != nil && r.ContinuationReference != nil {
 		s.engines[*r.Engine] = true
 	}
 }
@@ -310,7 +310,7 @@ func (m *merger) columns() []columnar.Option {
 	if !set.Margins {
 		options = append(options, columnar.Without("margin_small"), columnar.Without("margin_reference"))
 	}
-	if len(m.sum.engines) < 2+1 { // one per side
+	if len(m.sum.engines) < 2 {
 		options = append(options, columnar.Without("engine"))
 	}
 	return options
