@@ -10,7 +10,10 @@ import (
 // mergeCmd writes the results.
 type mergeCmd struct {
 	jobFlags     `embed:""`
-	AllowMissing bool `help:"Merge what is there although tasks are unfinished; summary.json says so."`
+	workFlags    `embed:""`
+	judgeFlags   `embed:""`
+	Judging      string `placeholder:"ID" help:"Which of the job's judgings to merge, if there are several and --judge names nobody."`
+	AllowMissing bool   `help:"Merge what is there although tasks are unfinished; summary.json says so."`
 }
 
 // Run is the command.
@@ -19,7 +22,11 @@ func (c *mergeCmd) Run(ctx context.Context, con *console) error {
 	if err != nil {
 		return err
 	}
-	sum, err := merge.Merge(ctx, merge.Options{Store: s, AllowMissing: c.AllowMissing, TempDir: c.Tmp, Console: con.err})
+	judging, accept, err := c.judged(ctx, con, s)
+	if err != nil {
+		return err
+	}
+	sum, err := merge.Merge(ctx, merge.Options{Store: s, Judging: judging, Accept: accept, AllowMissing: c.AllowMissing, TempDir: c.Tmp, Console: con.err})
 	if sum != nil {
 		fmt.Fprintf(con.out, "%d mismatches in %s/%s (also %s, %s)\n", sum.Mismatches, s, merge.ParquetKey, merge.ArrowKey, merge.CSVKey)
 	}
