@@ -122,7 +122,10 @@ func (r *recorder) open(t *testing.T, change func(*Settings)) *Judge {
 	if err != nil {
 		t.Fatal(err)
 	}
-	client, err := endpoint.Open(t.Context(), endpoint.Config{URL: "http://judge.test", HTTP: &http.Client{Transport: r}}, p.request(s, ""))
+	client, err := endpoint.Open(t.Context(), endpoint.Config{URL: "http://judge.test", HTTP: &http.Client{Transport: r}})
+	if err == nil {
+		err = client.Negotiate(t.Context(), p.request(s, ""))
+	}
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -28,14 +28,17 @@ import (
 type Options struct {
 	Store    store.Store
 	Shards   []int // nil: all of the job
+	Retry    bool  // open committed shards again where verdicts failed or parts are damaged
 	Settings Settings
 	Model    string // the judge's name in the results; "" takes what the server calls it
+
+	// AllowMissing passes over shards without continuations, which are an error else.
+	AllowMissing bool
 
 	// Connect says where the judge is and starts it if need be. It is called
 	// once, when there is something to judge; Close ends what it started.
 	Connect func(ctx context.Context) (Server, error)
 
-	Retry     bool          // open judged shards again where verdicts failed or parts are damaged
 	PartEvery time.Duration // a verdict waits no longer to be kept
 	Grace     time.Duration // for what is in flight when the task is told to stop
 	Who       job.Attempt
@@ -43,10 +46,12 @@ type Options struct {
 	Console   io.Writer // progress
 }
 
-// Server is a judge's server.
+// Server is a judge's server. What is not said of one of others is nil.
 type Server struct {
 	endpoint.Config
-	Close func() error // nil for a server of others
+	Done  <-chan struct{} // closed when it has died
+	Err   func() error    // why
+	Close func() error
 }
 
 // Run judges what is generated and not yet judged. When ctx ends it asks
@@ -69,7 +74,7 @@ func Run(ctx context.Context, o Options) (*Judging, error) {
 	if err != nil {
 		return nil, err
 	}
-	err = r.work(ctx, server.Config)
+	err = r.work(ctx, server)
 	if server.Close != nil {
 		err = errors.Join(err, server.Close())
 	}
@@ -144,8 +149,16 @@ func (r *runner) findWork(ctx context.Context) error {
 		switch {
 		case !ready:
 			r.waiting = append(r.waiting, k)
-		case r.Retry || !committed[r.task(k).Prefix()]:
+		case !committed[r.task(k).Prefix()]:
 			r.todo = append(r.todo, k)
+		case r.Retry:
+			again, err := r.worthRetrying(ctx, k)
+			if err != nil {
+				return err
+			}
+			if again {
+				r.todo = append(r.todo, k)
+			}
 		}
 	}
 	if len(r.todo) == 0 && len(r.waiting) == 0 {
@@ -155,6 +168,15 @@ func (r *runner) findWork(ctx context.Context) error {
 		return r.unready()
 	}
 	return nil
+}
+
+// worthRetrying says whether the shard's commit has failures or damaged parts.
+func (r *runner) worthRetrying(ctx context.Context, k int) (bool, error) {
+	c, err := job.OpenCommitted[job.Verdict](ctx, r.Store, r.task(k))
+	if err != nil {
+		return false, err
+	}
+	return c.Commit().Failed > 0 || c.Damaged(ctx), nil
 }
 
 func (r *runner) inferred(k int, side job.Side) job.Task {
@@ -167,7 +189,7 @@ func (r *runner) task(k int) job.Task {
 
 // unready is an error if shards wait for continuations.
 func (r *runner) unready() error {
-	if len(r.waiting) == 0 {
+	if len(r.waiting) == 0 || r.AllowMissing {
 		return nil
 	}
 	return failure.New(failure.Refused, "run `tokenfork infer --job "+r.Store.String()+"` first", "shards without continuations: %s", list(r.waiting))
@@ -192,10 +214,10 @@ func list(ks []int) string {
 	return b.String()
 }
 
-// dial settles with the server how it is asked.
+// dial reaches the server and learns what the judge is called.
 func (r *runner) dial(ctx context.Context, cfg endpoint.Config) (err error) {
 	cfg.Log = r.Log
-	if r.client, err = endpoint.Open(ctx, cfg, r.prompt.request(r.Settings, "")); err != nil {
+	if r.client, err = endpoint.Open(ctx, cfg); err != nil {
 		return err
 	}
 	r.judging = r.named(cmp.Or(r.Model, r.client.Model()))
@@ -203,19 +225,27 @@ func (r *runner) dial(ctx context.Context, cfg endpoint.Config) (err error) {
 	return nil
 }
 
+// negotiate settles with the server how it is asked.
+func (r *runner) negotiate(ctx context.Context) error {
+	return r.client.Negotiate(ctx, r.prompt.request(r.Settings, ""))
+}
+
 // work opens the judge and sends it the shards.
-func (r *runner) work(admit context.Context, cfg endpoint.Config) error {
-	if err := r.dial(admit, cfg); err != nil {
+func (r *runner) work(admit context.Context, server Server) error {
+	if err := r.dial(admit, server.Config); err != nil {
 		return err
 	}
 	if err := r.findWork(admit); err != nil || len(r.todo) == 0 {
+		return err
+	}
+	if err := r.negotiate(admit); err != nil {
 		return err
 	}
 	r.Log.Info("judging", "judging", r.judging.ID(), "judge", r.client.Describe(), "prompt", r.prompt.Version, "shards", len(r.todo))
 	if err := (Record{r.judging, r.prompt.Text}).save(admit, r.Store); err != nil {
 		return err
 	}
-	err := r.shards(admit, 2*r.client.InFlight())
+	err := r.shards(admit, server)
 	u := r.client.Usage()
 	r.Log.Info("judge used", "requests", u.Requests, "prompt_tokens", u.PromptTokens, "cached_tokens", u.CachedTokens,
 		"completion_tokens", u.CompletionTokens, "dollars", u.Dollars, "identical", r.judge.count.identical.Load(), "repeated", r.judge.count.repeated.Load())
@@ -230,9 +260,16 @@ var errStopped = failure.New(failure.Stopped, "start it again: verdicts are kept
 
 // shards judges all shards as one stream of questions, so that one shard's
 // last questions run beside the next one's first.
-func (r *runner) shards(admit context.Context, atOnce int) error {
+func (r *runner) shards(admit context.Context, server Server) error {
 	work, cancel := context.WithCancelCause(context.WithoutCancel(admit))
 	defer cancel(nil)
+	go func() {
+		select {
+		case <-server.Done:
+			cancel(failure.New(failure.Stopped, "start it again: verdicts are kept", "the judge's server is gone: %w", server.Err()))
+		case <-work.Done():
+		}
+	}()
 	defer context.AfterFunc(admit, func() {
 		r.client.Drain()
 		time.AfterFunc(r.Grace, func() { cancel(errStopped) })
@@ -245,7 +282,7 @@ func (r *runner) shards(admit context.Context, atOnce int) error {
 	defer r.meter.Close()
 
 	asks, ctx := errgroup.WithContext(work)
-	asks.SetLimit(atOnce)
+	asks.SetLimit(2 * r.client.InFlight())
 	r.asks = asks
 	var ends errgroup.Group // not among asks: it has no limit, and waits for them
 	err := r.each(admit, ctx, &ends)
@@ -263,9 +300,6 @@ func (r *runner) each(admit, ctx context.Context, ends *errgroup.Group) error {
 		run, err := r.open(ctx, k)
 		if err != nil {
 			return err
-		}
-		if run == nil {
-			continue
 		}
 		complete, err := run.feed(admit, ctx)
 		if err != nil {

@@ -650,3 +650,90 @@ func TestKilledRunGoesOn(t *testing.T) {
 		t.Error("verdicts differ from those of an undisturbed run")
 	}
 }
+
+// A retry asks again for what failed, and for nothing else.
+func TestRetry(t *testing.T) {
+	s := makeJob(t, 6, 2)
+	f := &fakeJudge{}
+	refuse := true
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w2 := httptest.NewRecorder()
+		f.ServeHTTP(w2, r)
+		body := w2.Body.Bytes()
+		if refuse && bytes.Contains(body, []byte(`\"explanation\":\"`)) && body[bytes.Index(body, []byte(`n\":\"`))+6] < '4' {
+			body = []byte(`{"choices":[{"message":{"refusal":"no"},"finish_reason":"stop"}]}`)
+		}
+		w.Write(body)
+	}))
+	defer server.Close()
+	o := options(s, server.URL)
+	judging, err := Run(t.Context(), o)
+	if failure.Code(err) != failure.Partial || !strings.Contains(err.Error(), "refusal") {
+		t.Fatalf("got %v", err)
+	}
+	before := verdicts(t, s, judging.ID())
+	refused := map[string]bool{}
+	for _, v := range before {
+		if v.Error != nil && *v.Error == endpoint.Refusal {
+			refused[v.Question] = true
+		}
+	}
+	questions, askings := f.counts()
+	if len(refused) == 0 || askings != questions+2*len(refused) {
+		t.Fatalf("%d refused, %d questions, asked %d times", len(refused), questions, askings)
+	}
+
+	refuse, o.Retry = false, true
+	if _, err := Run(t.Context(), o); failure.Code(err) != failure.Partial || strings.Contains(err.Error(), "refusal") {
+		t.Fatalf("got %v", err)
+	}
+	_, now := f.counts()
+	if now != askings+len(refused) {
+		t.Errorf("asked %d times again, %d were refused", now-askings, len(refused))
+	}
+	for i, v := range verdicts(t, s, judging.ID()) {
+		if was := before[i]; was.Error == nil && !reflect.DeepEqual(v, was) || was.Error != nil && *was.Error == endpoint.Refusal && v.Error != nil {
+			t.Errorf("was %+v, is %+v", was, v)
+		}
+	}
+	connect := o.Connect
+	o.Model = "fake"
+	if err := s.Remove(t.Context(), "parts/infer/00000/small/commit.json"); err != nil { // the shard of the failed continuation
+		t.Fatal(err)
+	}
+	o.Shards = []int{1}
+	o.Connect = func(context.Context) (Server, error) {
+		t.Error("connected for nothing")
+		return connect(context.Background())
+	}
+	if _, err := Run(t.Context(), o); err != nil {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestServerThatDiesStopsTheRun(t *testing.T) {
+	s := makeJob(t, 10, 1)
+	died := make(chan struct{})
+	var once sync.Once
+	f := &fakeJudge{after: func(total int) {
+		if total == 10 {
+			once.Do(func() { close(died) })
+		}
+		if total >= 10 {
+			time.Sleep(100 * time.Millisecond)
+		}
+	}}
+	o := options(s, f.serve(t))
+	connect := o.Connect
+	closed := false
+	o.Connect = func(ctx context.Context) (Server, error) {
+		server, err := connect(ctx)
+		server.Done, server.Err = died, func() error { return errors.New("out of memory") }
+		server.Close = func() error { closed = true; return nil }
+		return server, err
+	}
+	_, err := Run(t.Context(), o)
+	if failure.Code(err) != failure.Stopped || !strings.Contains(err.Error(), "out of memory") || !closed {
+		t.Errorf("got %v, closed %t", err, closed)
+	}
+}

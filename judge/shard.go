@@ -19,6 +19,7 @@ type shardRun struct {
 	manifest *job.Manifest
 	results  results.Reader
 	log      *job.Log[job.Verdict]
+	before   *job.Committed[job.Verdict] // what a retry may keep; nil at the first try
 	journal  *journal
 	ordinals []int64        // all sentences of the shard
 	open     sync.WaitGroup // questions without a verdict
@@ -54,7 +55,7 @@ func (r *runner) remember(ctx context.Context, k int) error {
 	return err
 }
 
-// open prepares a shard for its judging; nil if there is nothing to do.
+// open prepares a shard for its judging.
 func (r *runner) open(ctx context.Context, k int) (*shardRun, error) {
 	run, err := r.shardRun(ctx, k)
 	if err != nil {
@@ -63,14 +64,18 @@ func (r *runner) open(ctx context.Context, k int) (*shardRun, error) {
 	if err := r.remember(ctx, k); err != nil {
 		return nil, err
 	}
-	log, c, err := job.OpenTask[job.Verdict](ctx, r.Store, r.job.ID, r.task(k), r.Who, r.PartEvery, r.Retry)
-	if err == nil && log == nil {
-		r.Log.Info("already judged, nothing to do", "shard", k, "by", c.Attempt.Slurm, "host", c.Attempt.Host)
+	start := job.OpenLog[job.Verdict]
+	if r.Retry {
+		run.before, err = job.OpenCommitted[job.Verdict](ctx, r.Store, r.task(k))
+		if err == nil {
+			start = job.Retry[job.Verdict]
+		} else if !errors.Is(err, fs.ErrNotExist) {
+			return nil, err
+		}
 	}
-	if err != nil || log == nil {
+	if run.log, err = start(ctx, r.Store, r.job.ID, r.task(k), r.Who, r.PartEvery); err != nil {
 		return nil, err
 	}
-	run.log = log
 	run.journal = openJournal(ctx, r.Store, r.task(k), run.log.Attempt().ID, r.PartEvery)
 	return run, nil
 }
@@ -90,11 +95,27 @@ func (run *shardRun) feed(admit, ctx context.Context) (bool, error) {
 		if err != nil {
 			return false, err
 		}
+		run.keep(ctx, s)
 		if !run.ask(admit, ctx, s, rows) {
 			return false, nil
 		}
 	}
 	return true, nil
+}
+
+// keep remembers what an earlier round knows of a sentence that has to be done
+// again. From a damaged part there is nothing to remember.
+func (run *shardRun) keep(ctx context.Context, s *job.Sentence) {
+	if run.before == nil {
+		return
+	}
+	verdicts, err := run.before.Sentence(ctx, s.Ordinal)
+	if err != nil {
+		return
+	}
+	for i := range verdicts {
+		run.judge.Remember(&verdicts[i])
+	}
 }
 
 // sentence collects the verdicts on a sentence.

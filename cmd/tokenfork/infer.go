@@ -14,6 +14,7 @@ import (
 // inferCmd carries the forks on.
 type inferCmd struct {
 	jobFlags   `embed:""`
+	workFlags  `embed:""`
 	modelFlags `embed:""`
 	inferFlags `embed:""`
 	Shard      []int  `placeholder:"K,…" help:"Shards to work on (default: every unfinished one)."`
@@ -31,9 +32,16 @@ func (inferCmd) Help() string {
 `
 }
 
+// workFlags say how a task with servers works.
+type workFlags struct {
+	VLLM         string        `name:"vllm" default:"vllm" placeholder:"CMD" env:"TOKENFORK_VLLM" help:"Command that runs vLLM, container or environment included."`
+	StartTimeout time.Duration `default:"30m" help:"How long a server may take to start."`
+	Grace        time.Duration `default:"20s" help:"After SIGTERM or SIGUSR1, how long what is in flight may take."`
+	PartEvery    time.Duration `default:"1m" help:"How often what is finished is put in the job at least."`
+}
+
 // inferFlags say how continuations are generated; none changes what they are.
 type inferFlags struct {
-	VLLM              string        `name:"vllm" default:"vllm" placeholder:"CMD" env:"TOKENFORK_VLLM" help:"Command that runs vLLM, container or environment included."`
 	SmallURL          []string      `name:"small-url" placeholder:"URL" help:"Servers of the small model that already run."`
 	ReferenceURL      []string      `name:"reference-url" placeholder:"URL" help:"Servers of the reference model that already run."`
 	SmallArgs         string        `placeholder:"ARGS" help:"Further flags for vllm serve of the small model."`
@@ -41,10 +49,7 @@ type inferFlags struct {
 	ReferenceTP       int           `name:"reference-tp" default:"1" placeholder:"N" help:"GPUs that the reference is spread over (tensor parallel)."`
 	ServerKey         string        `env:"TOKENFORK_SERVER_KEY" hidden:"" help:"API key of the servers at URLs; set the variable."`
 	InFlight          int           `placeholder:"N" help:"Requests in flight per server (default: found by measuring)."`
-	StartTimeout      time.Duration `default:"30m" help:"How long a server may take to start."`
 	Stall             time.Duration `default:"2m" help:"Without a token for so long, a server is looked at."`
-	Grace             time.Duration `default:"20s" help:"After SIGTERM or SIGUSR1, how long what is in flight may take."`
-	PartEvery         time.Duration `default:"1m" help:"How often finished sentences are put in the job at least."`
 	ReplayMinAgree    float64       `name:"replay-min-agreement" default:"0.95" placeholder:"F" help:"Share of recorded predictions that the server must repeat."`
 	Audit             float64       `default:"0.005" placeholder:"F" help:"Share of the replayed forks that are generated as well, to check; never changes the results."`
 	AllowMixedEngines bool          `help:"Go on although another vLLM or other flags made the job's first parts."`
@@ -52,7 +57,7 @@ type inferFlags struct {
 
 // Run is the command.
 func (c *inferCmd) Run(ctx context.Context, con *console) error {
-	o, err := c.infer(ctx, con, &c.jobFlags, &c.modelFlags)
+	o, err := c.infer(ctx, con, &c.jobFlags, &c.workFlags, &c.modelFlags)
 	if err != nil {
 		return err
 	}
@@ -67,19 +72,19 @@ func (c *inferCmd) Run(ctx context.Context, con *console) error {
 }
 
 // infer turns the flags into options.
-func (f *inferFlags) infer(ctx context.Context, con *console, j *jobFlags, m *modelFlags) (infer.Options, error) {
+func (f *inferFlags) infer(ctx context.Context, con *console, j *jobFlags, w *workFlags, m *modelFlags) (infer.Options, error) {
 	log := con.logger()
 	s, err := j.open(ctx, log)
 	if err != nil {
 		return infer.Options{}, err
 	}
-	o := infer.Options{Store: s, InFlight: f.InFlight, PartEvery: f.PartEvery, Grace: f.Grace, Stall: f.Stall, MinAgreement: f.ReplayMinAgree, AuditShare: f.Audit,
+	o := infer.Options{Store: s, InFlight: f.InFlight, PartEvery: w.PartEvery, Grace: w.Grace, Stall: f.Stall, MinAgreement: f.ReplayMinAgree, AuditShare: f.Audit,
 		AllowMixedEngines: f.AllowMixedEngines, Who: attempt(), Log: log, Console: con.err}
-	command, err := words("--vllm", f.VLLM)
+	command, err := words("--vllm", w.VLLM)
 	if err != nil {
 		return o, err
 	}
-	common := infer.Servers{Command: command, Key: f.ServerKey, StartTimeout: f.StartTimeout, LogDir: j.logDir()}
+	common := infer.Servers{Command: command, Key: f.ServerKey, StartTimeout: w.StartTimeout, LogDir: j.logDir()}
 	for side, own := range [2]struct {
 		flag, args, model string
 		urls              []string

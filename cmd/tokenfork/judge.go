@@ -1,156 +1,287 @@
 package main
 
 import (
-	"cmp"
 	"context"
 	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"time"
 
 	"tokenfork/internal/failure"
+	"tokenfork/internal/job"
 	"tokenfork/internal/model"
+	"tokenfork/internal/results"
+	"tokenfork/internal/store"
 	"tokenfork/internal/vllm"
 	"tokenfork/judge"
 	"tokenfork/judge/endpoint"
+	"tokenfork/judge/merge"
 )
 
-// judgeCmd asks the judge about every pair of continuations.
+// judgeCmd asks whether continuations mean the same.
 type judgeCmd struct {
 	jobFlags   `embed:""`
+	workFlags  `embed:""`
 	judgeFlags `embed:""`
-	Shard      []int `placeholder:"K,…" help:"Shards to work on (default: every unfinished one)."`
-	Retry      bool  `help:"Ask again where finished shards have no verdict or are damaged."`
+	Shard      []int  `placeholder:"K,…" help:"Shards to judge (default: every one that is not)."`
+	Retry      bool   `help:"Do again what failed or is damaged in finished shards."`
+	Gold       string `type:"existingfile" placeholder:"FILE" help:"Ask about the mismatches in this file of human labels only, and say how far the judge agrees."`
 }
 
 // Help shows how it is used.
 func (judgeCmd) Help() string {
-	return `The key of an endpoint is read from TOKENFORK_JUDGE_KEY, else OPENAI_API_KEY.
+	return `The key of a hosted judge is read from TOKENFORK_JUDGE_KEY, or, over https, from OPENAI_API_KEY.
 
 Examples:
-  tokenfork judge --job ./job --judge https://host/v1 --judge-model NAME --budget 25 --price-in 0.4 --price-out 1.6
-  tokenfork judge --job ./job --judge local --judge-model DIR --judge-tp 4
-  tokenfork judge --job s3://bucket/jobs/a --shard 17 --judge unix:///run/judge.sock
+  tokenfork judge --job ./job --judge https://api.openai.com --judge-model gpt-4.1-mini --budget '$20' --price-in 0.4 --price-out 1.6
+  tokenfork judge --job ./job --judge local --judge-model /models/Qwen2.5-72B-Instruct --judge-tp 4 --shard 17
+  tokenfork judge --job ./job --judge http://127.0.0.1:8000 --verdict-only
+  tokenfork judge --job ./job --judge http://127.0.0.1:8000 --gold labels.csv
 `
 }
 
-// judgeFlags say who judges and what is asked.
+// judgeFlags say who judges and how.
 type judgeFlags struct {
-	Judge            string             `placeholder:"URL|local|none" help:"The judge: an OpenAI-compatible endpoint, local (a vLLM that is started for it), or none."`
-	JudgeModel       string             `placeholder:"NAME|PATH" help:"The endpoint's model, or the folder of the local one."`
-	JudgeArgs        string             `placeholder:"ARGS" help:"Further flags for vllm serve of a local judge."`
-	JudgeTP          int                `name:"judge-tp" default:"1" placeholder:"N" help:"GPUs that a local judge is spread over."`
-	JudgeVLLM        string             `name:"judge-vllm" default:"vllm" placeholder:"CMD" env:"TOKENFORK_VLLM" help:"Command that runs vLLM for a local judge."`
-	JudgeInFlight    int                `placeholder:"N" help:"Most questions in flight (256)."`
-	Prompt           string             `default:"seed" placeholder:"seed|r2r|file=PATH" help:"What is asked: the study's prompt, one after R2R's, or a template of yours."`
-	JudgeContext     *judge.ContextRule `placeholder:"RULE" help:"Real text before the fork that the judge sees: mismatch, sentences=N or tokens=N (sentences=2)."`
-	Blind            bool               `help:"Call the sides A and B, in an order hashed from the seed."`
-	VerdictOnly      bool               `help:"Ask for one token without an analysis."`
-	Votes            int                `default:"1" placeholder:"N" help:"Ask so many times; the majority counts."`
-	Swap             bool               `help:"Ask with the sides exchanged too."`
-	JudgeTemperature float64            `default:"0" placeholder:"T" help:"0 is greedy."`
-	JudgeMaxTokens   int                `default:"512" placeholder:"N" help:"Longest analysis."`
-	Budget           float64            `placeholder:"DOLLARS" help:"Stop, resumable, before this is exceeded; needs the prices."`
-	BudgetTokens     int64              `placeholder:"N" help:"Stop, resumable, before so many tokens are exceeded."`
-	PriceIn          float64            `placeholder:"DOLLARS" help:"Per million prompt tokens."`
-	PriceOut         float64            `placeholder:"DOLLARS" help:"Per million answered tokens."`
+	Judge            string            `aliases:"judge-url" placeholder:"URL|local|none" env:"TOKENFORK_JUDGE" help:"An OpenAI-compatible server (http, https or unix URL), a vLLM of our own, or nobody."`
+	JudgeModel       string            `placeholder:"NAME|PATH" help:"The judge: as its server calls it, or a model folder or cached hub name for --judge local."`
+	JudgePrompt      string            `default:"seed" placeholder:"seed|r2r|file=PATH" help:"How the question is put; see docs/judge.md."`
+	JudgeContext     judge.ContextRule `default:"sentences=2" placeholder:"RULE" help:"Real text that the judge sees before the fork: mismatch, sentences=N or tokens=N."`
+	Blind            bool              `help:"Call the two sides A and B, in an order hashed from the seed."`
+	VerdictOnly      bool              `help:"Ask for one token without an analysis: cheap, with a confidence from its probability."`
+	Votes            int               `default:"1" placeholder:"N" help:"Ask N times; the majority counts."`
+	Swap             bool              `help:"Ask each time with the two sides exchanged too."`
+	JudgeTemperature string            `default:"0" placeholder:"T" help:"Temperature of the judge; default leaves it to the model."`
+	JudgeMaxTokens   int               `default:"512" placeholder:"N" help:"Longest analysis; doubled when one is cut short."`
+	JudgeSeed        int64             `placeholder:"N" help:"Decides what --blind shows first, and sampling."`
+	JudgeNormalise   string            `default:"space" enum:"space,exact" help:"When continuations count as identical, so that nobody is asked: but for white space, or exactly."`
+	JudgeInFlight    int               `placeholder:"N" help:"Most questions at once (256); how many is found by measuring."`
+	JudgeTimeout     time.Duration     `default:"5m" help:"How long an answer may take."`
+	JudgeTP          int               `name:"judge-tp" default:"1" placeholder:"N" help:"GPUs that a local judge is spread over (tensor parallel)."`
+	JudgeArgs        string            `placeholder:"ARGS" help:"Further flags for vllm serve of a local judge."`
+	Budget           string            `placeholder:"N|$N" help:"Stop before this run uses more tokens, or dollars by the prices; go on later."`
+	PriceIn          float64           `placeholder:"$" help:"Dollars per million tokens of questions."`
+	PriceOut         float64           `placeholder:"$" help:"Dollars per million tokens of answers."`
 }
 
-const (
-	noJudge    = "none"
-	localJudge = "local"
-)
+// judgeNobody leaves the verdict columns null.
+const judgeNobody = "none"
 
 // Run is the command.
 func (c *judgeCmd) Run(ctx context.Context, con *console) error {
-	if c.Judge == "" || c.Judge == noJudge {
-		return failure.New(failure.Usage, "give --judge URL, or --judge local --judge-model DIR", "no judge is named")
+	if c.Judge == "" || c.Judge == judgeNobody {
+		return failure.New(failure.Usage, "give --judge URL or --judge local --judge-model PATH", "nobody to judge")
 	}
-	_, err := c.judge(ctx, con, &c.jobFlags, c.Shard, c.Retry)
+	o, err := c.judge(ctx, con, &c.jobFlags, &c.workFlags)
+	if err != nil {
+		return err
+	}
+	o.Shards, o.Retry = c.Shard, c.Retry
+	if c.Gold != "" {
+		return c.gold(ctx, con, o)
+	}
+	_, err = judge.Run(ctx, o)
 	return err
 }
 
-// judge judges what is not yet judged, and says which judging that is.
-func (f *judgeFlags) judge(ctx context.Context, con *console, j *jobFlags, shards []int, retry bool) (*judge.Judging, error) {
+func (c *judgeCmd) gold(ctx context.Context, con *console, o judge.Options) error {
+	labels, err := judge.ReadGold(c.Gold)
+	if err != nil {
+		return err
+	}
+	report, by, err := judge.Gold(ctx, o, labels)
+	if err != nil {
+		return err
+	}
+	_, err = fmt.Fprintf(con.out, "%s, prompt %s, against %s\n%s", by.Model, by.PromptVersion, c.Gold, report)
+	return err
+}
+
+// judge turns the flags into options.
+func (f *judgeFlags) judge(ctx context.Context, con *console, j *jobFlags, w *workFlags) (judge.Options, error) {
 	log := con.logger()
 	s, err := j.open(ctx, log)
 	if err != nil {
-		return nil, err
+		return judge.Options{}, err
 	}
-	o := judge.Options{Store: s, Shards: shards, Retry: retry, Settings: f.settings(), Model: f.name(), PartEvery: 30 * time.Second, Grace: 20 * time.Second,
-		Who: attempt(), Log: log, Console: con.err,
-		Connect: func(ctx context.Context) (judge.Server, error) { return f.connect(ctx, con, j) }}
-	return judge.Run(ctx, o)
+	o := judge.Options{Store: s, Model: f.name(), PartEvery: w.PartEvery, Grace: w.Grace, Who: attempt(), Log: log, Console: con.err}
+	if o.Settings, err = f.settings(); err != nil {
+		return o, err
+	}
+	cfg := endpoint.Config{URL: f.Judge, Key: judgeKey(f.Judge, os.Getenv), Model: f.JudgeModel, InFlight: f.JudgeInFlight, Timeout: f.JudgeTimeout}
+	if cfg.Budget, err = endpoint.ParseBudget(f.Budget, f.PriceIn, f.PriceOut); err != nil {
+		return o, err
+	}
+	o.Connect = func(context.Context) (judge.Server, error) { return judge.Server{Config: cfg}, nil }
+	if f.Judge != "local" {
+		return o, nil
+	}
+	own, err := f.ownServer(j, w)
+	if err != nil {
+		return o, err
+	}
+	own.Logger = log
+	o.Connect = func(ctx context.Context) (judge.Server, error) { return startJudge(ctx, own, cfg) }
+	return o, nil
 }
 
-func (f *judgeFlags) settings() judge.Settings {
-	s := judge.Defaults()
-	s.Prompt, s.Blind, s.VerdictOnly, s.Votes, s.Swap, s.MaxTokens = f.Prompt, f.Blind, f.VerdictOnly, f.Votes, f.Swap, f.JudgeMaxTokens
-	s.Temperature = &f.JudgeTemperature
-	if f.JudgeContext != nil {
-		s.Context = *f.JudgeContext
+func (f *judgeFlags) settings() (judge.Settings, error) {
+	s := judge.Settings{Prompt: f.JudgePrompt, Context: f.JudgeContext, Blind: f.Blind, VerdictOnly: f.VerdictOnly, Votes: f.Votes, Swap: f.Swap,
+		MaxTokens: f.JudgeMaxTokens, Seed: f.JudgeSeed, Normalisation: f.JudgeNormalise}
+	if f.JudgeTemperature != "default" {
+		t, err := strconv.ParseFloat(f.JudgeTemperature, 64)
+		if err != nil {
+			return s, failure.New(failure.Usage, "give a number, or default", "judge temperature %q", f.JudgeTemperature)
+		}
+		s.Temperature = &t
 	}
-	return s
+	return s, s.Validate()
 }
 
-// name is what the results call the judge: a local one by its folder.
+// name is what the results call the judge: a folder by its last element, for
+// where it lies says nothing. Without one, its server says.
 func (f *judgeFlags) name() string {
-	if f.Judge == localJudge {
-		return filepath.Base(f.JudgeModel)
+	if f.Judge == "local" && f.JudgeModel != "" {
+		if _, err := os.Stat(f.JudgeModel); err == nil {
+			return filepath.Base(filepath.Clean(f.JudgeModel))
+		}
 	}
 	return f.JudgeModel
 }
 
-func (f *judgeFlags) connect(ctx context.Context, con *console, j *jobFlags) (judge.Server, error) {
-	e := endpoint.Config{URL: f.Judge, Model: f.JudgeModel, Key: cmp.Or(os.Getenv("TOKENFORK_JUDGE_KEY"), os.Getenv("OPENAI_API_KEY")), InFlight: f.JudgeInFlight,
-		Budget: endpoint.Budget{Tokens: f.BudgetTokens, Dollars: f.Budget, PriceIn: f.PriceIn, PriceOut: f.PriceOut}}
-	if f.Judge != localJudge {
-		return judge.Server{Config: e}, nil
+// judgeKey never sends the well-known key to a server in the clear.
+func judgeKey(url string, env func(string) string) string {
+	if key := env("TOKENFORK_JUDGE_KEY"); key != "" {
+		return key
 	}
-	s, err := f.start(ctx, con, j)
-	if err != nil {
-		return judge.Server{}, err
+	if strings.HasPrefix(url, "https://") {
+		return env("OPENAI_API_KEY")
 	}
-	e.URL, e.Model, e.Key = s.Endpoint().URL(), s.Endpoint().Model, ""
-	return judge.Server{Config: e, Close: func() error { return s.Stop(context.WithoutCancel(ctx)) }}, nil
+	return ""
 }
 
-func (f *judgeFlags) start(ctx context.Context, con *console, j *jobFlags) (*vllm.Server, error) {
+// judgeLength is more than a question and its longest answer take: a judge's
+// own window often does not fit the GPU.
+const judgeLength = 8192
+
+// ownServer is the vLLM of a local judge.
+func (f *judgeFlags) ownServer(j *jobFlags, w *workFlags) (vllm.Config, error) {
 	if f.JudgeModel == "" {
-		return nil, failure.New(failure.Usage, "give --judge-model DIR", "--judge local needs a model to serve")
+		return vllm.Config{}, failure.New(failure.Usage, "add --judge-model PATH", "no model for a local judge")
 	}
 	dir, err := model.Resolve(f.JudgeModel, os.Getenv)
 	if err != nil {
-		return nil, fmt.Errorf("find the judge's model: %w", err)
+		return vllm.Config{}, err
 	}
-	command, err := words("--judge-vllm", f.JudgeVLLM)
+	m, err := model.Load(dir)
 	if err != nil {
-		return nil, err
+		return vllm.Config{}, err
+	}
+	command, err := words("--vllm", w.VLLM)
+	if err != nil {
+		return vllm.Config{}, err
 	}
 	args, err := words("--judge-args", f.JudgeArgs)
 	if err != nil {
-		return nil, err
+		return vllm.Config{}, err
 	}
-	return vllm.Start(ctx, vllm.Config{Command: command, Model: dir, Name: "judge", Args: args, TensorParallel: f.JudgeTP,
-		LogPath: filepath.Join(j.logDir(), "vllm-judge.log"), Logger: con.logger()})
+	if n := min(judgeLength, m.MaxPositions); n > 0 {
+		args = append([]string{"--max-model-len", strconv.Itoa(n)}, args...)
+	}
+	return vllm.Config{Command: command, Model: dir, Name: "judge", TensorParallel: f.JudgeTP, Args: args,
+		LogPath: filepath.Join(j.logDir(), "vllm-judge.log"), StartTimeout: w.StartTimeout}, nil
 }
 
-// pickJudging picks the judging whose verdicts a merge takes: the one it just
-// asked for, the named one, or the only one.
-func pickJudging(all []judge.Record, id string) (*judge.Record, error) {
-	var ids []string
-	for i, r := range all {
-		if r.ID() == id || id == "" && len(all) == 1 {
-			return &all[i], nil
+func startJudge(ctx context.Context, own vllm.Config, cfg endpoint.Config) (judge.Server, error) {
+	s, err := vllm.Start(ctx, own)
+	if err != nil {
+		return judge.Server{}, err
+	}
+	cfg.URL, cfg.Model, cfg.Key = s.Endpoint().URL(), s.Endpoint().Model, ""
+	return judge.Server{Config: cfg, Done: s.Done(), Err: s.Err, Close: func() error { return s.Stop(context.WithoutCancel(ctx)) }}, nil
+}
+
+// judged judges what is not yet judged, or takes the job's only judging where
+// nobody is named. The results are then to be merged with that judging.
+func (c *mergeCmd) judged(ctx context.Context, con *console, s store.Store) (id string, accept merge.Accept, err error) {
+	switch c.Judge {
+	case judgeNobody:
+		return "", nil, nil
+	case "":
+		if id, err = c.onlyJudging(ctx, s); err != nil {
+			return "", nil, err
 		}
-		ids = append(ids, fmt.Sprintf("%s (%s, %s)", r.ID(), r.Model, r.PromptVersion))
+	default:
+		o, err := c.judge(ctx, con, &c.jobFlags, &c.workFlags)
+		if err != nil {
+			return "", nil, err
+		}
+		o.AllowMissing = c.AllowMissing
+		by, err := judge.Run(ctx, o)
+		if err != nil && failure.Code(err) != failure.Partial { // what has no verdict is listed
+			return "", nil, err
+		}
+		id = by.ID()
+	}
+	accept, err = acceptance(ctx, s, id)
+	return id, accept, err
+}
+
+func (c *mergeCmd) onlyJudging(ctx context.Context, s store.Store) (string, error) {
+	all, err := judge.Judgings(ctx, s)
+	if err != nil {
+		return "", err
+	}
+	var which []string
+	for _, r := range all {
+		if c.Judging == "" || r.ID() == c.Judging {
+			which = append(which, r.ID())
+		}
 	}
 	switch {
-	case id != "":
-		return nil, failure.New(failure.Usage, "name one of them", "no judging %s; there are: %s", id, strings.Join(ids, ", "))
-	case len(all) > 1:
-		return nil, failure.New(failure.Usage, "name one by --judging", "the job has %d judgings: %s", len(all), strings.Join(ids, ", "))
+	case len(which) == 1:
+		return which[0], nil
+	case len(all) == 0:
+		return "", failure.New(failure.Usage, "give --judge URL, --judge local, or --judge none", "the job is not judged, and nobody is named to judge it")
+	case c.Judging != "":
+		return "", failure.New(failure.Usage, "its judgings are "+describe(all), "the job has no judging %s", c.Judging)
 	}
-	return nil, nil
+	return "", failure.New(failure.Usage, "choose with --judging: "+describe(all), "the job has %d judgings", len(all))
+}
+
+func describe(all []judge.Record) string {
+	var b strings.Builder
+	for i, r := range all {
+		if i > 0 {
+			b.WriteString("; ")
+		}
+		fmt.Fprintf(&b, "%s by %s, prompt %s", r.ID(), r.Model, r.PromptVersion)
+		if i > 0 {
+			fmt.Fprintf(&b, " (against the first: %s)", strings.Join(r.Differences(all[0].Judging), ", "))
+		}
+	}
+	return b.String()
+}
+
+// acceptance checks verdicts against the questions of the judging.
+func acceptance(ctx context.Context, s store.Store, id string) (merge.Accept, error) {
+	all, err := judge.Judgings(ctx, s)
+	if err != nil {
+		return nil, err
+	}
+	j, err := job.Load(ctx, s)
+	if err != nil {
+		return nil, err
+	}
+	text, err := results.LoadText(ctx, s)
+	if err != nil {
+		return nil, err
+	}
+	for _, r := range all {
+		if r.ID() == id {
+			return r.Accept(&j.Plan, text)
+		}
+	}
+	return nil, fmt.Errorf("judging %s is not in %s", id, s)
 }

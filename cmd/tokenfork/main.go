@@ -17,10 +17,10 @@ import (
 )
 
 type cli struct {
-	Run   runCmd   `cmd:"" help:"Plan, infer, judge and merge, in order: the whole job on one machine."`
+	Run   runCmd   `cmd:"" help:"Plan, infer, judge and merge, on this machine."`
 	Plan  planCmd  `cmd:"" help:"Find a table's mismatches and deal its sentences out to shards."`
 	Infer inferCmd `cmd:"" help:"Carry every fork on to the end of its sentence."`
-	Judge judgeCmd `cmd:"" help:"Ask the judge whether the two continuations mean the same."`
+	Judge judgeCmd `cmd:"" help:"Ask a judge whether the two continuations of each mismatch mean the same."`
 	Merge mergeCmd `cmd:"" help:"Put the finished parts together: results as Arrow, Parquet and CSV."`
 }
 

@@ -10,6 +10,7 @@ import (
 // runCmd is plan, infer, judge and merge in order.
 type runCmd struct {
 	jobFlags   `embed:""`
+	workFlags  `embed:""`
 	modelFlags `embed:""`
 	planFlags  `embed:""`
 	inferFlags `embed:""`
@@ -31,8 +32,8 @@ Examples:
 // others: the exit code is the last stage's, which counts them all.
 func (c *runCmd) Run(ctx context.Context, con *console) error {
 	plan := planCmd{jobFlags: c.jobFlags, modelFlags: c.modelFlags, planFlags: c.planFlags}
-	infer := inferCmd{jobFlags: c.jobFlags, modelFlags: c.modelFlags, inferFlags: c.inferFlags, Side: "both"}
-	merge := mergeCmd{jobFlags: c.jobFlags, judgeFlags: c.judgeFlags}
+	infer := inferCmd{jobFlags: c.jobFlags, workFlags: c.workFlags, modelFlags: c.modelFlags, inferFlags: c.inferFlags, Side: "both"}
+	merge := mergeCmd{jobFlags: c.jobFlags, workFlags: c.workFlags, judgeFlags: c.judgeFlags}
 	if strings.HasPrefix(c.Replay, "audit=") {
 		share, err := c.audit()
 		if err != nil {

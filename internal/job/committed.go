@@ -48,7 +48,7 @@ func OpenTask[T Row](ctx context.Context, s store.Store, plan string, t Task, wh
 	c, err := OpenCommitted[T](ctx, s, t)
 	open := OpenLog[T]
 	switch {
-	case err == nil && retry && (c.commit.Failed > 0 || c.damaged(ctx)):
+	case err == nil && retry && (c.commit.Failed > 0 || c.Damaged(ctx)):
 		open = Retry[T]
 	case err == nil:
 		return nil, c.commit, nil
@@ -59,8 +59,8 @@ func OpenTask[T Row](ctx context.Context, s store.Store, plan string, t Task, wh
 	return l, nil, err
 }
 
-// damaged says whether a part that the commit lists is missing or damaged.
-func (r *Committed[T]) damaged(ctx context.Context) bool {
+// Damaged says whether a part that the commit lists is missing or damaged.
+func (r *Committed[T]) Damaged(ctx context.Context) bool {
 	for i := range r.commit.Parts {
 		if err := r.load(ctx, i); err != nil {
 			return true

@@ -85,3 +85,19 @@ func TestUsage(t *testing.T) {
 		t.Errorf("got %+v, want %+v", got, want)
 	}
 }
+
+func TestParseBudget(t *testing.T) {
+	for s, want := range map[string]Budget{"": {}, "2000000": {Tokens: 2e6}, "2M": {Tokens: 2e6}, "1.5k": {Tokens: 1500}} {
+		if got, err := ParseBudget(s, 0, 0); err != nil || got != want {
+			t.Errorf("%q: got %+v, %v", s, got, err)
+		}
+	}
+	if got, err := ParseBudget("$2.5", 1, 4); err != nil || got != (Budget{Dollars: 2.5, PriceIn: 1, PriceOut: 4}) {
+		t.Errorf("got %+v, %v", got, err)
+	}
+	for _, s := range []string{"0", "-1", "x", "$", "$-2", "$5", "1e30", "NaN", "$NaN"} {
+		if b, err := ParseBudget(s, 0, 0); failure.Code(err) != failure.Usage || failure.Hint(err) == "" {
+			t.Errorf("%q: got %+v, %v", s, b, err)
+		}
+	}
+}

@@ -101,9 +101,10 @@ func probe(like Request) Request {
 	return r
 }
 
-// negotiate settles the dialect before the first question, so that a question
-// which the server refuses later is that question's fault.
-func (c *Client) negotiate(ctx context.Context, want Request) error {
+// Negotiate finds out, with a question or two of a few words, what the server
+// understands of want's schema, limit and logprobs. A question which it refuses
+// later is then that question's fault.
+func (c *Client) Negotiate(ctx context.Context, want Request) error {
 	d := dialect{topLogprobs: want.TopLogprobs, vllm: c.dialect.vllm}
 	for tries := 1; ; tries++ {
 		resp, f := c.paid(ctx, d, probe(want))

@@ -74,9 +74,8 @@ type Token struct {
 	Top     []Token // the likeliest at this place, Top nil in each
 }
 
-// Open checks that the server has the model and finds out, with a question or
-// two of a few words, what it understands of want's schema and logprobs.
-func Open(ctx context.Context, cfg Config, want Request) (*Client, error) {
+// Open checks that the server has the model. Negotiate comes next.
+func Open(ctx context.Context, cfg Config) (*Client, error) {
 	base, socket, err := baseURL(cfg.URL)
 	if err != nil {
 		return nil, err
@@ -86,10 +85,7 @@ func Open(ctx context.Context, cfg Config, want Request) (*Client, error) {
 	api.BaseURL, api.HTTPClient = base, &wire{cfg.HTTP}
 	c := &Client{cfg: cfg, api: openai.NewClientWithConfig(api), pace: newPace(cfg.InFlight), ledger: newLedger(cfg.Budget)}
 	c.succeeded()
-	if err := c.findModel(ctx); err != nil {
-		return nil, err
-	}
-	return c, c.negotiate(ctx, want)
+	return c, c.findModel(ctx)
 }
 
 func (cfg *Config) setDefaults(socket string) {

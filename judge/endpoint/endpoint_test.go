@@ -107,11 +107,19 @@ func open(t *testing.T, s *fakeServer, change func(*Config)) *Client {
 	if change != nil {
 		change(&cfg)
 	}
-	c, err := Open(t.Context(), cfg, question)
+	c, err := connect(t.Context(), cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
 	return c
+}
+
+func connect(ctx context.Context, cfg Config) (*Client, error) {
+	c, err := Open(ctx, cfg)
+	if err != nil {
+		return nil, err
+	}
+	return c, c.Negotiate(ctx, question)
 }
 
 func TestBytesOnTheWire(t *testing.T) {
@@ -203,7 +211,7 @@ func TestOpenRefuses(t *testing.T) {
 				c.cfg.URL = "http://judge.test"
 			}
 			c.cfg.HTTP = &http.Client{Transport: c.server}
-			_, err := Open(t.Context(), c.cfg, question)
+			_, err := connect(t.Context(), c.cfg)
 			if failure.Code(err) != c.code || !strings.Contains(fmt.Sprint(err), c.says) {
 				t.Errorf("%s: got code %d, %v", name, failure.Code(err), err)
 			}
@@ -382,7 +390,7 @@ func TestUnixSocket(t *testing.T) {
 	})}
 	go server.Serve(l)
 	defer server.Close()
-	c, err := Open(t.Context(), Config{URL: "unix://" + path}, question)
+	c, err := connect(t.Context(), Config{URL: "unix://" + path})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -113,7 +113,7 @@ func Record(tb testing.TB, unixURL string) *Recorder {
 	return r
 }
 
-// Fresh is how many requests reached the server.
+// Fresh is how many questions reached the server.
 func (r *Recorder) Fresh() int64 { return r.fresh.Load() }
 
 // Down makes the server seem gone, or back.
@@ -157,7 +157,9 @@ func (r *Recorder) known(key [sha256.Size]byte) *answer {
 
 // ask does not use the request's context: the answer is for all who ask.
 func (a *answer) ask(r *Recorder, q *http.Request, body []byte) error {
-	r.fresh.Add(1)
+	if q.Method == http.MethodPost {
+		r.fresh.Add(1)
+	}
 	req, err := http.NewRequest(q.Method, "http://server"+q.URL.Path, bytes.NewReader(body)) //nolint:noctx
 	if err != nil {
 		return err
