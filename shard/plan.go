@@ -146,7 +146,7 @@ func (p *planner) head(next pull) ([]*table.Batch, error) {
 		rows += b.Rows
 	}
 	if len(head) == 0 {
-		return nil, failure.New(failure.Refused, "", "%s has a header but no rows", p.Sources[0].Name)
+		return nil, failure.New(failure.Refused, "is it the right file, and was it written to the end?", "%s has a header but no rows", p.Sources[0].Name)
 	}
 	return head, nil
 }
@@ -174,7 +174,8 @@ func (p *planner) settle(r *table.Reader, head []*table.Batch) error {
 	schema, s := r.Schema(), &p.settings
 	s.Layout, s.Small, s.Reference = schema.Layout, schema.Small, schema.Reference
 	s.SentenceIDType = r.Request().SentenceIDType
-	s.FirstPosition = int(min(max(head[0].Runs[0].Position, 0), 1)) // others are complained of later
+	first := firstPosition(head)
+	s.FirstPosition = int(max(first, 0))
 	if s.Alignment == alignAuto {
 		var a agreement
 		for _, b := range head {
@@ -185,7 +186,7 @@ func (p *planner) settle(r *table.Reader, head []*table.Batch) error {
 		}
 	}
 	p.offset = s.PredictionOffset()
-	p.stitcher = &stitcher{skipBad: s.OnBadSentence == "skip", textIDs: s.SentenceIDType == table.String, firstPosition: int64(s.FirstPosition), seen: newSeen()}
+	p.stitcher = &stitcher{skipBad: s.OnBadSentence == "skip", textIDs: s.SentenceIDType == table.String, firstPosition: first, seen: newSeen()}
 	if !schema.HasTypes {
 		p.Logger.Warn("the table has no token_type: mismatches in prompts count too")
 	}
@@ -193,6 +194,21 @@ func (p *planner) settle(r *table.Reader, head []*table.Batch) error {
 		return p.same()
 	}
 	return nil
+}
+
+// firstPosition is that of the first sentence that begins at 0 or 1, -1 if none does.
+func firstPosition(head []*table.Batch) int64 {
+	last := ""
+	for i, b := range head {
+		for k, run := range b.Runs {
+			goesOn := i > 0 && k == 0 && run.ID == last
+			if !goesOn && (run.Position == 0 || run.Position == 1) {
+				return run.Position
+			}
+			last = run.ID
+		}
+	}
+	return -1
 }
 
 // prepare makes what the job's files are written through.

@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -53,6 +54,8 @@ func words(t testing.TB, n int) *tokenizer.Tokenizer {
 	}
 	return tok
 }
+
+func itoa(n int) string { return strconv.Itoa(n) }
 
 func file(name string) table.Source {
 	return table.Source{Name: name, Open: func(context.Context) (io.ReadCloser, error) { return os.Open(name) }}

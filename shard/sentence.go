@@ -73,6 +73,9 @@ func (st *stitcher) batch(b *table.Batch, yield func(*sentence, error) bool) err
 		if k+1 < len(b.Runs) {
 			to = b.Runs[k+1].Row
 		}
+		if len(problems) > 0 && problems[0].Row == from && problems[0].Lost {
+			return st.bad(&problems[0])
+		}
 		if err := st.place(b, k, yield); err != nil {
 			return err
 		}
@@ -103,7 +106,7 @@ func (st *stitcher) place(b *table.Batch, k int, yield func(*sentence, error) bo
 	}
 	if before, ok := st.seen.add(run.ID, run.Line); !ok {
 		return failure.New(failure.Refused, "sort the table by sentence and position",
-			"%s: sentence %s goes on here, after other sentences; its rows before began at %s", b.Place(run.Line), run.ID, b.Place(before))
+			"%s: sentence %s goes on here, after other sentences; it began at %s", b.Place(run.Line), run.ID, b.Place(before))
 	}
 	st.open = sentences.Get().(*sentence)
 	s := st.open

@@ -47,7 +47,7 @@ func openCSV(name string, r io.Reader, req Request, chunk int) (*csvFile, error)
 	f := &csvFile{name: name, r: r, chunk: chunk, line: 1}
 	c, err := f.next()
 	if err == io.EOF {
-		return nil, failure.New(failure.Refused, "", "%s is empty", name)
+		return nil, failure.New(failure.Refused, "is it the right file, and was it written to the end?", "%s is empty", name)
 	}
 	if err != nil {
 		return nil, err
@@ -56,7 +56,7 @@ func openCSV(name string, r io.Reader, req Request, chunk int) (*csvFile, error)
 	cr := csv.NewReader(bytes.NewReader(data))
 	header, err := cr.Read()
 	if err != nil {
-		return nil, failure.New(failure.Refused, "", "read the header of %s: %w", name, err)
+		return nil, failure.New(failure.Refused, "is it a CSV file?", "read the header of %s: %w", name, err)
 	}
 	if f.schema, err = resolve(header, req); err != nil {
 		return nil, fmt.Errorf("%s: %w", name, err)

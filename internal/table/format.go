@@ -28,6 +28,7 @@ func openFormat(name string, in io.Reader, tmp string) (*opened, error) {
 	if err != nil && err != io.EOF {
 		return nil, readError(name, err)
 	}
+	err = nil // a short file is no error here
 	o := &opened{close: func() {}}
 	switch {
 	case bytes.HasPrefix(magic, []byte{0x1f, 0x8b}):

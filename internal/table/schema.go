@@ -129,7 +129,7 @@ func (s *Schema) resolveR2R(header []string, req Request) error {
 func (s *Schema) resolveStudy(header []string, req Request) error {
 	models := modelsOf(header)
 	if len(models) == 0 {
-		return failure.New(failure.Refused, "", "no column *_predictions; the table has %s", strings.Join(header, ", "))
+		return failure.New(failure.Refused, "a table has the columns of the study layout or of R2R's, see docs/plan.md", "no column *_predictions; the table has %s", strings.Join(header, ", "))
 	}
 	var err error
 	if s.Small, err = pick(models, req.Small, "1.5", "--small"); err != nil {

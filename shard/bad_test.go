@@ -1,0 +1,204 @@
+package shard
+
+import (
+	"bytes"
+	"compress/gzip"
+	"context"
+	"io"
+	"slices"
+	"strings"
+	"testing"
+
+	"tokenfork/internal/failure"
+	"tokenfork/internal/job"
+	"tokenfork/internal/table"
+)
+
+const (
+	r2rHead   = "row_id,data_id,token_id,real_token,token_type,SLM_predictions,LLM_predictions\n"
+	studyHead = "row_id,1.5_token_id,1.5_sentence_id,1.5_real_token,1.5_predictions,1.5_entropy,1.5_AU,1.5_EU,32.0_token_id,32.0_sentence_id,32.0_real_token,32.0_predictions,32.0_entropy,32.0_AU,32.0_EU\n"
+	goodR2R   = "0,5,0,10,1,11,11\n1,5,1,11,1,12,13\n2,5,2,12,1,14,14\n"
+)
+
+// small plans a small table without looking for its alignment.
+func small(t *testing.T, content string) Options {
+	o := options(t, 500, text("t.csv", content))
+	o.Settings.Alignment = "next"
+	return o
+}
+
+func TestBadInput(t *testing.T) {
+	for name, c := range map[string]struct {
+		table string
+		want  string
+		hint  string
+	}{
+		"missing column": {
+			strings.Replace(r2rHead, "real_token", "real_tokens", 1) + goodR2R,
+			`t.csv: column "real_token" is missing; the table has row_id, data_id, token_id, real_tokens, token_type, SLM_predictions, LLM_predictions`, `is "real_tokens" meant? Rename it`},
+		"no such model": {
+			strings.ReplaceAll(studyHead, "32.0_", "70.0_") + "0,0,5,10,11,1,1,1,0,5,10,11,1,1,1\n",
+			"t.csv: no model 32.0 in the table; it has 1.5, 70.0", "--reference NAME"},
+		"no predictions":     {"a,b\n1,2\n", "t.csv: no column *_predictions; the table has a, b", "the study layout"},
+		"column twice":       {strings.Replace(r2rHead, "row_id", "data_id", 1) + goodR2R, `column "row_id" is missing`, ""},
+		"needed twice":       {strings.Replace(r2rHead, "\n", ",real_token\n", 1) + goodR2R, `column "real_token" is there twice`, "remove one"},
+		"unparsable cell":    {r2rHead + goodR2R + "3,5,3,abc,1,2,2\n", `t.csv:5: column real_token: "abc" is not a number`, "--on-bad-sentence skip"},
+		"float id":           {r2rHead + goodR2R + "3,5,3,12.5,1,2,2\n", `t.csv:5: column real_token: "12.5" is not a whole number`, ""},
+		"negative id":        {r2rHead + goodR2R + "3,5,3,-3,1,2,2\n", `t.csv:5: column real_token: "-3" is negative`, ""},
+		"large id":           {r2rHead + goodR2R + "9007199254740992,5,3,3,1,2,2\n", `t.csv:5: column row_id: "9007199254740992" is 2^53 or more`, ""},
+		"blank real token":   {r2rHead + goodR2R + "3,5,3,,1,2,2\n", "t.csv:5: column real_token: is blank", ""},
+		"blank row id":       {r2rHead + goodR2R + ",5,3,1,1,2,2\n", "t.csv:5: column row_id: is blank", ""},
+		"blank position":     {r2rHead + goodR2R + "3,5,,1,1,2,2\n", "t.csv:5: column token_id: is blank", ""},
+		"blank sentence":     {r2rHead + goodR2R + "3,,3,1,1,2,2\n", "t.csv:5: column data_id: is blank", "--sentence-id-type string"},
+		"text among numbers": {r2rHead + goodR2R + "3,b7,3,1,1,2,2\n", `t.csv:5: column data_id: "b7" is not a number`, "--sentence-id-type string"},
+		"split sentence":     {r2rHead + goodR2R + "3,6,0,1,1,2,2\n4,5,3,1,1,2,2\n", "t.csv:6: sentence 5 goes on here, after other sentences; it began at t.csv:2", "sort the table by sentence"},
+		"interleaved":        {r2rHead + "0,5,0,10,1,11,11\n1,6,0,10,1,11,11\n2,5,1,11,1,12,12\n", "t.csv:4: sentence 5 goes on here", ""},
+		"duplicate position": {r2rHead + goodR2R + "3,5,2,1,1,2,2\n", "t.csv:5: column token_id: position 2 is there twice", ""},
+		"missing position":   {r2rHead + goodR2R + "3,5,5,1,1,2,2\n", "t.csv:5: column token_id: position 5 follows 2: 2 missing", ""},
+		"falling position":   {r2rHead + goodR2R + "3,5,1,1,1,2,2\n", "t.csv:5: column token_id: position 1 comes after 2", ""},
+		"late start":         {r2rHead + "0,5,2,10,1,11,11\n", "t.csv:2: sentence 5 begins at position 2, want 0 or 1", ""},
+		"two numberings":     {r2rHead + goodR2R + "3,6,1,10,1,11,11\n", "t.csv:5: sentence 6 begins at position 1, the ones before at 0", ""},
+		"falling row_id":     {r2rHead + goodR2R + "2,5,3,1,1,2,2\n", "t.csv:5: column row_id: row_id 2 comes after 2: it must rise within a sentence", ""},
+		"unequal real tokens": {studyHead + "0,0,5,10,11,1,1,1,0,5,10,11,1,1,1\n1,1,5,11,12,1,1,1,1,5,13,12,1,1,1\n",
+			`t.csv:3: column 32.0_real_token: "13" differs between the two models: column 1.5_real_token has "11"`, ""},
+		"unequal sentences": {studyHead + "0,0,5,10,11,1,1,1,0,6,10,11,1,1,1\n", `t.csv:2: column 32.0_sentence_id: "6" differs between the two models: column 1.5_sentence_id has "5"`, ""},
+		"beyond vocabulary": {r2rHead + goodR2R + "3,5,3,510,1,2,2\n", `t.csv:5: column real_token: "510" is outside the vocabulary of 510 ids`, ""},
+		"prediction beyond": {r2rHead + goodR2R + "3,5,3,1,1,2,9999\n", `t.csv:5: column LLM_predictions: "9999" is outside the vocabulary of 510 ids`, ""},
+		"bad measure":       {studyHead + "0,0,5,10,11,high,1,1,0,5,10,11,1,1,1\n", `t.csv:2: column 1.5_entropy: "high" is not a number`, ""},
+		"empty file":        {"", "t.csv is empty", ""},
+		"header only":       {r2rHead, "t.csv has a header but no rows", ""},
+		"few fields":        {r2rHead + goodR2R + "3,5,3,1\n", "t.csv:5: 4 fields, the header has 7", ""},
+		"many fields":       {r2rHead + "0,5,0,10,1,11,11,\n", "t.csv:2: 8 fields, the header has 7", ""},
+		"cut in two":        {r2rHead + goodR2R + "3,5,3\n,1,1,2,2\n", "t.csv:5: 3 fields, the header has 7", ""},
+		"wrong delimiter":   {strings.ReplaceAll(r2rHead+goodR2R, ",", ";"), `t.csv: the header is one column with ";" in it: another delimiter?`, "with commas"},
+		"open quote":        {r2rHead + goodR2R + "3,5,\"3,1,1,2,2\n", `t.csv:5: extraneous or missing " in quoted-field`, ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			o := small(t, c.table)
+			_, _, err := Plan(t.Context(), o)
+			if err == nil || !strings.Contains(err.Error(), c.want) {
+				t.Fatalf("got %v\nwant %s", err, c.want)
+			}
+			if failure.Code(err) != failure.Refused {
+				t.Errorf("exit code %d", failure.Code(err))
+			}
+			if h := failure.Hint(err); h == "" || !strings.Contains(h, c.hint) {
+				t.Errorf("hint %q, want %q", h, c.hint)
+			}
+			empty(t, o)
+		})
+	}
+}
+
+// empty wants nothing in the store: what is refused leaves nothing behind.
+func empty(t *testing.T, o Options) {
+	t.Helper()
+	for object, err := range o.Store.List(t.Context(), "") {
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Errorf("%s was left behind", object.Key)
+	}
+}
+
+func TestTruncatedGzip(t *testing.T) {
+	var b bytes.Buffer
+	w := gzip.NewWriter(&b)
+	io.WriteString(w, r2rHead+goodR2R)
+	w.Close()
+	o := small(t, b.String()[:b.Len()-9])
+	_, _, err := Plan(t.Context(), o)
+	if err == nil || !strings.Contains(err.Error(), "read t.csv: the compressed file is truncated") {
+		t.Errorf("got %v", err)
+	}
+	empty(t, o)
+}
+
+func TestSkipBadSentences(t *testing.T) {
+	bad := "3,6,0,1,1,2,2\n4,6,1,x,1,2,2\n5,6,2,1,1,2,2\n" + // a bad cell
+		"6,7,0,1,1,2,2\n7,7,2,1,1,2,2\n" + // a gap
+		"8,8,3,1,1,2,2\n" // a late start
+	o := small(t, r2rHead+goodR2R+bad+"9,9,0,10,1,11,11\n10,9,1,11,1,12,13\n11,9,2,12,1,14,14\n")
+	o.Settings.OnBadSentence = "skip"
+	j, e, err := Plan(t.Context(), o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := []job.Skipped{
+		{SentenceID: "6", Line: 6, Reason: `t.csv:6: column real_token: "x" is not a number`},
+		{SentenceID: "7", Line: 9, Reason: "t.csv:9: column token_id: position 2 follows 0: 1 missing"},
+		{SentenceID: "8", Line: 10, Reason: "t.csv:10: sentence 8 begins at position 3, the ones before at 0"},
+	}
+	if !slices.Equal(j.Skipped, want) {
+		t.Errorf("skipped %+v", j.Skipped)
+	}
+	if e.Mismatches != 2 || e.Sentences != 2 || e.Rows != 12 {
+		t.Errorf("%+v", e)
+	}
+}
+
+func TestUnclearAlignment(t *testing.T) {
+	o := options(t, 500, text("t.csv", r2rHead+goodR2R))
+	_, _, err := Plan(t.Context(), o)
+	if err == nil || !strings.Contains(err.Error(), "cannot tell which position a row's predictions are for: 50.0 % of 2 are the next row's real token, 0.0 % of 3 their own row's") || !strings.Contains(failure.Hint(err), "--alignment next") {
+		t.Errorf("got %v, hint %s", err, failure.Hint(err))
+	}
+	empty(t, o)
+}
+
+// TestAlignmentOfTheWholeTable has a head that reads one way and a table that reads the other.
+func TestAlignmentOfTheWholeTable(t *testing.T) {
+	var b strings.Builder
+	b.WriteString(r2rHead)
+	n := 0
+	for sentence := range 400 {
+		shift := 1
+		if sentence >= 100 {
+			shift = 0
+		}
+		for p := range 1000 {
+			token := func(p int) int { return (p*p + 7*sentence) % 499 }
+			writeRow(&b, n, sentence, p, token(p), 1, token(p+shift), token(p+shift))
+			n++
+		}
+	}
+	o := options(t, 500, text("t.csv", b.String()))
+	_, _, err := Plan(t.Context(), o)
+	if err == nil || !strings.Contains(err.Error(), "the head of the table says --alignment next, the whole table does not") {
+		t.Errorf("got %v", err)
+	}
+	empty(t, o)
+}
+
+func writeRow(b *strings.Builder, cells ...int) {
+	for i, c := range cells {
+		if i > 0 {
+			b.WriteByte(',')
+		}
+		b.WriteString(itoa(c))
+	}
+	b.WriteByte('\n')
+}
+
+func TestFilesOfDifferentKinds(t *testing.T) {
+	o := options(t, 500, text("a.csv", r2rHead+goodR2R), text("b.csv", strings.Replace(r2rHead, ",LLM_predictions", "", 1)+"3,6,0,1,1,2\n"))
+	o.Settings.Alignment, o.Settings.Trajectories = "next", job.Real
+	_, _, err := Plan(t.Context(), o)
+	if err == nil || !strings.Contains(err.Error(), "b.csv differs from a.csv: reference predictions in one of them only") {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestStopped(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	r, w := io.Pipe()
+	o := options(t, 500)
+	o.Sources = []table.Source{{Name: "pipe", Open: func(context.Context) (io.ReadCloser, error) { return r, nil }}}
+	go func() {
+		io.WriteString(w, r2rHead+goodR2R)
+		cancel() // and the pipe stays open
+	}()
+	if _, _, err := Plan(ctx, o); err == nil || !strings.Contains(err.Error(), context.Canceled.Error()) {
+		t.Errorf("got %v", err)
+	}
+}
