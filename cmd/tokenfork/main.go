@@ -17,9 +17,12 @@ import (
 )
 
 type cli struct {
-	Plan  planCmd  `cmd:"" help:"Find a table's mismatches and deal its sentences out to shards."`
-	Infer inferCmd `cmd:"" help:"Carry every fork on to the end of its sentence."`
-	Merge mergeCmd `cmd:"" help:"Put the finished parts together: results as Arrow, Parquet and CSV."`
+	Plan   planCmd   `cmd:"" help:"Find a table's mismatches and deal its sentences out to shards."`
+	Infer  inferCmd  `cmd:"" help:"Carry every fork on to the end of its sentence."`
+	Merge  mergeCmd  `cmd:"" help:"Put the finished parts together: results as Arrow, Parquet and CSV."`
+	Submit submitCmd `cmd:"" help:"Hand the stages to Slurm, each after the other."`
+	Status statusCmd `cmd:"" help:"Say how far a job is, and what mends what is not."`
+	Doctor doctorCmd `cmd:"" help:"Check this node: GPUs, vLLM, models, store, Slurm."`
 }
 
 func main() {
