@@ -68,7 +68,10 @@ func (c *inferCmd) Run(ctx context.Context, con *console) error {
 	case job.Reference.String():
 		o.Sides = []job.Side{job.Reference}
 	}
-	return infer.Run(ctx, o)
+	if len(c.Shard) != 1 {
+		return infer.Run(ctx, o)
+	}
+	return job.Watch(ctx, o.Store, "infer", c.Shard[0], c.Side, o.Who, func() error { return infer.Run(ctx, o) })
 }
 
 // infer turns the flags into options.

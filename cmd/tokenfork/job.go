@@ -15,7 +15,12 @@ import (
 
 // jobFlags say where the job is; every stage takes them.
 type jobFlags struct {
-	Job          string `required:"" placeholder:"DIR|s3://…" help:"The job: a folder, or a prefix in S3."`
+	Job        string `required:"" placeholder:"DIR|s3://…" help:"The job: a folder, or a prefix in S3."`
+	storeFlags `embed:""`
+}
+
+// storeFlags say how a store is reached.
+type storeFlags struct {
 	S3Endpoint   string `name:"s3-endpoint" placeholder:"URL" env:"TOKENFORK_S3_ENDPOINT" help:"S3 server other than AWS (MinIO, Ceph, …)."`
 	S3PathStyle  bool   `name:"s3-path-style" env:"TOKENFORK_S3_PATH_STYLE" help:"Bucket in the path, as most other S3 servers want it."`
 	SingleWriter bool   `help:"The store cannot keep two writers apart, and no task is ever started twice at once."`
@@ -26,16 +31,18 @@ func (f *jobFlags) open(ctx context.Context, log *slog.Logger) (store.Store, err
 	return store.Open(ctx, f.Job, f.options(log))
 }
 
-func (f *jobFlags) options(log *slog.Logger) store.Options {
+func (f *storeFlags) options(log *slog.Logger) store.Options {
 	return store.Options{S3Endpoint: f.S3Endpoint, S3PathStyle: f.S3PathStyle, SingleWriter: f.SingleWriter, TempDir: f.Tmp, Logger: log}
 }
 
-// logDir is where servers' logs go: into the job, or beside the temporary files.
+// logDir is where servers' logs go: into the job, or beside the temporary
+// files; array tasks keep theirs apart.
 func (f *jobFlags) logDir() string {
+	dir := filepath.Join(f.Job, "logs")
 	if strings.Contains(f.Job, "://") {
-		return filepath.Join(os.TempDir(), "tokenfork-logs")
+		dir = filepath.Join(os.TempDir(), "tokenfork-logs")
 	}
-	return filepath.Join(f.Job, "logs")
+	return filepath.Join(dir, attempt().Slurm)
 }
 
 // logger writes plain lines to standard error.

@@ -322,7 +322,7 @@ func (l *Log[T]) flushLoop(ctx context.Context) {
 func (l *Log[T]) flush(ctx context.Context) {
 	l.mu.Lock()
 	rows, counters := l.rows, l.counters
-	key := fmt.Sprintf("%s%s/%05d.arrow", l.task.Prefix(), l.who.ID, l.next)
+	key := fmt.Sprintf("%s%s/%05d-%d.arrow", l.task.Prefix(), l.who.ID, l.next, len(rows)) // rows: for status, which reads no parts
 	if len(rows) == 0 || l.err != nil {
 		l.mu.Unlock()
 		return

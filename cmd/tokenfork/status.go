@@ -1,0 +1,190 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"tokenfork/internal/job"
+	"tokenfork/internal/store"
+	"tokenfork/internal/survey"
+	"tokenfork/slurm"
+)
+
+// statusCmd says how far a job is.
+type statusCmd struct {
+	jobFlags `embed:""`
+	Shard    int           `default:"-1" placeholder:"K" help:"Look at one shard only."`
+	Watch    bool          `help:"Look again and again, until nothing runs or waits."`
+	Every    time.Duration `default:"30s" help:"How often --watch looks."`
+	JSON     bool          `name:"json" help:"Print JSON."`
+	All      bool          `help:"List every unfinished shard that has begun, not the first 20."`
+}
+
+// Help shows how it is used.
+func (statusCmd) Help() string {
+	return `Examples:
+  tokenfork status --job ./job --watch
+  tokenfork status --job s3://bucket/jobs/a --json | jq '.stages[] | {stage, side, shards}'
+`
+}
+
+// Run is the command.
+func (c *statusCmd) Run(ctx context.Context, con *console) error {
+	s, err := c.open(ctx, con.logger())
+	if err != nil {
+		return err
+	}
+	for {
+		r, err := c.look(ctx, s)
+		if err != nil {
+			return err
+		}
+		if err := c.print(con.out, r); err != nil || !c.Watch || !busy(r) {
+			return err
+		}
+		select {
+		case <-time.After(c.Every):
+		case <-ctx.Done():
+			return nil // whoever watched has seen enough
+		}
+	}
+}
+
+// look asks the job, and Slurm where it is there and was used.
+func (c *statusCmd) look(ctx context.Context, s store.Store) (*survey.Report, error) {
+	o := survey.Options{Store: s, Shard: c.Shard}
+	var err error
+	asked := "not used"
+	if c.Shard < 0 { // a task on a node counts its own progress: no need to ask
+		if o.Submissions, err = job.Submissions(ctx, s); err != nil {
+			return nil, err
+		}
+	}
+	if len(o.Submissions) > 0 {
+		asked = "asked"
+		o.Live, _, err = slurm.Cluster{}.Live(ctx, o.Submissions)
+		o.LiveKnown = err == nil
+		switch {
+		case errors.Is(err, slurm.ErrNoSlurm):
+			asked = "no squeue on this host"
+		case err != nil:
+			asked = err.Error()
+		}
+	}
+	r, err := survey.Status(ctx, o)
+	if err != nil {
+		return nil, err
+	}
+	r.Slurm = asked
+	return r, nil
+}
+
+func busy(r *survey.Report) bool {
+	return slices.ContainsFunc(r.Stages, func(s *survey.Stage) bool { return s.Shards[survey.Running]+s.Shards[survey.Queued] > 0 })
+}
+
+func (c *statusCmd) print(w io.Writer, r *survey.Report) error {
+	if c.JSON {
+		e := json.NewEncoder(w)
+		e.SetIndent("", " ")
+		return e.Encode(r)
+	}
+	var b strings.Builder
+	fmt.Fprintf(&b, "job %s at %s, %s: %d mismatches in %d shards; Slurm: %s\n", r.Job, r.Place, r.At.Local().Format(time.DateTime), r.Mismatches, r.Shards, r.Slurm)
+	table := tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)
+	for _, s := range r.Stages {
+		fmt.Fprintln(table, stageLine(s, r.At))
+	}
+	if err := table.Flush(); err != nil {
+		return err
+	}
+	for _, s := range r.Stages {
+		c.tasks(&b, s, r.At)
+	}
+	switch {
+	case r.Stale:
+		fmt.Fprintf(&b, "merged %s, older than what is finished now\n", r.Merged.Local().Format(time.DateTime))
+	case !r.Merged.IsZero():
+		fmt.Fprintf(&b, "merged %s\n", r.Merged.Local().Format(time.DateTime))
+	}
+	for _, command := range r.Next {
+		fmt.Fprintf(&b, "next: %s\n", command)
+	}
+	_, err := io.WriteString(w, b.String())
+	return err
+}
+
+// stageLine is a stage's row: shards by state, mismatches, rate, time left.
+func stageLine(s *survey.Stage, now time.Time) string {
+	var states []string
+	for _, state := range []string{survey.Done, survey.Running, survey.Queued, survey.Stopped, survey.Failed, survey.Missing} {
+		if n := s.Shards[state]; n > 0 {
+			states = append(states, fmt.Sprintf("%d %s", n, state))
+		}
+	}
+	line := fmt.Sprintf("%s\t%s\t%s\t%d of %d mismatches", s.Stage, s.Side, strings.Join(states, ", "), s.Done, s.Of)
+	if s.PerSecond > 0 {
+		line += fmt.Sprintf("\t%.3g/s", s.PerSecond)
+	}
+	if s.Left > 0 {
+		line += fmt.Sprintf(", %s left", time.Duration(s.Left*float64(time.Second)).Round(time.Second))
+	}
+	if !s.Last.IsZero() && len(s.Unfinished) > 0 {
+		line += "\tlast part " + ago(now, s.Last)
+	}
+	return line
+}
+
+func ago(now, t time.Time) string {
+	return max(now.Sub(t), 0).Round(time.Second).String() + " ago"
+}
+
+// shownTasks is how many shards of a stage are listed without --all.
+const shownTasks = 20
+
+// tasks lists a stage's begun shards, trouble first.
+func (c *statusCmd) tasks(w io.Writer, s *survey.Stage, now time.Time) {
+	order := []string{survey.Failed, survey.Stopped, survey.Running, survey.Queued}
+	tasks := slices.Clone(s.Tasks)
+	slices.SortStableFunc(tasks, func(a, b *survey.Task) int { return slices.Index(order, a.State) - slices.Index(order, b.State) })
+	tasks = slices.DeleteFunc(tasks, func(t *survey.Task) bool { return t.State == survey.Queued && t.Attempts == 0 })
+	for i, t := range tasks {
+		if i == shownTasks && !c.All {
+			fmt.Fprintf(w, "  … and %d more (--all)\n", len(tasks)-i)
+			return
+		}
+		fmt.Fprintln(w, taskLine(s, t, now))
+	}
+}
+
+func taskLine(s *survey.Stage, t *survey.Task, now time.Time) string {
+	line := fmt.Sprintf("  %s %s shard %d: %s, %d mismatches done", s.Stage, s.Side, t.Shard, t.State, t.Done)
+	if t.Attempts > 1 {
+		line += fmt.Sprintf(", attempt %d", t.Attempts)
+	}
+	if t.Host != "" {
+		line += ", on " + t.Host
+	}
+	if t.Slurm != "" {
+		line += fmt.Sprintf(", Slurm %s restart %d", t.Slurm, t.Restart)
+	}
+	if t.Queue != "" {
+		line += " (" + t.Queue + ")"
+	}
+	if !t.Last.IsZero() {
+		line += ", last sign " + ago(now, t.Last)
+	}
+	for _, more := range []struct{ name, text string }{{"error", t.Error}, {"hint", t.Hint}, {"log", t.Log}} {
+		if more.text != "" && (t.State == survey.Failed || t.State == survey.Stopped) {
+			line += "\n    " + more.name + ": " + more.text
+		}
+	}
+	return line
+}

@@ -1,0 +1,166 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"tokenfork/internal/failure"
+	"tokenfork/internal/job"
+	"tokenfork/slurm"
+)
+
+// submitCmd hands a job's stages to Slurm.
+type submitCmd struct {
+	jobFlags     `embed:""`
+	modelFlags   `embed:""`
+	clusterFlags `embed:""`
+	nodeFlags    `embed:""`
+	Judge        string `default:"none" placeholder:"URL|local|none" help:"Who judges: the URL of an API, a model served on the nodes, or nobody yet."`
+	JudgeModel   string `placeholder:"M" help:"The judge's name, or with --judge local its folder."`
+	JudgeArgs    string `placeholder:"ARGS" help:"Further flags of tokenfork judge."`
+	Missing      bool   `help:"Submit again what is neither done nor queued."`
+	DryRun       bool   `help:"Show scripts and commands, submit nothing." xor:"how"`
+	Print        string `placeholder:"DIR" help:"Write scripts and commands into DIR for hand editing, submit nothing." xor:"how"`
+	Folder       string `placeholder:"DIR" help:"Where scripts, lists and logs go; all nodes see it (default: slurm in the job's folder; for s3:// ./tokenfork-slurm/JOBID)."`
+}
+
+// clusterFlags become #SBATCH lines.
+type clusterFlags struct {
+	Partition  string        `placeholder:"P" help:"Partition of every stage."`
+	Account    string        `placeholder:"A" help:"Account of every stage."`
+	Time       time.Duration `placeholder:"D" help:"Time limit of an infer or judge task (default: 4h)."`
+	GPUs       int           `name:"gpus" default:"1" placeholder:"N" help:"GPUs of an infer task, and of a local judge's."`
+	SmallGPUs  int           `name:"small-gpus" placeholder:"N" help:"Give the small model arrays of its own, with N GPUs a task."`
+	CPUs       int           `name:"cpus" placeholder:"N" help:"CPUs of a task with GPUs (default: 8)."`
+	Memory     string        `name:"mem" placeholder:"SIZE" help:"Memory of a task with GPUs, as sbatch takes it."`
+	Throttle   int           `placeholder:"N" help:"Tasks of a stage that run at once (default: no limit)."`
+	Sbatch     string        `placeholder:"ARGS" help:"Further flags of sbatch, as --name=value."`
+	CPUSbatch  string        `name:"cpu-sbatch" placeholder:"ARGS" help:"The same, for stages without GPUs: another partition, say."`
+	SignalLead time.Duration `default:"2m" help:"How long before its time limit a task is told to stop."`
+	Requeues   int           `default:"20" placeholder:"N" help:"How often a task may requeue itself at its time limit."`
+}
+
+// nodeFlags become settings of the scripts.
+type nodeFlags struct {
+	Tokenfork  string        `placeholder:"PATH" help:"This program, as the nodes see it (default: the one that runs now)."`
+	Prologue   string        `placeholder:"SHELL" help:"Shell lines that bring up modules or conda on a node."`
+	VLLM       string        `name:"vllm" default:"vllm" placeholder:"CMD" env:"TOKENFORK_VLLM" help:"Command that runs vLLM, container or environment included."`
+	StageModel bool          `help:"Copy model folders to the scratch folder first, once a node."`
+	Scratch    string        `placeholder:"DIR" help:"Node-local folder for temporary files (default: $SLURM_TMPDIR or $TMPDIR there)."`
+	InferArgs  string        `placeholder:"ARGS" help:"Further flags of tokenfork infer."`
+	Grace      time.Duration `default:"20s" help:"How long what is in flight may take once a task is told to stop."`
+	Offline    bool          `help:"Nodes reach no network: a judge at a URL is not queued, its command is printed."`
+}
+
+// Help shows how it is used.
+func (submitCmd) Help() string {
+	return `Examples:
+  tokenfork submit --job /shared/job --partition gpu --time 4h --dry-run
+  tokenfork submit --job /shared/job --partition gpu --gpus 2 --infer-args "--reference-tp 2" --throttle 20
+  tokenfork submit --job s3://bucket/jobs/a --vllm "apptainer exec --nv /shared/vllm.sif vllm" --judge local --judge-model /models/judge
+  tokenfork submit --job /shared/job --missing
+`
+}
+
+// Run is the command.
+func (c *submitCmd) Run(ctx context.Context, con *console) error {
+	s, err := c.open(ctx, con.logger())
+	if err != nil {
+		return err
+	}
+	o := slurm.Options{Store: s, Missing: c.Missing, DryRun: c.DryRun, Print: c.Print, Out: con.out, Warn: con.err}
+	if o.Settings, err = c.settings(); err != nil {
+		return err
+	}
+	if o.Folder, err = c.folder(ctx, &o); err != nil {
+		return err
+	}
+	return slurm.Submit(ctx, o)
+}
+
+// settings are the flags as the scripts need them.
+func (c *submitCmd) settings() (slurm.Settings, error) {
+	s := slurm.Settings{Partition: c.Partition, Account: c.Account, Time: c.Time, GPUs: c.GPUs, SmallGPUs: c.SmallGPUs, CPUs: c.CPUs, Memory: c.Memory,
+		Throttle: c.Throttle, Lead: c.SignalLead, MaxRequeues: c.Requeues, Prologue: c.Prologue, VLLM: c.VLLM, StageModel: c.StageModel, Scratch: c.Scratch,
+		Grace: c.Grace, Offline: c.Offline, Judge: c.Judge, JudgeModel: c.JudgeModel, JobFlags: c.jobFlags.further()}
+	for _, list := range []struct {
+		to         *[]string
+		flag, line string
+	}{{&s.Sbatch, "--sbatch", c.Sbatch}, {&s.CPUSbatch, "--cpu-sbatch", c.CPUSbatch}, {&s.InferFlags, "--infer-args", c.InferArgs}, {&s.JudgeFlags, "--judge-args", c.JudgeArgs}} {
+		var err error
+		if *list.to, err = words(list.flag, list.line); err != nil {
+			return s, err
+		}
+	}
+	var err error
+	if s.Job, err = onNodes(c.Job); err != nil {
+		return s, err
+	}
+	if s.SmallModel, err = modelOnNodes(c.SmallModel); err != nil {
+		return s, err
+	}
+	if s.ReferenceModel, err = modelOnNodes(c.ReferenceModel); err != nil {
+		return s, err
+	}
+	s.Tokenfork = c.Tokenfork
+	if s.Tokenfork == "" {
+		if s.Tokenfork, err = os.Executable(); err != nil {
+			return s, failure.New(failure.Usage, "name it with --tokenfork", "find this program: %w", err)
+		}
+	}
+	return s, nil
+}
+
+// further are the flags beside --job by which the job is reached.
+func (f *jobFlags) further() []string {
+	var flags []string
+	if f.S3Endpoint != "" {
+		flags = append(flags, "--s3-endpoint", f.S3Endpoint)
+	}
+	if f.S3PathStyle {
+		flags = append(flags, "--s3-path-style")
+	}
+	if f.SingleWriter {
+		flags = append(flags, "--single-writer")
+	}
+	return flags
+}
+
+// onNodes is a location that does not depend on the current folder.
+func onNodes(location string) (string, error) {
+	if strings.Contains(location, "://") {
+		return location, nil
+	}
+	path, err := filepath.Abs(location)
+	if err != nil {
+		return "", fmt.Errorf("find %s: %w", location, err)
+	}
+	return path, nil
+}
+
+// modelOnNodes leaves a hub name alone.
+func modelOnNodes(model string) (string, error) {
+	if _, err := os.Stat(model); model == "" || err != nil {
+		return model, nil
+	}
+	return onNodes(model)
+}
+
+// folder is where submissions go.
+func (c *submitCmd) folder(ctx context.Context, o *slurm.Options) (string, error) {
+	switch {
+	case c.Folder != "":
+		return filepath.Abs(c.Folder)
+	case !strings.Contains(o.Job, "://"):
+		return filepath.Join(o.Job, "slurm"), nil
+	}
+	j, err := job.Load(ctx, o.Store)
+	if err != nil {
+		return "", err
+	}
+	return filepath.Abs(filepath.Join("tokenfork-slurm", j.ID))
+}

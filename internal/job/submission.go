@@ -1,0 +1,100 @@
+package job
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"strconv"
+	"strings"
+	"time"
+
+	"tokenfork/internal/failure"
+	"tokenfork/internal/store"
+)
+
+// SubmissionPrefix is where a job's submissions to Slurm are kept, each in N.json.
+const SubmissionPrefix = "submissions/"
+
+// Submission is what was handed to Slurm at a time: it is claimed before the
+// first sbatch and grows with each, so that no id is lost.
+type Submission struct {
+	N         int         `json:"n"`
+	Submitted time.Time   `json:"submitted"`
+	Host      string      `json:"host"`
+	Folder    string      `json:"folder"` // of the scripts, the lists of shards and logs
+	Arrays    []SlurmJob  `json:"arrays"`
+	Refused   *SlurmError `json:"refused,omitempty"` // why it is incomplete
+}
+
+// SlurmJob is a job or job array of a submission. Task i works on Shards[i].
+type SlurmJob struct {
+	Stage  string `json:"stage"`          // infer, judge, merge or report
+	Side   string `json:"side,omitempty"` // of infer: small, reference or both
+	ID     string `json:"id"`
+	Shards []int  `json:"shards,omitempty"`
+	Log    string `json:"log"` // file name with Slurm's %A, %a and %j
+}
+
+// SlurmError is a call of sbatch that Slurm refused.
+type SlurmError struct {
+	Command string `json:"command"`
+	Said    string `json:"said"`
+}
+
+func submissionKey(n int) string { return fmt.Sprintf("%s%d.json", SubmissionPrefix, n) }
+
+// Submissions gives a job's submissions, oldest first.
+func Submissions(ctx context.Context, s store.Store) ([]Submission, error) {
+	var all []Submission
+	for n := 1; ; n++ {
+		b, err := store.ReadAll(ctx, s, submissionKey(n))
+		if errors.Is(err, fs.ErrNotExist) {
+			return all, nil
+		}
+		if err != nil {
+			return nil, fmt.Errorf("read submissions of %s: %w", s, err)
+		}
+		var sub Submission
+		if err := json.Unmarshal(b, &sub); err != nil {
+			return nil, failure.New(failure.Refused, "replace its content by {}: status then does not know its Slurm ids", "%s of %s is damaged: %w", submissionKey(n), s, err)
+		}
+		all = append(all, sub)
+	}
+}
+
+// Claim takes the next number for the submission; the first to ask for a number has it.
+func (sub *Submission) Claim(ctx context.Context, s store.Store) error {
+	before, err := Submissions(ctx, s)
+	if err != nil {
+		return err
+	}
+	for sub.N = len(before) + 1; ; sub.N++ {
+		b, err := json.MarshalIndent(sub, "", " ")
+		if err != nil {
+			return fmt.Errorf("encode submission: %w", err)
+		}
+		err = store.CreateBytes(ctx, s, submissionKey(sub.N), b)
+		if !errors.Is(err, fs.ErrExist) {
+			return err
+		}
+	}
+}
+
+// Save keeps what the submission has become; only its claimer may.
+func (sub *Submission) Save(ctx context.Context, s store.Store) error {
+	b, err := json.MarshalIndent(sub, "", " ")
+	if err != nil {
+		return fmt.Errorf("encode submission: %w", err)
+	}
+	if err := store.ReplaceBytes(ctx, s, submissionKey(sub.N), b); err != nil {
+		return fmt.Errorf("keep %s: %w", submissionKey(sub.N), err)
+	}
+	return nil
+}
+
+// LogOf is the log's file name of the array's task, or of a job without tasks (-1).
+func (j *SlurmJob) LogOf(task int) string {
+	return strings.NewReplacer("%A", j.ID, "%a", strconv.Itoa(task), "%j", j.ID).Replace(j.Log)
+}

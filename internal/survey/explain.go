@@ -1,0 +1,161 @@
+package survey
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"maps"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"tokenfork/internal/failure"
+	"tokenfork/internal/job"
+	"tokenfork/internal/store"
+)
+
+// readers is how many records are read at once.
+const readers = 16
+
+// explain reads who works on, or how ended, the tasks that are begun and not done.
+func (v *view) explain(ctx context.Context, r *Report) error {
+	g, gctx := errgroup.WithContext(ctx)
+	g.SetLimit(readers)
+	for _, s := range r.Stages {
+		for _, t := range s.Tasks {
+			if t.sign != nil {
+				g.Go(func() error { return t.read(gctx, v.Store) })
+			}
+		}
+	}
+	if err := g.Wait(); err != nil {
+		return err
+	}
+	for _, s := range r.Stages {
+		for _, t := range s.Tasks {
+			s.Shards[t.State]--
+			t.settle()
+			s.Shards[t.State]++
+			t.Log = v.logOf(Key{s.Stage, s.Side, t.Shard}, t.Slurm)
+		}
+		maps.DeleteFunc(s.Shards, func(_ string, n int) bool { return n == 0 })
+	}
+	return nil
+}
+
+// read fills in the last attempt's record.
+func (t *Task) read(ctx context.Context, s store.Store) error {
+	key := t.sign.key + ".start.json"
+	if t.sign.ended {
+		key = t.sign.key + ".end.json"
+	}
+	b, err := store.ReadAll(ctx, s, key)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil // removed since it was listed
+	}
+	if err != nil {
+		return fmt.Errorf("read attempt: %w", err)
+	}
+	var e job.Ending // a start has the same fields, fewer
+	if err := json.Unmarshal(b, &e); err != nil {
+		t.Error = fmt.Sprintf("%s is damaged: %v", key, err)
+		return nil
+	}
+	t.Host, t.Restart = e.Host, e.Restart
+	if t.Slurm == "" {
+		t.Slurm = e.Slurm
+	}
+	if t.Queue == "" && t.sign.ended {
+		t.Code, t.Error, t.Hint = e.Code, e.Error, e.Hint
+	}
+	return nil
+}
+
+// settle corrects the state by what the record says.
+func (t *Task) settle() {
+	switch {
+	case t.State != Failed:
+	case t.Code == failure.Stopped:
+		t.State = Stopped
+	case t.sign != nil && !t.sign.ended && t.Slurm == "" && time.Since(t.Last) < silence:
+		t.State, t.Error = Running, "" // not Slurm's
+	}
+}
+
+// logOf is the task's log by the submission that its Slurm id belongs to.
+func (v *view) logOf(k Key, slurm string) string {
+	id, index, _ := strings.Cut(slurm, "_")
+	task, err := strconv.Atoi(index)
+	if err != nil {
+		return ""
+	}
+	for _, s := range v.Submissions {
+		for _, a := range s.Arrays {
+			if a.ID == id && a.Stage == k.Stage {
+				return filepath.Join(s.Folder, "logs", a.LogOf(task))
+			}
+		}
+	}
+	return ""
+}
+
+// next are the commands that mend what is not done, or lead on.
+func (v *view) next(r *Report) []string {
+	open, busy := v.openShards(r)
+	jobFlag := " --job " + v.Store.String()
+	switch {
+	case len(open) > 0 && len(v.Submissions) > 0:
+		return []string{"tokenfork submit" + jobFlag + " --missing"}
+	case len(open) > 0:
+		return v.byHand(open, jobFlag)
+	case busy:
+		return []string{"tokenfork status" + jobFlag + " --watch"}
+	case r.Merged.IsZero() || r.Stale:
+		return []string{"tokenfork merge" + jobFlag}
+	}
+	return nil
+}
+
+// openShards are those, by stage, that nobody works on and Slurm does not have.
+func (v *view) openShards(r *Report) (open map[string][]int, busy bool) {
+	open = map[string][]int{}
+	for _, s := range r.Stages {
+		waits := map[int]bool{}
+		for _, t := range s.Tasks {
+			waits[t.Shard] = t.State == Running || t.State == Queued
+		}
+		for _, k := range s.Unfinished {
+			if waits[k] {
+				busy = true
+			} else {
+				open[s.Stage] = append(open[s.Stage], k)
+			}
+		}
+	}
+	return open, busy
+}
+
+// byHand are the commands for a job that is not on Slurm.
+func (v *view) byHand(open map[string][]int, jobFlag string) []string {
+	var all []string
+	for _, stage := range []string{"infer", "judge"} {
+		ks := open[stage]
+		slices.Sort(ks)
+		ks = slices.Compact(ks)
+		switch {
+		case len(ks) == 0:
+		case len(ks) == len(v.job.Shards) || len(ks) > 20:
+			all = append(all, "tokenfork "+stage+jobFlag)
+		default:
+			list := strings.ReplaceAll(strings.Trim(fmt.Sprint(ks), "[]"), " ", ",")
+			all = append(all, "tokenfork "+stage+jobFlag+" --shard "+list)
+		}
+	}
+	return all
+}

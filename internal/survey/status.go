@@ -1,0 +1,347 @@
+package survey
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"tokenfork/internal/job"
+	"tokenfork/internal/store"
+)
+
+// States of a task.
+const (
+	Done    = "done"
+	Running = "running"
+	Queued  = "queued"  // Slurm has it and has not started it
+	Stopped = "stopped" // told to stop, nothing is wrong
+	Failed  = "failed"  // ended with an error, or without a word
+	Missing = "missing" // nobody has begun it
+)
+
+// Live is a task that Slurm has not finished with.
+type Live struct {
+	Key
+	Slurm  string // array_task
+	State  string // PENDING, RUNNING, …
+	Reason string // why it waits, or where it runs
+}
+
+// Task is a begun, unfinished task, with its last attempt.
+type Task struct {
+	Shard    int       `json:"shard"`
+	State    string    `json:"state"`
+	Attempts int       `json:"attempts"`
+	Host     string    `json:"host,omitempty"`
+	Slurm    string    `json:"slurm,omitempty"` // array_task
+	Restart  int       `json:"restart"`
+	Queue    string    `json:"queue,omitempty"` // Slurm's own state and reason
+	Last     time.Time `json:"last,omitzero"`   // when it last kept something, or began
+	Done     int64     `json:"mismatches_done"`
+	Code     int       `json:"code,omitempty"`
+	Error    string    `json:"error,omitempty"`
+	Hint     string    `json:"hint,omitempty"`
+	Log      string    `json:"log,omitempty"`
+
+	sign *sign
+}
+
+// Stage sums up a stage and side.
+type Stage struct {
+	Stage      string         `json:"stage"`
+	Side       string         `json:"side"` // small, reference, or a judging's id
+	Shards     map[string]int `json:"shards"`
+	Done       int64          `json:"mismatches_done"` // those in parts of unfinished shards included
+	Of         int64          `json:"mismatches"`
+	PerSecond  float64        `json:"per_second"`            // of late
+	Left       float64        `json:"seconds_left,omitzero"` // at that rate; 0: not known
+	Last       time.Time      `json:"last,omitzero"`
+	Unfinished []int          `json:"unfinished,omitempty"`
+	Tasks      []*Task        `json:"tasks,omitempty"` // begun or queued, and not done
+}
+
+// Report is a look at a job.
+type Report struct {
+	Job         string    `json:"job"`
+	Place       string    `json:"place"`
+	At          time.Time `json:"at"`
+	Shards      int       `json:"shards"`
+	Mismatches  int64     `json:"mismatches"`
+	KeptObjects int       `json:"kept_objects"` // parts, answers and commits: grows with every bit of progress
+	Stages      []*Stage  `json:"stages"`
+	Merged      time.Time `json:"merged,omitzero"`
+	Stale       bool      `json:"merge_is_stale"` // something was finished since
+	Slurm       string    `json:"slurm"`          // asked, or why not
+	Next        []string  `json:"next,omitempty"` // commands
+}
+
+// Options say what to look at.
+type Options struct {
+	Store       store.Store
+	Shard       int              // -1: all
+	Live        []Live           // what Slurm has of the job
+	LiveKnown   bool             // Slurm was asked: what it does not list is over
+	Submissions []job.Submission // of the job
+}
+
+// silence is how long a runner may keep nothing before, unknown to Slurm, it is
+// taken for dead: servers take long to start, parts come each minute.
+const silence = 30 * time.Minute
+
+// Status looks at the job.
+func Status(ctx context.Context, o Options) (*Report, error) {
+	j, err := job.Load(ctx, o.Store)
+	if err != nil {
+		return nil, err
+	}
+	tasks, err := Look(ctx, o.Store, o.Shard)
+	if err != nil {
+		return nil, err
+	}
+	began, err := signs(ctx, o.Store)
+	if err != nil {
+		return nil, err
+	}
+	r := &Report{Job: j.ID, Place: o.Store.String(), At: time.Now().UTC().Truncate(time.Second), Shards: len(j.Shards), Mismatches: j.Mismatches}
+	for _, t := range tasks {
+		r.KeptObjects += t.Kept
+	}
+	v := &view{Options: o, job: j, tasks: tasks, signs: began, live: byKey(o.Live)}
+	for _, s := range v.stages() {
+		r.Stages = append(r.Stages, v.stage(s.Stage, s.Side))
+	}
+	if err := v.explain(ctx, r); err != nil {
+		return nil, err
+	}
+	if err := merged(ctx, o.Store, r); err != nil {
+		return nil, err
+	}
+	r.Next = v.next(r)
+	return r, nil
+}
+
+// view is a job while its report is made.
+type view struct {
+	Options
+	job   *job.Job
+	tasks map[Key]*Objects
+	signs map[Key][]sign
+	live  map[Key]Live
+}
+
+func byKey(all []Live) map[Key]Live {
+	m := map[Key]Live{}
+	for _, l := range all {
+		m[l.Key] = l
+	}
+	return m
+}
+
+// stages are the sides of infer and the judgings that have begun, or one that is submitted.
+func (v *view) stages() []Key {
+	var all []Key
+	for _, side := range v.job.Settings.Servers() {
+		all = append(all, Key{Stage: "infer", Side: side.String()})
+	}
+	judgings := map[string]bool{}
+	for k := range v.tasks {
+		if k.Stage == "judge" && !judgings[k.Side] {
+			judgings[k.Side] = true
+			all = append(all, Key{Stage: "judge", Side: k.Side})
+		}
+	}
+	if len(judgings) == 0 && v.judgeIsExpected() {
+		all = append(all, Key{Stage: "judge", Side: both})
+	}
+	slices.SortStableFunc(all, func(a, b Key) int {
+		if a.Stage == b.Stage && a.Stage == "judge" {
+			return cmp.Compare(a.Side, b.Side)
+		}
+		return cmp.Compare(a.Stage, b.Stage)
+	})
+	return all
+}
+
+func (v *view) judgeIsExpected() bool {
+	for _, s := range v.Submissions {
+		for _, a := range s.Arrays {
+			if a.Stage == "judge" {
+				return true
+			}
+		}
+	}
+	for k := range v.signs {
+		if k.Stage == "judge" {
+			return true
+		}
+	}
+	return false
+}
+
+// both is the side of a runner that works on all sides of its stage.
+const both = "both"
+
+// at finds what is kept under the task's own side or under both.
+func at[T any](m map[Key]T, k Key) (T, bool) {
+	if t, ok := m[k]; ok {
+		return t, true
+	}
+	k.Side = both
+	t, ok := m[k]
+	return t, ok
+}
+
+func (v *view) stage(stage, side string) *Stage {
+	s := &Stage{Stage: stage, Side: side, Shards: map[string]int{}}
+	var parts []part
+	for k, shard := range v.job.Shards {
+		if v.Shard >= 0 && k != v.Shard {
+			continue
+		}
+		key := Key{stage, side, k}
+		o := v.tasks[key]
+		if o == nil {
+			o = &Objects{}
+		}
+		s.Of += int64(shard.Mismatches)
+		t := v.task(key, o)
+		t.Done = min(o.rows()/v.rowsPerMismatch(stage), int64(shard.Mismatches))
+		s.Shards[t.State]++
+		if t.State == Done {
+			s.Done += int64(shard.Mismatches)
+		} else {
+			s.Done += t.Done
+			s.Unfinished = append(s.Unfinished, k)
+			if t.State != Missing {
+				s.Tasks = append(s.Tasks, t)
+			}
+		}
+		if o.Last.After(s.Last) {
+			s.Last = o.Last
+		}
+		parts = append(parts, o.parts...)
+	}
+	if len(s.Unfinished) > 0 {
+		s.rate(parts, v.rowsPerMismatch(stage))
+	}
+	return s
+}
+
+// rowsPerMismatch is how many forks of a mismatch one server carries on.
+func (v *view) rowsPerMismatch(stage string) int64 {
+	if stage == "infer" && v.job.Settings.Trajectories != job.Own {
+		return 2
+	}
+	return 1
+}
+
+// task settles one task's state: the job's own objects say what is done, Slurm
+// what still lives, the runners' records how the others ended.
+func (v *view) task(k Key, o *Objects) *Task {
+	t := &Task{Shard: k.Shard, State: Missing, Attempts: o.Attempts, Last: o.Last}
+	if !o.Committed.IsZero() {
+		t.State = Done
+		return t
+	}
+	t.sign = v.lastSign(k, t)
+	if live, ok := at(v.live, k); ok {
+		t.Slurm, t.Queue = live.Slurm, strings.TrimSpace(live.State+" "+live.Reason)
+		t.State = Running
+		if live.State == "PENDING" {
+			t.State = Queued
+		}
+		return t
+	}
+	switch {
+	case t.sign == nil && o.Kept == 0 && o.Attempts == 0:
+	case t.sign != nil && t.sign.ended:
+		t.State = Failed // or stopped: its record says
+	case v.LiveKnown && len(v.Submissions) > 0 || time.Since(t.Last) > silence:
+		t.State, t.Error = Failed, "ended without a word: killed, out of memory, or its node was lost"
+	default:
+		t.State = Running
+	}
+	return t
+}
+
+// lastSign is the record of the last runner on the task's side, or on both.
+func (v *view) lastSign(k Key, t *Task) *sign {
+	var last *sign
+	n := 0
+	for _, side := range []string{k.Side, both} {
+		all := v.signs[Key{k.Stage, side, k.Shard}]
+		n += len(all)
+		for i := range all {
+			if last == nil || all[i].start.After(last.start) {
+				last = &all[i]
+			}
+		}
+	}
+	t.Attempts = max(t.Attempts, n)
+	if last != nil && last.at.After(t.Last) {
+		t.Last = last.at
+	}
+	return last
+}
+
+// rateWindow is how far back the rate looks from the newest part.
+const rateWindow = 30 * time.Minute
+
+// rate is what came of late: rows of the window's parts but the first, whose
+// work was done before it.
+func (s *Stage) rate(parts []part, perMismatch int64) {
+	slices.SortFunc(parts, func(a, b part) int { return a.at.Compare(b.at) })
+	if len(parts) < 2 {
+		return
+	}
+	newest := parts[len(parts)-1].at
+	first, _ := slices.BinarySearchFunc(parts, newest.Add(-rateWindow), func(p part, t time.Time) int { return p.at.Compare(t) })
+	rows := int64(0)
+	for _, p := range parts[first+1:] {
+		rows += p.rows
+	}
+	seconds := newest.Sub(parts[first].at).Seconds()
+	if rows == 0 || seconds <= 0 {
+		return
+	}
+	s.PerSecond = float64(rows) / float64(perMismatch) / seconds
+	if s.Shards[Running] > 0 {
+		s.Left = float64(s.Of-s.Done) / s.PerSecond
+	}
+}
+
+// merged says whether there are results, and whether they are up to date.
+func merged(ctx context.Context, s store.Store, r *Report) error {
+	for o, err := range s.List(ctx, "results.parquet") {
+		if err != nil {
+			return fmt.Errorf("look for results of %s: %w", s, err)
+		}
+		r.Merged = o.Modified
+	}
+	for _, stage := range r.Stages {
+		r.Stale = r.Stale || !r.Merged.IsZero() && stage.Last.After(r.Merged)
+	}
+	return nil
+}
+
+// Ranges writes ascending numbers briefly: 17, 88-90.
+func Ranges(ns []int) string {
+	var all []string
+	for i := 0; i < len(ns); {
+		j := i
+		for j+1 < len(ns) && ns[j+1] == ns[j]+1 {
+			j++
+		}
+		one := strconv.Itoa(ns[i])
+		if j > i {
+			one += "-" + strconv.Itoa(ns[j])
+		}
+		all = append(all, one)
+		i = j + 1
+	}
+	return strings.Join(all, ", ")
+}

@@ -1,0 +1,49 @@
+package slurm
+
+import (
+	"context"
+	"strconv"
+
+	"tokenfork/internal/job"
+	"tokenfork/internal/survey"
+)
+
+// sides of the servers that a runner of an infer array brings up, by the array's side.
+var sides = map[string][]string{
+	"small":     {"small"},
+	"reference": {"reference"},
+	both:        {"small", "reference", both},
+	"":          {both}, // judge
+}
+
+const both = "both"
+
+// Live lists the submissions' tasks that Slurm has not finished with, and the
+// ids of the jobs and arrays that they belong to.
+func (c Cluster) Live(ctx context.Context, submissions []job.Submission) (tasks []survey.Live, ids map[string]bool, err error) {
+	arrays := map[string]job.SlurmJob{}
+	var all []string
+	for _, s := range submissions {
+		for _, a := range s.Arrays {
+			arrays[a.ID] = a
+			all = append(all, a.ID)
+		}
+	}
+	queue, err := c.Queue(ctx, all)
+	if err != nil {
+		return nil, nil, err
+	}
+	ids = map[string]bool{}
+	for _, q := range queue {
+		a := arrays[q.ID]
+		ids[q.ID] = true
+		if q.Task < 0 || q.Task >= len(a.Shards) {
+			continue
+		}
+		for _, side := range sides[a.Side] {
+			tasks = append(tasks, survey.Live{Key: survey.Key{Stage: a.Stage, Side: side, Shard: a.Shards[q.Task]},
+				Slurm: q.ID + "_" + strconv.Itoa(q.Task), State: q.State, Reason: q.Reason})
+		}
+	}
+	return tasks, ids, nil
+}

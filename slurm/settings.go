@@ -1,0 +1,166 @@
+package slurm
+
+import (
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"tokenfork/internal/failure"
+	"tokenfork/internal/job"
+)
+
+// Stages of a submission, in order.
+const (
+	Infer  = "infer"
+	Judge  = "judge"
+	Merge  = "merge"
+	Report = "report"
+)
+
+// Settings say how the stages run on the cluster. None changes a label.
+type Settings struct {
+	Job       string   // as the nodes reach it: an absolute path or s3://…
+	JobFlags  []string // further flags that every stage needs to reach it
+	Tokenfork string   // the program, as the nodes see it
+
+	Partition, Account string
+	Time               time.Duration
+	GPUs               int // of an infer task, and of a local judge
+	SmallGPUs          int // > 0: the small model's tasks are arrays of their own, with so many
+	CPUs               int // of an infer task
+	Memory             string
+	Sbatch             []string // further flags of sbatch, for every stage
+	CPUSbatch          []string // for those without GPUs
+	Throttle           int      // tasks of an array that run at once; 0: no limit
+
+	Prologue                   string
+	VLLM                       string
+	SmallModel, ReferenceModel string
+	StageModel                 bool
+	Scratch                    string
+	InferFlags                 []string
+	Judge                      string // URL, local or none
+	JudgeModel                 string
+	JudgeFlags                 []string
+	Offline                    bool // nodes reach no network
+
+	Lead        time.Duration // SIGUSR1 before the time limit
+	Grace       time.Duration
+	MaxRequeues int
+}
+
+// commitTime is what the last part, the commit and Slurm's own slack (a signal
+// may come late by its polling) need after the grace.
+const commitTime = 30 * time.Second
+
+func (s *Settings) validate() error {
+	switch {
+	case s.Lead < s.Grace+commitTime:
+		return failure.New(failure.Usage, fmt.Sprintf("--signal-lead %s or more, or a shorter --grace", s.Grace+commitTime),
+			"SIGUSR1 comes %s before the time limit, but what is in flight may take %s and its commit %s", s.Lead, s.Grace, commitTime)
+	case s.Time > 0 && s.Time <= s.Lead:
+		return failure.New(failure.Usage, "a longer --time", "a time limit of %s ends before SIGUSR1's lead of %s", s.Time, s.Lead)
+	case s.Judge == "":
+		return failure.New(failure.Usage, "--judge URL, local or none", "no word on who judges")
+	case s.Throttle < 0 || s.GPUs < 0 || s.SmallGPUs < 0 || s.CPUs < 0:
+		return failure.New(failure.Usage, "0 leaves it to the script", "negative number of tasks, GPUs or CPUs")
+	}
+	for _, flag := range slices.Concat(s.Sbatch, s.CPUSbatch) {
+		if !strings.HasPrefix(flag, "--") {
+			return failure.New(failure.Usage, "write it as --name=value", "flag %q of sbatch", flag)
+		}
+	}
+	return nil
+}
+
+// judged says whether the submission has a judge array.
+func (s *Settings) judged() bool {
+	return s.Judge == "local" || s.Judge != "none" && !s.Offline
+}
+
+// script renders a stage's script; gpus is what a task of it gets.
+func (s *Settings) script(stage, side, folder string) (string, error) {
+	return render(stage+".sbatch", s.directives(stage, side, folder), s.assignments(side, folder))
+}
+
+func (s *Settings) directives(stage, side, folder string) []directive {
+	name := strings.TrimSuffix(scriptName(stage, side), ".sbatch")
+	ds := []directive{{"job-name", "tokenfork-" + name}, {"output", folder + "/logs/" + logName(stage, side)}}
+	add := func(name, value string) {
+		if value != "" {
+			ds = append(ds, directive{name, value})
+		}
+	}
+	add("partition", s.Partition)
+	add("account", s.Account)
+	if stage == Infer || stage == Judge {
+		add("signal", "B:USR1@"+strconv.Itoa(int(s.Lead.Seconds())))
+		if s.Time > 0 {
+			add("time", slurmTime(s.Time))
+		}
+	}
+	further := s.Sbatch
+	if stage == Infer || stage == Judge && s.Judge == "local" {
+		add("mem", s.Memory)
+		if s.CPUs > 0 {
+			add("cpus-per-task", strconv.Itoa(s.CPUs))
+		}
+		add("gres", "gpu:"+strconv.Itoa(s.gpus(stage, side)))
+	} else {
+		further = slices.Concat(further, s.CPUSbatch)
+	}
+	for _, flag := range further {
+		name, value, _ := strings.Cut(strings.TrimPrefix(flag, "--"), "=")
+		ds = append(ds, directive{name, value})
+	}
+	return ds
+}
+
+func (s *Settings) gpus(stage, side string) int {
+	if stage == Infer && side == job.Small.String() {
+		return s.SmallGPUs
+	}
+	return s.GPUs
+}
+
+func (s *Settings) assignments(side, folder string) []assignment {
+	flag := map[bool]string{true: "1"}
+	return []assignment{
+		word("JOB", s.Job), words("JOB_FLAGS", s.JobFlags), word("SCRIPTS", folder), word("TOKENFORK", s.Tokenfork),
+		word("PROLOGUE", s.Prologue), word("VLLM", s.VLLM), word("SIDE", side),
+		word("SMALL_MODEL", s.SmallModel), word("REFERENCE_MODEL", s.ReferenceModel), word("STAGE_MODEL", flag[s.StageModel]),
+		word("SCRATCH", s.Scratch), word("GRACE", s.Grace.String()), words("INFER_FLAGS", s.InferFlags),
+		word("MAX_REQUEUES", strconv.Itoa(s.MaxRequeues)),
+		word("JUDGE", s.Judge), word("JUDGE_MODEL", s.JudgeModel), words("JUDGE_FLAGS", s.JudgeFlags),
+		words("MERGE_FLAGS", s.mergeFlags()),
+	}
+}
+
+// mergeFlags name the judging whose verdicts are merged.
+func (s *Settings) mergeFlags() []string {
+	flags := []string{"--judge", s.Judge}
+	if s.Judge != "none" && s.JudgeModel != "" {
+		flags = append(flags, "--judge-model", s.JudgeModel)
+	}
+	if s.Judge == "none" {
+		return flags
+	}
+	return append(flags, s.JudgeFlags...)
+}
+
+// logName holds what tells a log apart: stage, side, the array and the task.
+func logName(stage, side string) string {
+	name := strings.TrimSuffix(scriptName(stage, side), ".sbatch")
+	if stage == Merge || stage == Report {
+		return name + "-%j.log"
+	}
+	return name + "-%A_%a.log"
+}
+
+// slurmTime writes D-HH:MM:SS.
+func slurmTime(d time.Duration) string {
+	s := int(d.Seconds())
+	return fmt.Sprintf("%d-%02d:%02d:%02d", s/86400, s/3600%24, s/60%60, s%60)
+}

@@ -1,0 +1,335 @@
+package slurm
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"tokenfork/internal/failure"
+	"tokenfork/internal/job"
+	"tokenfork/internal/store"
+	"tokenfork/internal/survey"
+)
+
+// Options say what to submit.
+type Options struct {
+	Settings
+	Store   store.Store
+	Cluster Cluster
+	Folder  string // holds a folder of scripts, lists and logs for each submission; all nodes see it
+	Judging string // id of the judging, if it is known: shards that it has finished are left out
+	Missing bool   // go on where an earlier submission left off
+	DryRun  bool   // show scripts and commands, hand Slurm nothing
+	Print   string // folder that gets scripts, lists and commands for hand editing
+	Out     io.Writer
+	Warn    io.Writer
+}
+
+// array is a call of sbatch to be.
+type array struct {
+	stage, side string
+	shards      []int // nil: no array
+	list        string
+}
+
+func (a *array) script() string { return scriptName(a.stage, a.side) }
+
+func scriptName(stage, side string) string {
+	if side == "small" || side == "reference" {
+		return stage + "-" + side + ".sbatch"
+	}
+	return stage + ".sbatch"
+}
+
+// plan is a submission before Slurm has seen it.
+type plan struct {
+	*Options
+	job    *job.Job
+	config Config
+	folder string
+	arrays []array
+	alive  map[string][]string // by stage: ids of earlier arrays that Slurm still works on
+}
+
+// Submit hands the stages that are not done to Slurm. The ids are kept in the
+// job as they come; where Slurm refuses one the error says which, and a later
+// Submit goes on from there.
+func Submit(ctx context.Context, o Options) error {
+	if err := o.validate(); err != nil {
+		return err
+	}
+	p := &plan{Options: &o, alive: map[string][]string{}}
+	var err error
+	if p.job, err = job.Load(ctx, o.Store); err != nil {
+		return err
+	}
+	if err := p.configure(ctx); err != nil {
+		return err
+	}
+	earlier, err := job.Submissions(ctx, o.Store)
+	if err != nil {
+		return err
+	}
+	if err := p.decide(ctx, earlier); err != nil {
+		return err
+	}
+	switch {
+	case o.DryRun:
+		p.folder = p.folderOf(len(earlier) + 1)
+		return p.show()
+	case o.Print != "":
+		return p.print()
+	}
+	return p.submit(ctx)
+}
+
+// defaultArraySize is Slurm's own default of MaxArraySize.
+const defaultArraySize = 1001
+
+// configure asks Slurm for its limits. Scripts can be written without a Slurm.
+func (p *plan) configure(ctx context.Context) error {
+	var err error
+	p.config, err = p.Cluster.Config(ctx)
+	if errors.Is(err, ErrNoSlurm) && (p.DryRun || p.Print != "") {
+		p.config = Config{MaxArraySize: defaultArraySize, KillWait: 30 * time.Second, JobRequeue: true}
+		_, err = fmt.Fprintf(p.Warn, "tokenfork: no Slurm here: taking MaxArraySize to be %d\n", defaultArraySize)
+	}
+	if errors.Is(err, ErrNoSlurm) {
+		return failure.New(failure.Refused, "submit on a login node of the cluster, or --print DIR writes the scripts", "submit: %w", err)
+	}
+	if err != nil {
+		return fmt.Errorf("ask Slurm for its limits: %w", err)
+	}
+	if p.config.MaxArraySize < 2 {
+		return failure.New(failure.Refused, "ask the administrators to raise MaxArraySize", "this Slurm takes no job arrays (MaxArraySize is %d)", p.config.MaxArraySize)
+	}
+	if p.config.KillWait < p.Grace+10*time.Second {
+		_, err = fmt.Fprintf(p.Warn, "tokenfork: scancel and preemption leave %s (KillWait), --grace is %s: what is in flight then may be done again; --grace %s fits\n",
+			p.config.KillWait, p.Grace, max(p.config.KillWait-10*time.Second, 0))
+	}
+	return err
+}
+
+// decide lays out the arrays: shards that are done, or that Slurm still has
+// from an earlier submission, are left out.
+func (p *plan) decide(ctx context.Context, earlier []job.Submission) error {
+	if n := len(earlier); n > 0 && !p.Missing && earlier[n-1].Refused == nil && !p.DryRun && p.Print == "" {
+		return failure.New(failure.Refused, "--missing submits what is neither done nor queued; tokenfork status shows it",
+			"job %s was submitted before, %s", p.Store, describe(&earlier[n-1]))
+	}
+	var live []survey.Live
+	ids := map[string]bool{}
+	if len(earlier) > 0 {
+		var err error
+		if live, ids, err = p.Cluster.Live(ctx, earlier); err != nil && !errors.Is(err, ErrNoSlurm) {
+			return fmt.Errorf("ask Slurm what is queued: %w", err)
+		}
+	}
+	for _, s := range earlier {
+		for _, a := range s.Arrays {
+			if ids[a.ID] {
+				p.alive[a.Stage] = append(p.alive[a.Stage], a.ID)
+			}
+		}
+	}
+	tasks, err := survey.Look(ctx, p.Store, -1)
+	if err != nil {
+		return err
+	}
+	p.layOut(tasks, live)
+	return nil
+}
+
+func (p *plan) layOut(tasks map[survey.Key]*survey.Objects, live []survey.Live) {
+	busy := map[survey.Key]bool{}
+	for _, l := range live {
+		busy[l.Key] = true
+	}
+	open := func(stage, side string, k int) bool {
+		key := survey.Key{Stage: stage, Side: side, Shard: k}
+		o := tasks[key]
+		return !busy[key] && (o == nil || o.Committed.IsZero())
+	}
+	servers := p.job.Settings.Servers()
+	if p.SmallGPUs > 0 && len(servers) > 1 {
+		for _, side := range servers {
+			p.window(Infer, side.String(), func(k int) bool { return open(Infer, side.String(), k) })
+		}
+	} else {
+		p.window(Infer, both, func(k int) bool {
+			return slices.ContainsFunc(servers, func(s job.Side) bool { return open(Infer, s.String(), k) })
+		})
+	}
+	if p.judged() {
+		p.window(Judge, "", func(k int) bool {
+			return !busy[survey.Key{Stage: Judge, Side: both, Shard: k}] && open(Judge, p.Judging, k)
+		})
+	}
+	if p.judged() || p.Judge == "none" {
+		p.arrays = append(p.arrays, array{stage: Merge}, array{stage: Report})
+	}
+}
+
+// window cuts the shards into arrays below the limit.
+func (p *plan) window(stage, side string, open func(k int) bool) {
+	var ks []int
+	for k := range p.job.Shards {
+		if open(k) {
+			ks = append(ks, k)
+		}
+	}
+	n := 0
+	for part := range slices.Chunk(ks, p.config.MaxArraySize) {
+		list := strings.TrimSuffix(scriptName(stage, side), ".sbatch") + "-" + strconv.Itoa(n) + ".list"
+		p.arrays = append(p.arrays, array{stage, side, part, list})
+		n++
+	}
+}
+
+// folderOf is the folder of submission n.
+func (p *plan) folderOf(n int) string { return filepath.Join(p.Folder, strconv.Itoa(n)) }
+
+// write puts scripts and lists into the submission's folder.
+func (p *plan) write() error {
+	rendered, err := p.render()
+	if err != nil {
+		return err
+	}
+	for _, a := range p.arrays {
+		if a.shards == nil {
+			continue
+		}
+		var lines strings.Builder
+		for _, k := range a.shards {
+			fmt.Fprintln(&lines, k)
+		}
+		rendered[a.list] = lines.String()
+	}
+	return write(p.folder, rendered)
+}
+
+func (p *plan) render() (map[string]string, error) {
+	rendered := map[string]string{}
+	for _, a := range p.arrays {
+		if _, done := rendered[a.script()]; done {
+			continue
+		}
+		text, err := p.script(a.stage, a.side, p.folder)
+		if err != nil {
+			return nil, err
+		}
+		rendered[a.script()] = text
+	}
+	return rendered, nil
+}
+
+// command is sbatch's arguments, but for --parsable. ids are, by stage, what
+// was submitted before.
+func (p *plan) command(a *array, ids map[string][]string) []string {
+	var args []string
+	if a.shards != nil {
+		args = append(args, "--array="+p.indexes(a))
+	}
+	if d := dependency(a.stage, ids); d != "" {
+		args = append(args, "--dependency="+d)
+	}
+	if a.stage == Report {
+		args = append(args, "--kill-on-invalid-dep=yes")
+	}
+	args = append(args, filepath.Join(p.folder, a.script()))
+	if a.shards != nil {
+		args = append(args, filepath.Join(p.folder, a.list))
+	}
+	return args
+}
+
+// indexes is the array's range, with its share of the throttle.
+func (p *plan) indexes(a *array) string {
+	r := "0-" + strconv.Itoa(len(a.shards)-1)
+	if p.Throttle == 0 {
+		return r
+	}
+	arrays := 0
+	for _, b := range p.arrays {
+		if b.stage == a.stage && b.shards != nil {
+			arrays++
+		}
+	}
+	return r + "%" + strconv.Itoa(max(1, p.Throttle/arrays))
+}
+
+// dependency: a stage starts when the former has ended, however; it refuses by
+// itself what is missing. A report wants a merge that went well.
+func dependency(stage string, ids map[string][]string) string {
+	after := func(stages ...string) string {
+		var all []string
+		for _, s := range stages {
+			all = append(all, ids[s]...)
+		}
+		return strings.Join(all, ":")
+	}
+	kind, on := "afterany:", ""
+	switch stage {
+	case Judge:
+		on = after(Infer)
+	case Merge:
+		on = after(Infer, Judge)
+	case Report:
+		kind, on = "afterok:", after(Merge)
+	}
+	if on == "" {
+		return ""
+	}
+	return kind + on
+}
+
+// submit claims a number, writes the scripts and hands the arrays to Slurm one
+// after the other.
+func (p *plan) submit(ctx context.Context) error {
+	host, err := os.Hostname()
+	if err != nil {
+		return fmt.Errorf("name this host: %w", err)
+	}
+	sub := &job.Submission{Submitted: time.Now().UTC().Truncate(time.Second), Host: host}
+	if err := sub.Claim(ctx, p.Store); err != nil {
+		return fmt.Errorf("claim a submission of %s: %w", p.Store, err)
+	}
+	p.folder = p.folderOf(sub.N)
+	sub.Folder = p.folder
+	if err := p.write(); err != nil {
+		return err
+	}
+	ids := map[string][]string{Infer: p.alive[Infer], Judge: p.alive[Judge]}
+	for _, a := range p.arrays {
+		command := p.command(&a, ids)
+		id, err := p.Cluster.sbatch(ctx, command)
+		if err != nil {
+			sub.Refused = &job.SlurmError{Command: commandLine("sbatch", command), Said: err.Error()}
+			return p.refused(ctx, sub, &a, err)
+		}
+		ids[a.stage] = append(ids[a.stage], id)
+		sub.Arrays = append(sub.Arrays, job.SlurmJob{Stage: a.stage, Side: a.side, ID: id, Shards: a.shards, Log: logName(a.stage, a.side)})
+		if err := sub.Save(ctx, p.Store); err != nil {
+			return fmt.Errorf("%w (Slurm has taken %s)", err, id)
+		}
+	}
+	return p.told(sub)
+}
+
+// refused records and tells what Slurm did not take.
+func (p *plan) refused(ctx context.Context, sub *job.Submission, a *array, cause error) error {
+	what := a.stage
+	if a.shards != nil {
+		what = fmt.Sprintf("%s array 0-%d (shards %s)", strings.TrimSpace(a.stage+" "+a.side), len(a.shards)-1, survey.Ranges(a.shards))
+	}
+	err := failure.New(failure.Refused, "mend it and resume with `tokenfork submit --job "+p.Store.String()+"`: what is queued is not submitted again",
+		"%s refused: %w; %s", what, cause, describe(sub))
+	return errors.Join(err, sub.Save(ctx, p.Store))
+}
