@@ -17,9 +17,10 @@ import (
 )
 
 type cli struct {
-	Plan  planCmd  `cmd:"" help:"Find a table's mismatches and deal its sentences out to shards."`
-	Infer inferCmd `cmd:"" help:"Carry every fork on to the end of its sentence."`
-	Merge mergeCmd `cmd:"" help:"Put the finished parts together: results as Arrow, Parquet and CSV."`
+	Plan   planCmd   `cmd:"" help:"Find a table's mismatches and deal its sentences out to shards."`
+	Infer  inferCmd  `cmd:"" help:"Carry every fork on to the end of its sentence."`
+	Merge  mergeCmd  `cmd:"" help:"Put the finished parts together: results as Arrow, Parquet and CSV."`
+	Report reportCmd `cmd:"" help:"Make figures and tables of the results for a paper, and one page with all of them."`
 }
 
 func main() {
