@@ -212,7 +212,7 @@ func (a *analyst) emit(bin, types int, out *worked) {
 				continue
 			}
 			a.tally.positions += c.positions
-			r := job.Rate{Measure: job.MeasurePosition, Bin: int32(bin), SentenceID: &a.whole.ID, TokenClass: &classNames[class], Positions: c.positions, Mismatches: c.mismatches,
+			r := job.Rate{Measure: job.MeasurePosition, Bin: int32(bin), SentenceID: &a.whole.ID, TokenClass: &job.TokenClasses[class], Positions: c.positions, Mismatches: c.mismatches,
 				From: float64(bin*job.PositionBinWidth + a.settings.FirstPosition), To: float64((bin+1)*job.PositionBinWidth + a.settings.FirstPosition)}
 			if a.whole.TokenType != nil {
 				v := int32(t)

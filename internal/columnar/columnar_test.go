@@ -120,3 +120,33 @@ func TestAsInt64RefusesText(t *testing.T) {
 		t.Errorf("got %v", err)
 	}
 }
+
+func TestOptionalColumn(t *testing.T) {
+	type part struct {
+		Note  *string `col:"note,optional"`
+		N     int64   `col:"n"`
+		Words []string
+		IDs   []int32 `col:"ids"`
+	}
+	for _, options := range [][]Option{nil, {Without("note")}} {
+		b := write(t, func(b *bytes.Buffer) (Writer[row], error) { return NewParquetWriter[row](b, options...) })
+		r, err := ReadParquet[part](bytes.NewReader(b.Bytes()))
+		if err != nil {
+			t.Fatal(err)
+		}
+		var got []part
+		for v, err := range r.Rows() {
+			if err != nil {
+				t.Fatal(err)
+			}
+			got = append(got, *v)
+		}
+		want := []part{{Note: rows[0].Note, N: 1 << 40, IDs: []int32{1, 2}}, {}, {Note: rows[2].Note, N: -1, IDs: []int32{}}}
+		if options != nil {
+			want[0].Note, want[2].Note = nil, nil
+		}
+		if !reflect.DeepEqual(got, want) {
+			t.Errorf("got %+v, want %+v", got, want)
+		}
+	}
+}

@@ -24,7 +24,8 @@ type Reader[T any] struct {
 }
 
 // ReadStream opens what NewStreamWriter writes. Columns of T that the file lacks
-// are an error; columns of the file that T lacks are passed over.
+// are an error, but for those tagged `col:"name,optional"`; columns of the file
+// that T lacks are passed over.
 func ReadStream[T any](r io.Reader) (*Reader[T], error) {
 	z, err := zstd.NewReader(r, zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true))
 	if err != nil {
@@ -43,7 +44,7 @@ type ReaderAtSeeker interface {
 	io.Seeker
 }
 
-// ReadParquet opens a Parquet file; the rules are ReadStream's.
+// ReadParquet opens a Parquet file; the rules are ReadStream's. Only T's columns are decoded.
 func ReadParquet[T any](r ReaderAtSeeker) (*Reader[T], error) {
 	pf, err := file.NewParquetReader(r)
 	if err != nil {
@@ -53,23 +54,43 @@ func ReadParquet[T any](r ReaderAtSeeker) (*Reader[T], error) {
 	if err != nil {
 		return nil, fmt.Errorf("read Parquet: %w", err)
 	}
-	rr, err := fr.GetRecordReader(context.Background(), nil, nil)
+	rr, err := fr.GetRecordReader(context.Background(), leaves[T](pf), nil)
 	if err != nil {
 		return nil, fmt.Errorf("read Parquet: %w", err)
 	}
 	return newReader[T](rr.Schema(), rr.Read)
 }
 
+// leaves are the file's physical columns that T has.
+func leaves[T any](pf *file.Reader) []int {
+	wanted := map[string]bool{}
+	for _, c := range columnsOf[T]() {
+		wanted[c.name] = true
+	}
+	var at []int
+	schema := pf.MetaData().Schema
+	for i := range schema.NumColumns() {
+		if wanted[schema.Column(i).ColumnPath()[0]] {
+			at = append(at, i)
+		}
+	}
+	return at
+}
+
 func newReader[T any](s *arrow.Schema, next func() (arrow.Record, error)) (*Reader[T], error) {
-	r := &Reader[T]{cols: columnsOf[T](), next: next, metadata: map[string]string{}}
+	r := &Reader[T]{next: next, metadata: map[string]string{}}
 	for i, k := range s.Metadata().Keys() {
 		r.metadata[k] = s.Metadata().Values()[i]
 	}
-	for _, c := range r.cols {
+	for _, c := range columnsOf[T]() {
 		at := s.FieldIndices(c.name)
+		if len(at) == 0 && c.optional {
+			continue
+		}
 		if len(at) != 1 {
 			return nil, fmt.Errorf("column %q is there %d times, want once", c.name, len(at))
 		}
+		r.cols = append(r.cols, c)
 		r.fields = append(r.fields, at[0])
 	}
 	return r, nil

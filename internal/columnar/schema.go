@@ -26,8 +26,9 @@ type codec struct {
 }
 
 type column struct {
-	name  string
-	index int // of the struct's field
+	name     string
+	index    int  // of the struct's field
+	optional bool // a file without it is read, and the field left alone
 	codec
 }
 
@@ -208,7 +209,7 @@ func columnsOf[T any]() []column {
 	t := reflect.TypeFor[T]()
 	var cols []column
 	for i := range t.NumField() {
-		name, ok := t.Field(i).Tag.Lookup("col")
+		tag, ok := t.Field(i).Tag.Lookup("col")
 		if !ok {
 			continue
 		}
@@ -218,7 +219,8 @@ func columnsOf[T any]() []column {
 				panic(fmt.Sprintf("columnar: %s.%s: no column type for %s", t, t.Field(i).Name, t.Field(i).Type))
 			}
 		}
-		cols = append(cols, column{name: name, index: i, codec: c})
+		name, option, _ := strings.Cut(tag, ",")
+		cols = append(cols, column{name: name, index: i, optional: option == "optional", codec: c})
 	}
 	return cols
 }

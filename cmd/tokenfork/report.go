@@ -1,0 +1,44 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	"tokenfork/internal/store"
+	figures "tokenfork/judge/report" // report is what prints errors here
+)
+
+// reportCmd makes figures and tables of the results.
+type reportCmd struct {
+	jobFlags  `embed:""`
+	Out       string `placeholder:"DIR|s3://…" help:"Where the report goes (default: report in the job)."`
+	Seed      uint64 `default:"1" help:"Seed of the bootstrap and of the choice of examples."`
+	Resamples int    `default:"1000" help:"Bootstrap resamples of whole sentences."`
+}
+
+// Run is the command.
+func (c *reportCmd) Run(ctx context.Context, con *console) error {
+	s, err := c.open(ctx, con.logger())
+	if err != nil {
+		return err
+	}
+	if c.Out == "" {
+		c.Out = strings.TrimRight(c.Job, "/") + "/report"
+	}
+	out, err := store.Open(ctx, c.Out, c.options(con.logger()))
+	if err != nil {
+		return err
+	}
+	about, err := figures.Make(ctx, figures.Options{Store: s, Out: out, TempDir: c.Tmp, Seed: c.Seed, Resamples: c.Resamples, Console: con.err})
+	if err != nil {
+		return err
+	}
+	fmt.Fprintf(con.out, "%d figures and tables of %d mismatches in %s, all on %s/%s\n", len(about.Figures), about.Mismatches, out, out, figures.PageKey)
+	for _, name := range slices.Sorted(maps.Keys(about.NotDrawn)) {
+		fmt.Fprintf(con.out, "not drawn: %s: %s\n", name, about.NotDrawn[name])
+	}
+	return nil
+}

@@ -1,0 +1,333 @@
+package report
+
+import (
+	"bytes"
+	"fmt"
+	"image/color"
+	"io"
+	"math"
+
+	"gonum.org/v1/plot"
+	"gonum.org/v1/plot/font"
+	"gonum.org/v1/plot/vg"
+	"gonum.org/v1/plot/vg/draw"
+	"gonum.org/v1/plot/vg/vgimg"
+	"gonum.org/v1/plot/vg/vgpdf"
+	"gonum.org/v1/plot/vg/vgsvg"
+)
+
+// Sizes of a figure: a column of a two-column paper, or its whole width.
+const (
+	columnWidth  = 3.35 * vg.Inch
+	pageWidth    = 6.9 * vg.Inch
+	figureHeight = 2.3 * vg.Inch
+	pngDPI       = 300
+)
+
+// The colours of Okabe and Ito, which people with any colour vision can tell
+// apart; line and marker differ as well.
+var (
+	black      = color.RGBA{A: 255}
+	grey       = color.RGBA{R: 110, G: 110, B: 110, A: 255}
+	blue       = color.RGBA{R: 0, G: 114, B: 178, A: 255}
+	vermillion = color.RGBA{R: 213, G: 94, B: 0, A: 255}
+	green      = color.RGBA{R: 0, G: 158, B: 115, A: 255}
+	purple     = color.RGBA{R: 204, G: 121, B: 167, A: 255}
+)
+
+// look is how a series is drawn.
+type look struct {
+	color  color.Color
+	glyph  draw.GlyphDrawer // nil: none
+	dashes []vg.Length
+	bare   bool // no line between the points
+}
+
+var (
+	dashed = []vg.Length{4, 2}
+	dotted = []vg.Length{1, 1.6}
+
+	variantLooks = []look{
+		{color: black, glyph: draw.CircleGlyph{}},
+		{color: vermillion, glyph: draw.SquareGlyph{}, dashes: dashed},
+		{color: blue, glyph: draw.PyramidGlyph{}, dashes: dotted},
+		{color: green, glyph: draw.CrossGlyph{}, dashes: []vg.Length{4, 2, 1, 2}},
+	}
+	sideLooks    = [2]look{{color: blue, glyph: draw.CircleGlyph{}}, {color: vermillion, glyph: draw.SquareGlyph{}, dashes: dashed}}
+	measureLooks = [6]look{
+		{color: blue}, {color: vermillion}, {color: green},
+		{color: blue, dashes: dashed}, {color: vermillion, dashes: dashed}, {color: green, dashes: dashed},
+	}
+)
+
+func textFont(size vg.Length) font.Font {
+	return font.From(font.Font{Typeface: "Liberation", Variant: "Sans"}, size)
+}
+
+const (
+	labelSize = 7.5
+	tickSize  = 6.5
+)
+
+// mark is a point of a series, with a bar if its interval is known.
+type mark struct {
+	x float64
+	interval
+}
+
+// series is a row of marks, drawn as a line with markers and bars.
+type series struct {
+	name     string
+	marks    []mark
+	sideways bool // values go to the right, x upwards
+	look
+}
+
+func (s *series) at(c draw.Canvas, p *plot.Plot, x, y float64) vg.Point {
+	if s.sideways {
+		x, y = y, x
+	}
+	tx, ty := p.Transforms(&c)
+	return vg.Point{X: tx(x), Y: ty(y)}
+}
+
+// Plot makes series a plot.Plotter.
+func (s *series) Plot(c draw.Canvas, p *plot.Plot) {
+	bar := draw.LineStyle{Color: s.color, Width: 0.6}
+	var line []vg.Point
+	for _, m := range s.marks {
+		if math.IsNaN(m.value) {
+			continue
+		}
+		line = append(line, s.at(c, p, m.x, m.value))
+		if !math.IsNaN(m.low) {
+			c.StrokeLine2(bar, s.at(c, p, m.x, m.low).X, s.at(c, p, m.x, m.low).Y, s.at(c, p, m.x, m.high).X, s.at(c, p, m.x, m.high).Y)
+		}
+	}
+	if !s.bare {
+		c.StrokeLines(s.line(), c.ClipLinesXY(line)...)
+	}
+	if s.glyph != nil {
+		for _, at := range line {
+			c.DrawGlyphNoClip(s.glyphStyle(), at)
+		}
+	}
+}
+
+func (s *series) line() draw.LineStyle {
+	return draw.LineStyle{Color: s.color, Width: 1, Dashes: s.dashes}
+}
+
+func (s *series) glyphStyle() draw.GlyphStyle {
+	return draw.GlyphStyle{Color: s.color, Radius: 1.9, Shape: s.glyph}
+}
+
+// DataRange makes series a plot.DataRanger.
+func (s *series) DataRange() (xmin, xmax, ymin, ymax float64) {
+	xmin, xmax, ymin, ymax = math.Inf(1), math.Inf(-1), math.Inf(1), math.Inf(-1)
+	for _, m := range s.marks {
+		xmin, xmax = min(xmin, m.x), max(xmax, m.x)
+		for _, v := range [3]float64{m.value, m.low, m.high} {
+			if !math.IsNaN(v) {
+				ymin, ymax = min(ymin, v), max(ymax, v)
+			}
+		}
+	}
+	if s.sideways {
+		return ymin, ymax, xmin, xmax
+	}
+	return xmin, xmax, ymin, ymax
+}
+
+// Thumbnail makes series a plot.Thumbnailer.
+func (s *series) Thumbnail(c *draw.Canvas) {
+	y := c.Center().Y
+	if !s.bare {
+		c.StrokeLine2(s.line(), c.Min.X, y, c.Max.X, y)
+	}
+	if s.glyph != nil {
+		c.DrawGlyph(s.glyphStyle(), c.Center())
+	}
+}
+
+// panel is one pair of axes.
+type panel struct {
+	title, x, y string
+	series      []*series
+	names       []string    // of the y axis's places 0, 1, …, for sideways series
+	xRange      *[2]float64 // nil: from the data
+	yRange      *[2]float64 // nil: from 0 to what the data needs
+	rule        *float64    // a line across the values, such as what chance gives
+}
+
+func (f *panel) plot() *plot.Plot {
+	p := plot.New()
+	p.Title.Text, p.X.Label.Text, p.Y.Label.Text = f.title, f.x, f.y
+	p.Title.TextStyle.Font = textFont(labelSize)
+	p.Title.Padding = 3
+	for _, a := range []*plot.Axis{&p.X, &p.Y} {
+		a.Label.TextStyle.Font, a.Tick.Label.Font = textFont(labelSize), textFont(tickSize)
+		a.LineStyle.Width, a.Tick.LineStyle.Width, a.Tick.Length = 0.5, 0.5, 3
+		a.Padding = 3
+		a.Label.Padding = 2
+	}
+	for _, s := range f.series {
+		p.Add(s)
+	}
+	f.scale(p)
+	return p
+}
+
+func (f *panel) scale(p *plot.Plot) {
+	values := &p.Y
+	if f.names != nil {
+		values = &p.X
+		ticks := make(plot.ConstantTicks, len(f.names))
+		for i, name := range f.names {
+			ticks[i] = plot.Tick{Value: float64(i), Label: name}
+		}
+		p.Y.Tick.Marker = ticks
+		p.Y.Min, p.Y.Max = -0.4, float64(len(f.names))-0.6
+		p.Y.Tick.Length = 0
+	}
+	if top := values.Max; !math.IsInf(top, 0) {
+		values.Min, values.Max = 0, max(top*1.05, 1e-9)
+	}
+	for axis, r := range map[*plot.Axis]*[2]float64{&p.X: f.xRange, &p.Y: f.yRange} {
+		if r != nil {
+			axis.Min, axis.Max = r[0], r[1]
+		}
+	}
+	if f.rule != nil {
+		p.Add(&rule{*f.rule, f.names != nil})
+	}
+}
+
+// rule is a thin grey line at a value.
+type rule struct {
+	value   float64
+	upright bool
+}
+
+// Plot makes rule a plot.Plotter.
+func (r *rule) Plot(c draw.Canvas, p *plot.Plot) {
+	tx, ty := p.Transforms(&c)
+	style := draw.LineStyle{Color: grey, Width: 0.5, Dashes: dotted}
+	if r.upright {
+		c.StrokeLine2(style, tx(r.value), c.Min.Y, tx(r.value), c.Max.Y)
+		return
+	}
+	c.StrokeLine2(style, c.Min.X, ty(r.value), c.Max.X, ty(r.value))
+}
+
+// picture is panels side by side under one legend.
+type picture struct {
+	panels        []panel
+	width, height vg.Length
+}
+
+const thumbnail = 16
+
+// legendRows breaks the series' names into lines that fit.
+func (f *picture) legendRows() [][]*series {
+	rows := [][]*series{nil}
+	style := draw.TextStyle{Font: textFont(labelSize), Handler: plot.DefaultTextHandler}
+	used := vg.Length(0)
+	for _, s := range f.panels[0].series {
+		if s.name == "" {
+			continue
+		}
+		w := entryWidth(style, s)
+		last := len(rows) - 1
+		if used+w > f.width && len(rows[last]) > 0 {
+			rows, used, last = append(rows, nil), 0, last+1
+		}
+		rows[last] = append(rows[last], s)
+		used += w
+	}
+	return rows
+}
+
+func entryWidth(style draw.TextStyle, s *series) vg.Length {
+	return thumbnail + style.Width(s.name) + 14
+}
+
+const legendHeight = 11
+
+func (f *picture) drawLegend(c draw.Canvas, rows [][]*series) {
+	style := draw.TextStyle{Font: textFont(labelSize), Handler: plot.DefaultTextHandler, Color: black, YAlign: draw.YCenter}
+	y := c.Max.Y - legendHeight/2
+	for _, row := range rows {
+		total := vg.Length(0)
+		for _, s := range row {
+			total += entryWidth(style, s)
+		}
+		x := c.Min.X + max(0, (c.Max.X-c.Min.X-total)/2)
+		for _, s := range row {
+			s.Thumbnail(&draw.Canvas{Canvas: c.Canvas, Rectangle: vg.Rectangle{
+				Min: vg.Point{X: x, Y: y - legendHeight/2}, Max: vg.Point{X: x + thumbnail, Y: y + legendHeight/2}}})
+			c.FillText(style, vg.Point{X: x + thumbnail + 3, Y: y}, s.name)
+			x += entryWidth(style, s)
+		}
+		y -= legendHeight
+	}
+}
+
+func (f *picture) draw(canvas vg.CanvasSizer) {
+	c := draw.New(canvas)
+	c.SetColor(color.White)
+	c.Fill(c.Rectangle.Path())
+	c = draw.Crop(c, 3, -6, 3, -3)
+	if rows := f.legendRows(); len(rows[0]) > 0 {
+		f.drawLegend(c, rows)
+		c = draw.Crop(c, 0, 0, 0, -legendHeight*vg.Length(len(rows))-2)
+	}
+	plots := [][]*plot.Plot{nil}
+	for i := range f.panels {
+		plots[0] = append(plots[0], f.panels[i].plot())
+	}
+	tiles := draw.Tiles{Rows: 1, Cols: len(f.panels), PadX: 10}
+	for i, at := range plot.Align(plots, tiles, c)[0] {
+		plots[0][i].Draw(at)
+	}
+}
+
+// formats gives the picture as files: their endings and contents.
+func (f *picture) formats() (map[string][]byte, error) {
+	out := map[string][]byte{}
+	png := vgimg.NewWith(vgimg.UseWH(f.width, f.height), vgimg.UseDPI(pngDPI))
+	for ending, canvas := range map[string]interface {
+		vg.CanvasSizer
+		io.WriterTo
+	}{
+		"pdf": vgpdf.New(f.width, f.height),
+		"svg": vgsvg.NewWith(vgsvg.UseWH(f.width, f.height), vgsvg.EmbedFonts(true)),
+		"png": vgimg.PngCanvas{Canvas: png},
+	} {
+		b, err := f.render(canvas)
+		if err != nil {
+			return nil, fmt.Errorf("draw as %s: %w", ending, err)
+		}
+		out[ending] = b
+	}
+	return out, nil
+}
+
+// inline is the picture as an SVG element; the page has the font.
+func (f *picture) inline() ([]byte, error) {
+	b, err := f.render(vgsvg.New(f.width, f.height))
+	if err != nil {
+		return nil, fmt.Errorf("draw as svg: %w", err)
+	}
+	return b[bytes.Index(b, []byte("<svg")):], nil
+}
+
+func (f *picture) render(canvas interface {
+	vg.CanvasSizer
+	io.WriterTo
+}) ([]byte, error) {
+	f.draw(canvas)
+	var b bytes.Buffer
+	_, err := canvas.WriteTo(&b)
+	return b.Bytes(), err
+}

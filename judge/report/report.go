@@ -1,0 +1,190 @@
+// Package report makes a paper's figures and tables from a job's results and
+// rates, and one page with all of them.
+package report
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+
+	"tokenfork/internal/failure"
+	"tokenfork/internal/job"
+	"tokenfork/internal/progress"
+	"tokenfork/internal/store"
+)
+
+// Keys of what the report reads and writes.
+const (
+	ResultsKey = "results.parquet"
+	PageKey    = "report.html"
+	AboutKey   = "report.json"
+)
+
+// Options say what to report on.
+type Options struct {
+	Store     store.Store // of the job, or of several jobs' merged results
+	Out       store.Store // where the report goes; what an earlier one left is replaced
+	TempDir   string      // for results that are not in a folder
+	Seed      uint64      // of the resamples and the choice of examples
+	Resamples int         // B
+	Console   io.Writer
+}
+
+// About is report.json: what the report was made from, and how.
+type About struct {
+	Job           string            `json:"job,omitempty"` // "" for merges of several jobs
+	Models        [2]string         `json:"models"`        // by Side
+	Inputs        []string          `json:"inputs,omitempty"`
+	ResultsSHA256 string            `json:"results_sha256"`
+	RatesSHA256   string            `json:"rates_sha256,omitempty"`
+	Mismatches    int64             `json:"mismatches"`
+	Sentences     int64             `json:"sentences"` // with mismatches
+	Judges        map[string]int64  `json:"judges"`    // verdicts by model and prompt
+	Seed          uint64            `json:"seed"`
+	Resamples     int               `json:"resamples"`
+	NearTie       float64           `json:"near_tie"`
+	Figures       []string          `json:"figures"`
+	NotDrawn      map[string]string `json:"not_drawn"` // figure to reason
+}
+
+// Make writes the report. Memory: 30 bytes a mismatch, twice that while a
+// measure is sorted, and 12 bytes for each sentence and group.
+func Make(ctx context.Context, o Options) (*About, error) {
+	if o.Resamples < 1 {
+		return nil, failure.New(failure.Usage, "the usual is 1000", "%d resamples", o.Resamples)
+	}
+	b := &builder{resampler: resampler{o.Seed, o.Resamples}}
+	about := &About{Seed: o.Seed, Resamples: o.Resamples, NearTie: NearTie, NotDrawn: map[string]string{}}
+	expected, err := b.plan(ctx, o.Store, about)
+	if err != nil {
+		return nil, err
+	}
+	b.sample = newSample(expected)
+	b.sample.examples.seed = o.Seed
+	if about.ResultsSHA256, err = b.read(ctx, o, expected); err != nil {
+		return nil, err
+	}
+	if b.tokens, err = readTokens(ctx, o.Store, o.TempDir); err != nil {
+		return nil, err
+	}
+	if b.tokens != nil {
+		about.RatesSHA256 = b.tokens.sha256
+	}
+	about.Mismatches, about.Sentences, about.Judges = int64(len(b.sample.marks)), int64(len(b.sample.starts)), b.sample.judges
+	return about, b.write(ctx, o.Out, about)
+}
+
+// plan reads what job.json knows, if there is one, and gives the number of mismatches.
+func (b *builder) plan(ctx context.Context, s store.Store, about *About) (int64, error) {
+	r, err := s.Open(ctx, job.Key)
+	if errors.Is(err, fs.ErrNotExist) {
+		return 0, nil
+	}
+	if err != nil {
+		return 0, fmt.Errorf("read %s of %s: %w", job.Key, s, err)
+	}
+	if err := r.Close(); err != nil {
+		return 0, fmt.Errorf("read %s of %s: %w", job.Key, s, err)
+	}
+	j, err := job.Load(ctx, s)
+	if err != nil {
+		return 0, err
+	}
+	b.names = [2]string{j.Settings.Small, j.Settings.Reference}
+	b.first, b.limit = int64(j.Settings.FirstPosition), j.Settings.MaxNewTokens
+	about.Job, about.Models, about.Inputs = j.ID, b.names, j.Input.Sources
+	return j.Mismatches, nil
+}
+
+func (b *builder) read(ctx context.Context, o Options, expected int64) (string, error) {
+	if expected == 0 {
+		expected = -1
+	}
+	meter := progress.New(o.Console, "report", "mismatches", expected)
+	defer meter.Close()
+	sum, err := each(ctx, o.Store, ResultsKey, o.TempDir, func(r *row) error {
+		meter.Add(1)
+		return b.sample.add(r)
+	})
+	if errors.Is(err, fs.ErrNotExist) {
+		return "", failure.New(failure.Refused, "run `tokenfork merge --job "+o.Store.String()+"` first", "no %s at %s", ResultsKey, o.Store)
+	}
+	return sum, err
+}
+
+// write makes the figures and everything that shows them; the page comes last.
+func (b *builder) write(ctx context.Context, out store.Store, about *About) error {
+	figures := b.figures()
+	for _, f := range figures {
+		if f.why != "" {
+			about.NotDrawn[f.name] = f.why
+			continue
+		}
+		about.Figures = append(about.Figures, f.name)
+	}
+	if err := clearOut(ctx, out); err != nil {
+		return err
+	}
+	for _, f := range figures {
+		if err := f.write(ctx, out); err != nil {
+			return fmt.Errorf("write figure %s: %w", f.name, err)
+		}
+	}
+	said, err := json.MarshalIndent(about, "", " ")
+	if err != nil {
+		return fmt.Errorf("encode %s: %w", AboutKey, err)
+	}
+	if err := store.ReplaceBytes(ctx, out, AboutKey, append(said, '\n')); err != nil {
+		return err
+	}
+	return b.writePage(ctx, out, about, figures)
+}
+
+// clearOut removes an earlier report's figures: one that is not drawn any more
+// must not stay.
+func clearOut(ctx context.Context, out store.Store) error {
+	for _, folder := range []string{"figures/", "tables/"} {
+		for o, err := range out.List(ctx, folder) {
+			if err != nil {
+				return fmt.Errorf("list %s of %s: %w", folder, out, err)
+			}
+			if err := out.Remove(ctx, o.Key); err != nil {
+				return fmt.Errorf("remove %s of %s: %w", o.Key, out, err)
+			}
+		}
+	}
+	return nil
+}
+
+func (f *figure) write(ctx context.Context, out store.Store) error {
+	if f.why != "" {
+		return nil
+	}
+	if f.picture != nil {
+		files, err := f.picture.formats()
+		if err != nil {
+			return err
+		}
+		for _, ending := range sortedKeys(files) {
+			if err := store.ReplaceBytes(ctx, out, "figures/"+f.name+"."+ending, files[ending]); err != nil {
+				return err
+			}
+		}
+	}
+	for _, t := range f.tables {
+		for ending, write := range map[string]func(io.Writer) error{"csv": t.writeCSV, "tex": t.writeLaTeX} {
+			var b bytes.Buffer
+			if err := write(&b); err != nil {
+				return fmt.Errorf("write table %s: %w", t.name, err)
+			}
+			if err := store.ReplaceBytes(ctx, out, "tables/"+t.name+"."+ending, b.Bytes()); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}

@@ -1,0 +1,122 @@
+package report
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+
+	"tokenfork/internal/columnar"
+	"tokenfork/internal/store"
+)
+
+// row is what the report reads of a result.
+type row struct {
+	SentenceID            string   `col:"sentence_id"`
+	Context               string   `col:"context"`
+	Position              int64    `col:"mismatch_position"`
+	PredSmall             string   `col:"pred_small"`
+	PredReference         string   `col:"pred_reference"`
+	ContinuationSmall     *string  `col:"continuation_small"`
+	SmallIDs              []int32  `col:"continuation_small_ids"`
+	ContinuationReference *string  `col:"continuation_reference"`
+	ReferenceIDs          []int32  `col:"continuation_reference_ids"`
+	MeaningMatch          *bool    `col:"meaning_match"`
+	Explanation           *string  `col:"verify_explanation"`
+	Confidence            *float64 `col:"verify_confidence"`
+	RealToken             string   `col:"real_token"`
+	FinishSmall           *string  `col:"finish_small"`
+	FinishReference       *string  `col:"finish_reference"`
+	SmallEntropy          *float64 `col:"small_entropy"`
+	SmallAU               *float64 `col:"small_au"`
+	SmallEU               *float64 `col:"small_eu"`
+	ReferenceEntropy      *float64 `col:"reference_entropy"`
+	ReferenceAU           *float64 `col:"reference_au"`
+	ReferenceEU           *float64 `col:"reference_eu"`
+	ConfidenceSource      *string  `col:"confidence_source"`
+	JudgeModel            *string  `col:"judge_model"`
+	PromptVersion         *string  `col:"prompt_version"`
+	MarginSmall           *float64 `col:"margin_small,optional"`
+	MarginReference       *float64 `col:"margin_reference,optional"`
+	Status                string   `col:"status"`
+}
+
+// measures are the row's uncertainties in the order of job.Measures.
+func (r *row) measures() [6]*float64 {
+	return [6]*float64{r.SmallEntropy, r.SmallAU, r.SmallEU, r.ReferenceEntropy, r.ReferenceAU, r.ReferenceEU}
+}
+
+// local is an object that can be read from any place in it.
+type local struct {
+	*os.File
+	sha256 string
+	remove bool
+}
+
+// fetch opens a Parquet object. One that is not in a folder is copied to
+// tempDir first: its footer comes last and has to be read first.
+func fetch(ctx context.Context, s store.Store, key, tempDir string) (*local, error) {
+	r, err := s.Open(ctx, key)
+	if err != nil {
+		return nil, err
+	}
+	h := sha256.New()
+	l := &local{}
+	if f, ok := r.(*os.File); ok {
+		l.File = f
+		_, err = io.Copy(h, f)
+	} else {
+		l.remove = true
+		if l.File, err = os.CreateTemp(tempDir, "tokenfork-report-"); err == nil {
+			_, err = io.Copy(io.MultiWriter(l.File, h), r)
+		}
+		err = errors.Join(err, r.Close())
+	}
+	if err == nil {
+		_, err = l.Seek(0, io.SeekStart)
+	}
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("fetch %s of %s: %w", key, s, err), l.close())
+	}
+	l.sha256 = hex.EncodeToString(h.Sum(nil))
+	return l, nil
+}
+
+func (l *local) close() error {
+	if l.File == nil {
+		return nil
+	}
+	err := l.Close()
+	if l.remove {
+		err = errors.Join(err, os.Remove(l.Name()))
+	}
+	return err
+}
+
+// each reads a Parquet object's rows, one after the other, and gives its sha256.
+func each[T any](ctx context.Context, s store.Store, key, tempDir string, f func(*T) error) (sum string, err error) {
+	l, err := fetch(ctx, s, key, tempDir)
+	if err != nil {
+		return "", err
+	}
+	defer func() { err = errors.Join(err, l.close()) }()
+	rows, err := columnar.ReadParquet[T](l)
+	if err != nil {
+		return "", fmt.Errorf("read %s of %s: %w", key, s, err)
+	}
+	for r, err := range rows.Rows() {
+		if err == nil {
+			err = ctx.Err()
+		}
+		if err == nil {
+			err = f(r)
+		}
+		if err != nil {
+			return "", fmt.Errorf("read %s of %s: %w", key, s, err)
+		}
+	}
+	return l.sha256, nil
+}

@@ -1,0 +1,150 @@
+package report
+
+import (
+	"encoding/csv"
+	"fmt"
+	"io"
+	"math"
+	"strconv"
+	"strings"
+)
+
+// table is figures' numbers. Cells are strings, int64, float64 or interval; NaN is empty.
+// An interval takes three columns of CSV.
+type table struct {
+	name    string
+	columns []string
+	rows    [][]any
+}
+
+func (t *table) add(cells ...any) { t.rows = append(t.rows, cells) }
+
+// spread gives the cells of a row for CSV: numbers in full.
+func spread(cells []any) []string {
+	var out []string
+	for _, c := range cells {
+		switch c := c.(type) {
+		case interval:
+			out = append(out, full(c.value), full(c.low), full(c.high))
+		case float64:
+			out = append(out, full(c))
+		default:
+			out = append(out, fmt.Sprint(c))
+		}
+	}
+	return out
+}
+
+func full(v float64) string {
+	if math.IsNaN(v) {
+		return ""
+	}
+	return strconv.FormatFloat(v, 'g', -1, 64)
+}
+
+// header names CSV's columns; only a table with rows knows which are intervals.
+func (t *table) header() []string {
+	var names []string
+	for i, name := range t.columns {
+		names = append(names, name)
+		if len(t.rows) > 0 {
+			if _, ok := t.rows[0][i].(interval); ok {
+				names = append(names, name+"_low", name+"_high")
+			}
+		}
+	}
+	return names
+}
+
+func (t *table) writeCSV(w io.Writer) error {
+	c := csv.NewWriter(w)
+	if err := c.Write(t.header()); err != nil {
+		return err
+	}
+	for _, r := range t.rows {
+		if err := c.Write(spread(r)); err != nil {
+			return err
+		}
+	}
+	c.Flush()
+	return c.Error()
+}
+
+// short is a cell for people.
+func short(cell any) string {
+	switch c := cell.(type) {
+	case int64:
+		return grouped(c)
+	case float64:
+		return rounded(c)
+	case interval:
+		if math.IsNaN(c.low) {
+			return rounded(c.value)
+		}
+		return fmt.Sprintf("%s [%s, %s]", rounded(c.value), rounded(c.low), rounded(c.high))
+	}
+	return fmt.Sprint(cell)
+}
+
+// grouped writes thousands apart.
+func grouped(n int64) string {
+	s := strconv.FormatInt(n, 10)
+	for i := len(s) - 3; i > 0 && s[i-1] != '-'; i -= 3 {
+		s = s[:i] + "," + s[i:]
+	}
+	return s
+}
+
+func rounded(v float64) string {
+	switch a := math.Abs(v); {
+	case math.IsNaN(v):
+		return "–"
+	case math.IsInf(v, 0):
+		return strings.Replace(strconv.FormatFloat(v, 'g', -1, 64), "Inf", "∞", 1)
+	case a == 0 || a >= 0.01 && a < 1000:
+		return strconv.FormatFloat(v, 'f', 3, 64)
+	default:
+		return strconv.FormatFloat(v, 'g', 3, 64)
+	}
+}
+
+var latexEscapes = strings.NewReplacer(`\`, `\textbackslash{}`, "{", `\{`, "}", `\}`, "$", `\$`, "&", `\&`, "#", `\#`, "%", `\%`,
+	"_", `\_`, "^", `\textasciicircum{}`, "~", `\textasciitilde{}`, "∞", `$\infty$`, "–", "--", "⏎", `$\hookleftarrow$`)
+
+// writeLaTeX writes a tabular of the booktabs package.
+func (t *table) writeLaTeX(w io.Writer) error {
+	var b strings.Builder
+	b.WriteString("% needs \\usepackage{booktabs}; texts need a UTF-8 engine\n\\begin{tabular}{")
+	for i := range t.columns {
+		b.WriteString(t.alignment(i))
+	}
+	b.WriteString("}\n\\toprule\n")
+	cells := make([]string, len(t.columns))
+	for i, name := range t.columns {
+		cells[i] = latexEscapes.Replace(strings.ReplaceAll(name, "_", " "))
+	}
+	b.WriteString(strings.Join(cells, " & ") + " \\\\\n\\midrule\n")
+	for _, r := range t.rows {
+		for i, c := range r {
+			cells[i] = latexEscapes.Replace(short(c))
+		}
+		b.WriteString(strings.Join(cells, " & ") + " \\\\\n")
+	}
+	b.WriteString("\\bottomrule\n\\end{tabular}\n")
+	_, err := io.WriteString(w, b.String())
+	return err
+}
+
+// alignment of a column: numbers right, texts left, long ones in a block.
+func (t *table) alignment(column int) string {
+	for _, r := range t.rows {
+		text, ok := r[column].(string)
+		if !ok {
+			return "r"
+		}
+		if len(text) > 60 {
+			return `p{0.2\textwidth}`
+		}
+	}
+	return "l"
+}
