@@ -54,23 +54,29 @@ locals {
 
   partition = try(module.cluster[0].partitions[0], "")
 
+  upload_steps = join("\n     ", [
+    "aws s3 cp --recursive --exclude SHA256SUMS software/ s3://${module.storage.bucket}/software/",
+    "aws s3 cp software/SHA256SUMS s3://${module.storage.bucket}/software/",
+    "aws s3 cp --recursive --exclude '.*' --exclude SHA256SUMS models/MODEL/ s3://${module.storage.bucket}/models/MODEL/",
+    "aws s3 cp models/MODEL/SHA256SUMS s3://${module.storage.bucket}/models/MODEL/",
+    "aws s3 cp TABLE s3://${module.storage.bucket}/tables/",
+  ])
+
   bucket_steps = <<-EOT
-    Let the role of your cluster's tasks write jobs, and readers read them:
-      aws iam attach-role-policy --role-name ROLE --policy-arn ${module.storage.writer_policy_arn}
-      aws iam attach-role-policy --role-name ROLE --policy-arn ${module.storage.reader_policy_arn}
+    Before you make the cluster: upload what its nodes need (docs/cloud.md, 2), SHA256SUMS of each folder last:
+         ${local.upload_steps}
+    For a cluster elsewhere: let the role of its tasks write jobs, and readers read them:
+         aws iam attach-role-policy --role-name ROLE --policy-arn ${module.storage.writer_policy_arn}
+         aws iam attach-role-policy --role-name ROLE --policy-arn ${module.storage.reader_policy_arn}
     Then, where that role holds:
-      export AWS_REGION=${var.region}
-      tokenfork plan TABLE --job ${module.storage.jobs_url}first --small-model PATH --reference-model PATH
-      tokenfork submit --job ${module.storage.jobs_url}first
+         export AWS_REGION=${var.region}
+         tokenfork plan TABLE --job ${module.storage.jobs_url}first --small-model PATH --reference-model PATH
+         tokenfork submit --job ${module.storage.jobs_url}first
   EOT
 
   cluster_steps = <<-EOT
-    1. Upload what nodes need (docs/cloud.md says how to make it), SHA256SUMS of each folder last:
-         aws s3 cp --recursive --exclude SHA256SUMS software/ s3://${module.storage.bucket}/software/
-         aws s3 cp software/SHA256SUMS s3://${module.storage.bucket}/software/
-         aws s3 cp --recursive --exclude SHA256SUMS models/MODEL/ s3://${module.storage.bucket}/models/MODEL/
-         aws s3 cp models/MODEL/SHA256SUMS s3://${module.storage.bucket}/models/MODEL/
-         aws s3 cp TABLE s3://${module.storage.bucket}/tables/
+    1. Unless you have, upload what nodes need (docs/cloud.md, 2), SHA256SUMS of each folder last:
+         ${local.upload_steps}
     2. Connect to the login node:
          ${coalesce(local.connect, "-")}
     3. There:
