@@ -4,7 +4,7 @@ MODELS := $(or $(TOKENFORK_MODELS),$(CURDIR)/.cache/models)
 export TOKENFORK_VENV = $(VENV)
 export TOKENFORK_MODELS = $(MODELS)
 
-.PHONY: all build install demo test check bench bench-plan bench-infer clean
+.PHONY: all build install setup demo test check bench bench-plan bench-infer clean
 
 all: build
 
@@ -31,9 +31,11 @@ demo: build setup ## the main job on an embedded default
 	scripts/demo
 
 # Packages one after the other: several start vLLM servers of 5 GB.
-test: build setup ## all tests, with real vLLM and a real S3 server
+test: build setup ## all tests, with real vLLM, Slurm, S3 and readers
+	scripts/setup-slurm
 	go vet ./...
-	go test -p 1 -timeout 40m ./...
+	go test -p 1 -timeout 40m $$(go list ./... | grep -v /terraform)
+	terraform/check
 
 check: ## style
 	gofmt -l . | (! grep .)
