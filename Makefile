@@ -4,7 +4,7 @@ MODELS := $(or $(TOKENFORK_MODELS),$(CURDIR)/.cache/models)
 export TOKENFORK_VENV = $(VENV)
 export TOKENFORK_MODELS = $(MODELS)
 
-.PHONY: all build install setup demo test check bench bench-plan bench-infer clean
+.PHONY: all build install setup demo test check bench bench-plan clean
 
 all: build
 
@@ -42,13 +42,10 @@ check: ## style
 	go vet ./...
 	go run honnef.co/go/tools/cmd/staticcheck@2025.1.1 ./...
 
-bench: bench-plan bench-infer ## figures of docs/performance.md
+bench: bench-plan ## figures of docs/performance.md
 
 bench-plan: build setup
 	scripts/bench-plan
-
-bench-infer: build setup
-	scripts/bench-infer
 
 clean:
 	rm -rf bin demo-job

@@ -32,8 +32,8 @@ func newMainJob(t *testing.T) *mainJob {
 	if _, err := os.Stat(table); err != nil {
 		t.Fatalf("no table: run make setup: %v", err)
 	}
-	return &mainJob{table, vllmtest.Record(t, vllmtest.Start(t, "small").Endpoint().URL()),
-		vllmtest.Record(t, vllmtest.Start(t, "reference").Endpoint().URL())}
+	s := vllmtest.Start(t, "small", "reference")
+	return &mainJob{table, vllmtest.Record(t, s[0].Endpoint().URL()), vllmtest.Record(t, s[1].Endpoint().URL())}
 }
 
 const maxNewTokens = "48"
@@ -47,7 +47,7 @@ func (m *mainJob) servers() []string {
 }
 
 func (m *mainJob) judge() []string {
-	return []string{"--judge", m.reference.URL + "/v1"}
+	return []string{"--judge", m.reference.URL + "/v1", "--verdict-only"} // analyses by a small model are long and idle
 }
 
 // command is tokenfork in a process of its own.

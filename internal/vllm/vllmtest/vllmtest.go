@@ -20,6 +20,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"tokenfork/internal/vllm"
 )
 
@@ -53,25 +55,38 @@ var Flags = []string{"--dtype", "float32", "--enforce-eager", "--block-size", "3
 // Env is what the CPU build wants to know.
 var Env = []string{"VLLM_CPU_OMP_THREADS_BIND=nobind", "VLLM_CPU_KVCACHE_SPACE=1"}
 
-// Start serves a model of the pair until the test ends.
-func Start(tb testing.TB, name string) *vllm.Server {
+// Start serves models of the pair, named small or reference, until the test
+// ends. They load side by side.
+func Start(tb testing.TB, names ...string) []*vllm.Server {
 	tb.Helper()
 	if _, err := os.Stat(filepath.Join(Venv(), ".ready")); err != nil {
 		tb.Fatalf("no vLLM in %s: run make setup", Venv())
 	}
 	ctx := context.WithoutCancel(tb.Context()) // which ends before clean-up
-	s, err := vllm.Start(ctx, vllm.Config{Command: []string{filepath.Join(Venv(), "bin/vllm")}, Model: filepath.Join(Models(), name), Name: name,
-		LogPath: filepath.Join(tb.TempDir(), name+".log"), Args: append([]string{"--max-model-len", "2048"}, Flags...), Env: Env,
-		StartTimeout: 15 * time.Minute, Logger: slog.New(slog.NewTextHandler(os.Stderr, nil))})
-	if err != nil {
-		tb.Fatal(err)
-	}
+	servers, logs := make([]*vllm.Server, len(names)), tb.TempDir()
 	tb.Cleanup(func() {
-		if err := s.Stop(ctx); err != nil {
-			tb.Error(err)
+		for _, s := range servers {
+			if s == nil {
+				continue
+			}
+			if err := s.Stop(ctx); err != nil {
+				tb.Error(err)
+			}
 		}
 	})
-	return s
+	var starts errgroup.Group
+	for i, name := range names {
+		starts.Go(func() (err error) {
+			servers[i], err = vllm.Start(ctx, vllm.Config{Command: []string{filepath.Join(Venv(), "bin/vllm")}, Model: filepath.Join(Models(), name), Name: name,
+				LogPath: filepath.Join(logs, name+".log"), Args: append([]string{"--max-model-len", "2048"}, Flags...), Env: Env,
+				StartTimeout: 15 * time.Minute, Logger: slog.New(slog.NewTextHandler(os.Stderr, nil))})
+			return err
+		})
+	}
+	if err := starts.Wait(); err != nil {
+		tb.Fatal(err)
+	}
+	return servers
 }
 
 // Recorder stands before a server and repeats the first answer to each request
