@@ -34,16 +34,24 @@ func words(t testing.TB, n int) *tokenizer.Tokenizer {
 	t.Helper()
 	vocab := map[string]int{}
 	for i := range n {
+		letters := ""
+		for k := i; k > 0; k /= 26 {
+			letters += string(rune('a' + k%26))
+		}
 		switch {
 		case i%29 == 0:
-			vocab[fmt.Sprintf("%d.", i)] = i
+			vocab[letters+"."] = i // some of at most 4 characters end a sentence
+		case i%31 == 0:
+			vocab[strconv.Itoa(i)] = i
+		case i%37 == 0:
+			vocab["Ġ\""+letters] = i
 		case i%3 == 0:
-			vocab[fmt.Sprintf("Ġw%c%d", 'a'+i%26, i)] = i
+			vocab["Ġ"+letters] = i
 		default:
-			vocab[fmt.Sprintf("x%d", i)] = i
+			vocab[letters] = i
 		}
 	}
-	vocab["."] = n
+	vocab[","], vocab["é¸"], vocab["Ċ"], vocab["ÃĥÂ"] = n, n+1, n+2, n+3
 	b, err := json.Marshal(map[string]any{"decoder": map[string]any{"type": "ByteLevel"}, "model": map[string]any{"type": "WordLevel", "vocab": vocab}})
 	if err != nil {
 		t.Fatal(err)
