@@ -119,20 +119,32 @@ func (w *walker) follow(recorded []int32, p int32, token int32) {
 		return
 	}
 	end, leave := w.end[p+1], w.leave[p+1]
-	if end < leave || leave-(p+1) >= left {
-		w.work.Replayed += int64(min(end-p, left))
+	if end < leave && end-p <= left {
+		w.work.Replayed += int64(end-p) - w.eos(w.real[end])
+		return
+	}
+	if leave-(p+1) >= left {
+		w.work.Replayed += int64(left)
 		return
 	}
 	w.work.Replayed += int64(leave - (p + 1))
 	left -= leave - (p + 1)
 	if recorded[leave] != fork.None {
 		left--
-		w.work.Replayed++
+		w.work.Replayed += 1 - w.eos(recorded[leave])
 		if end, _ := w.ends.End(before(w.real, leave), recorded[leave]); end || left == 0 {
 			return
 		}
 	}
 	w.share(leave, left)
+}
+
+// eos is 1 for the end of a text, which continuations do not keep.
+func (w *walker) eos(id int32) int64 {
+	if w.ends.IsEOS(id) {
+		return 1
+	}
+	return 0
 }
 
 func before(real []int32, p int32) int32 {

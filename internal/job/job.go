@@ -138,7 +138,7 @@ type Job struct {
 	Alignment  map[string]float64 `json:"alignment_evidence"` // agreement with the real tokens under each reading
 	Positions  int64              `json:"positions"`          // that could have been mismatches
 	Mismatches int64              `json:"mismatches"`
-	Padding    int64              `json:"padding_ids"` // real tokens, and predictions at mismatches, that no token stands for
+	Padding    int64              `json:"padding_ids"` // ids that no token stands for: real tokens at these positions, predictions at mismatches
 	Skipped    []Skipped          `json:"skipped_sentences,omitempty"`
 	TooLong    []TooLong          `json:"too_long_sentences,omitempty"`
 	Shards     []Shard            `json:"shards"`

@@ -15,7 +15,7 @@ var (
 	errWhole    = errors.New("is not a whole number")
 	errNegative = errors.New("is negative")
 	errLarge    = errors.New("is 2^53 or more, where floats lose digits")
-	errFloat32  = errors.New("is beyond 2^24 in a float32 column, where digits are already lost")
+	errFloat32  = errors.New("is 2^24 or more in a float32 column, where digits are already lost")
 )
 
 // isBlank knows the spellings that pandas, R and Python write for nothing.

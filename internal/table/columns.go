@@ -218,7 +218,7 @@ func wholeProblem(f float64, narrow bool) error {
 		return errWhole
 	case f < 0:
 		return errNegative
-	case narrow && f > 1<<24:
+	case narrow && f >= 1<<24:
 		return errFloat32
 	}
 	return nil
