@@ -171,7 +171,7 @@ func Gold(ctx context.Context, o Options, labels []Label) (*agreement.Report, *J
 	if server.Close != nil {
 		err = errors.Join(err, server.Close())
 	}
-	return report, &r.judging, err
+	return report, &r.judging, stopped(ctx, err)
 }
 
 func (r *runner) gold(ctx context.Context, cfg endpoint.Config, want map[place]bool) (*agreement.Report, error) {

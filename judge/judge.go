@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 	"sync/atomic"
 
 	"golang.org/x/sync/singleflight"
@@ -33,6 +34,7 @@ type Judge struct {
 	prompt  *Prompt
 	asker   asker
 	known   *memory
+	batched sync.Map // answers that a batch has brought, by request, each taken once
 	flight  singleflight.Group
 	count   struct{ identical, repeated atomic.Int64 }
 }
@@ -61,18 +63,22 @@ func (p *Prompt) request(s Settings, text string) endpoint.Request {
 	return r
 }
 
+// frame is the question as it is shown first, and the verdict's head.
+func (j *Judge) frame(q *Question) (job.Verdict, [2]job.Side, error) {
+	order := q.order(j.judging.Settings)
+	text, err := j.prompt.Render(q, j.judging.Settings, order)
+	return job.Verdict{Ordinal: q.Ordinal, Position: q.Position, Question: q.hash(j.judging, text),
+		JudgeModel: j.judging.Model, PromptVersion: j.prompt.Version, PromptHash: j.prompt.Hash}, order, err
+}
+
 // Ask gives the verdict on a question. Where there is none, its Error says why;
 // the error returned is one that must end the run.
 func (j *Judge) Ask(ctx context.Context, q *Question) (job.Verdict, error) {
-	s := j.judging.Settings
-	order := q.order(s)
-	text, err := j.prompt.Render(q, s, order)
+	v, order, err := j.frame(q)
 	if err != nil {
 		return job.Verdict{}, err
 	}
-	v := job.Verdict{Ordinal: q.Ordinal, Position: q.Position, Question: q.hash(j.judging, text),
-		JudgeModel: j.judging.Model, PromptVersion: j.prompt.Version, PromptHash: j.prompt.Hash}
-	if q.Identical(s.Normalisation) {
+	if q.Identical(j.judging.Settings.Normalisation) {
 		j.count.identical.Add(1)
 		fill(&v, answer{match: true, differences: []string{}, confidence: ptr(1.0), source: ptr(Identical)})
 		return v, nil
@@ -122,24 +128,51 @@ func (j *Judge) once(question string, ask func() (answer, error)) (answer, error
 	return v.(answer), err
 }
 
-// votes asks as often as the settings say. With one vote the answer stands as
+// asking is one request of those that a question takes.
+type asking struct {
+	order   [2]job.Side
+	request endpoint.Request
+}
+
+// askings are as many as the settings say.
+func (j *Judge) askings(q *Question, question string, order [2]job.Side) ([]asking, error) {
+	s := j.judging.Settings
+	orders := [][2]job.Side{order}
+	if s.Swap {
+		orders = append(orders, exchanged(order))
+	}
+	var all []asking
+	for range s.Votes {
+		for _, o := range orders {
+			text, err := j.prompt.Render(q, s, o)
+			if err != nil {
+				return nil, err
+			}
+			r := j.prompt.request(s, text)
+			if s.Temperature == nil || *s.Temperature > 0 {
+				r.Seed = ptr(voteSeed(s.Seed, question, len(all)))
+			}
+			all = append(all, asking{o, r})
+		}
+	}
+	return all, nil
+}
+
+// votes makes all askings of a question. Of a single one the answer stands as
 // it is; else the majority counts, the first answer in a tie, and the
 // confidence is the share of the askings that agree.
 func (j *Judge) votes(ctx context.Context, q *Question, question string, order [2]job.Side) (answer, error) {
-	s := j.judging.Settings
+	askings, err := j.askings(q, question, order)
+	if err != nil {
+		return answer{}, err
+	}
 	var all []answer
-	for vote := range s.Votes {
-		orders := [][2]job.Side{order}
-		if s.Swap {
-			orders = append(orders, exchanged(order))
+	for _, k := range askings {
+		a, err := j.vote(ctx, k)
+		if err != nil {
+			return answer{}, err
 		}
-		for i, o := range orders {
-			a, err := j.vote(ctx, q, o, voteSeed(s.Seed, question, 2*vote+i))
-			if err != nil {
-				return answer{}, err
-			}
-			all = append(all, a)
-		}
+		all = append(all, a)
 	}
 	if len(all) == 1 {
 		return all[0], nil
@@ -173,39 +206,31 @@ func majority(all []answer) answer {
 	return first
 }
 
-const askings = 3 // of a question whose answers can't be used
+const tries = 3 // of an asking whose answers can't be used
 
-// vote asks with the sides in the given order until there is a verdict, or no
-// point in going on.
-func (j *Judge) vote(ctx context.Context, q *Question, order [2]job.Side, seed int) (answer, error) {
-	s := j.judging.Settings
-	text, err := j.prompt.Render(q, s, order)
-	if err != nil {
-		return answer{}, err
-	}
-	r := j.prompt.request(s, text)
-	if s.Temperature == nil || *s.Temperature > 0 {
-		r.Seed = &seed
+// vote asks until there is a verdict, or no point in going on.
+func (j *Judge) vote(ctx context.Context, k asking) (answer, error) {
+	if a, ok := j.batched.LoadAndDelete(requestID(k.request)); ok {
+		return a.(answer).named(j.judging.Settings.Blind, k.order), nil
 	}
 	var last *endpoint.Error
-	for range askings {
-		reply, err := j.asker.Ask(ctx, r)
+	for range tries {
+		reply, err := j.asker.Ask(ctx, k.request)
 		var a answer
 		if err == nil {
 			a, err = j.read(reply)
 		}
 		if err == nil {
-			a.name(s.Blind, order)
-			return a, nil
+			return a.named(j.judging.Settings.Blind, k.order), nil
 		}
 		if !errors.As(err, &last) || !again[last.Class] {
 			return answer{}, err
 		}
 		if last.Class == Length {
-			r.MaxTokens *= 2
+			k.request.MaxTokens *= 2
 		}
 	}
-	return answer{}, &endpoint.Error{Class: last.Class, Message: fmt.Sprintf("%s (asked %d times)", last.Message, askings), Raw: last.Raw}
+	return answer{}, &endpoint.Error{Class: last.Class, Message: fmt.Sprintf("%s (asked %d times)", last.Message, tries), Raw: last.Raw}
 }
 
 // again are the classes after which the same question may do better.
@@ -222,9 +247,10 @@ func (j *Judge) read(r *endpoint.Reply) (answer, error) {
 	return a, nil
 }
 
-// name says in a blind answer's explanation which side was which.
-func (a *answer) name(blind bool, order [2]job.Side) {
+// named says in a blind answer's explanation which side was which.
+func (a answer) named(blind bool, order [2]job.Side) answer {
 	if blind && a.explanation != nil {
 		a.explanation = ptr(fmt.Sprintf("(A: %s, B: %s) %s", order[0], order[1], *a.explanation))
 	}
+	return a
 }

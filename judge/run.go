@@ -32,6 +32,11 @@ type Options struct {
 	Settings Settings
 	Model    string // the judge's name in the results; "" takes what the server calls it
 
+	// Batch sends the questions as batches of the OpenAI Batch API, which cost
+	// less and take up to a day, and waits for them.
+	Batch     bool
+	BatchPoll time.Duration // how often it asks after a batch; 0 is a minute
+
 	// AllowMissing passes over shards without continuations, which are an error else.
 	AllowMissing bool
 
@@ -72,13 +77,21 @@ func Run(ctx context.Context, o Options) (*Judging, error) {
 	}
 	server, err := o.Connect(ctx)
 	if err != nil {
-		return nil, err
+		return nil, stopped(ctx, err)
 	}
 	err = r.work(ctx, server)
 	if server.Close != nil {
 		err = errors.Join(err, server.Close())
 	}
-	return &r.judging, err
+	return &r.judging, stopped(ctx, err)
+}
+
+// stopped gives an error that came of being told to stop the code that says so.
+func stopped(ctx context.Context, err error) error {
+	if err == nil || ctx.Err() == nil || failure.Code(err) != failure.Other {
+		return err
+	}
+	return failure.New(failure.Stopped, "start it again: verdicts are kept", "stopped on request: %w", err)
 }
 
 // runner is one run over some shards of a job.
@@ -245,6 +258,11 @@ func (r *runner) work(admit context.Context, server Server) error {
 	if err := (Record{r.judging, r.prompt.Text}).save(admit, r.Store); err != nil {
 		return err
 	}
+	if r.Batch {
+		if err := r.submit(admit); err != nil {
+			return err
+		}
+	}
 	err := r.shards(admit, server)
 	u := r.client.Usage()
 	r.Log.Info("judge used", "requests", u.Requests, "prompt_tokens", u.PromptTokens, "cached_tokens", u.CachedTokens,
@@ -296,6 +314,11 @@ func (r *runner) each(admit, ctx context.Context, ends *errgroup.Group) error {
 		if admit.Err() != nil {
 			r.sum.stop(k)
 			continue
+		}
+		if r.Batch {
+			if err := r.collect(admit, k); err != nil {
+				return err
+			}
 		}
 		run, err := r.open(ctx, k)
 		if err != nil {

@@ -175,6 +175,11 @@ func (f *fakeJudge) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if err != nil {
 		return
 	}
+	io.WriteString(w, f.reply(body))
+}
+
+// reply is the answer to a chat request's body.
+func (f *fakeJudge) reply(body []byte) string {
 	content := `{"ok":true}`
 	if !bytes.Contains(body, []byte("Greet the reader")) {
 		f.mu.Lock()
@@ -195,7 +200,7 @@ func (f *fakeJudge) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		time.Sleep(f.delay * time.Duration(sum[1]%8))
 		content = fmt.Sprintf(`{"explanation":"%s","key_differences":[],"meaning_match":%t,"confidence":0.5}`, sum[:8], sum[0]%2 == 0)
 	}
-	fmt.Fprintf(w, `{"choices":[{"message":{"content":%q},"finish_reason":"stop"}],"usage":{"prompt_tokens":100,"completion_tokens":10,"total_tokens":110}}`, content)
+	return fmt.Sprintf(`{"choices":[{"message":{"content":%q},"finish_reason":"stop"}],"usage":{"prompt_tokens":100,"completion_tokens":10,"total_tokens":110}}`, content)
 }
 
 func (f *fakeJudge) counts() (questions, askings int) {

@@ -60,6 +60,7 @@ type judgeFlags struct {
 	JudgeTimeout     time.Duration     `default:"5m" help:"How long an answer may take."`
 	JudgeTP          int               `name:"judge-tp" default:"1" placeholder:"N" help:"GPUs that a local judge is spread over (tensor parallel)."`
 	JudgeArgs        string            `placeholder:"ARGS" help:"Further flags for vllm serve of a local judge."`
+	Batch            bool              `help:"Send the questions through the OpenAI Batch API: cheaper, within a day."`
 	Budget           string            `placeholder:"N|$N" help:"Stop before this run uses more tokens, or dollars by the prices; go on later."`
 	PriceIn          float64           `placeholder:"$" help:"Dollars per million tokens of questions."`
 	PriceOut         float64           `placeholder:"$" help:"Dollars per million tokens of answers."`
@@ -105,7 +106,7 @@ func (f *judgeFlags) judge(ctx context.Context, con *console, j *jobFlags, w *wo
 	if err != nil {
 		return judge.Options{}, err
 	}
-	o := judge.Options{Store: s, Model: f.name(), PartEvery: w.PartEvery, Grace: w.Grace, Who: attempt(), Log: log, Console: con.err}
+	o := judge.Options{Store: s, Model: f.name(), Batch: f.Batch, PartEvery: w.PartEvery, Grace: w.Grace, Who: attempt(), Log: log, Console: con.err}
 	if o.Settings, err = f.settings(); err != nil {
 		return o, err
 	}

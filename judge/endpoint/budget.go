@@ -87,6 +87,25 @@ func (l *ledger) reserve(ctx context.Context, need cost) (cost, error) {
 	}
 }
 
+// try sets need aside if nothing stands against it, and never waits.
+func (l *ledger) try(need cost) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.exceeded(l.spent.plus(l.held).plus(need)) {
+		return false
+	}
+	l.held = l.held.plus(need)
+	l.holders++
+	return true
+}
+
+// spend counts what was not set aside.
+func (l *ledger) spend(u openai.Usage) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.spent = l.spent.plus(cost{int64(u.PromptTokens), int64(u.CompletionTokens)})
+}
+
 // settle replaces a reservation by what was used: by the reservation itself
 // where that can't be known.
 func (l *ledger) settle(hold cost, resp openai.ChatCompletionResponse, f *fault) {

@@ -15,6 +15,7 @@ import (
 	"net/url"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -47,6 +48,7 @@ type Client struct {
 	alive   singleflight.Group
 	success atomic.Int64 // time of the last answer, Unix nanoseconds
 	count   counts
+	holds   sync.Map // of batches: id to cost
 }
 
 // Request is one question.

@@ -8,6 +8,7 @@ import (
 	"io"
 	"net/http"
 	"strconv"
+	"strings"
 )
 
 // wire adds members to the JSON body of a request. go-openai leaves out a
@@ -32,8 +33,8 @@ func (w *wire) Do(req *http.Request) (*http.Response, error) {
 		}
 	}
 	resp, err := w.http.Do(req)
-	if err != nil {
-		return nil, err
+	if err != nil || strings.HasSuffix(req.URL.Path, "/content") { // a batch's answers are long
+		return resp, err
 	}
 	resp.Body = struct {
 		io.Reader
