@@ -19,25 +19,26 @@ type guarded struct {
 	dir   runDir
 	nonce string
 	grace atomic.Int64 // a time.Duration: what a killed guard's server is given
+	leave func()       // closes connections: vLLM waits for its clients to leave
 
 	done chan struct{} // closed when nothing is left; the fields below are set then
 	exit string        // how the server ended by itself; "" if it did not
 	err  error         // starting or ending failed
 }
 
-// startGuarded starts a guard, which starts argv, both with the environment
-// env, their output in log, and the files of keep open.
-func startGuarded(l *launch, grace time.Duration, argv, env []string, log *os.File, keep []*os.File) (*guarded, error) {
+// startGuarded starts a guard, which starts the server; both write to log and
+// keep the files of keep open. leave closes all connections to the server.
+func startGuarded(c *Config, l *launch, log *os.File, keep []*os.File, leave func()) (*guarded, error) {
 	stdin, pipe, err := os.Pipe()
 	if err != nil {
 		return nil, fmt.Errorf("start guard: %w", err)
 	}
 	defer stdin.Close()
-	args := append([]string{GuardCommand, "--dir", string(l.dir), "--stop-timeout", grace.String(), "--"}, argv...)
-	g := &guarded{pipe: pipe, dir: l.dir, nonce: l.nonce, done: make(chan struct{})}
-	g.grace.Store(int64(grace))
+	args := append([]string{GuardCommand, "--dir", string(l.dir), "--stop-timeout", c.StopTimeout.String(), "--"}, l.argv(c)...)
+	g := &guarded{pipe: pipe, dir: l.dir, nonce: l.nonce, leave: leave, done: make(chan struct{})}
+	g.grace.Store(int64(c.StopTimeout))
 	g.cmd = exec.Command("/proc/self/exe", args...) // this very binary, even if its file was replaced
-	g.cmd.Env, g.cmd.Stdin, g.cmd.Stderr, g.cmd.ExtraFiles = env, stdin, log, keep
+	g.cmd.Env, g.cmd.Stdin, g.cmd.Stderr, g.cmd.ExtraFiles = l.environ(c), stdin, log, keep
 	g.cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	out, err := g.cmd.StdoutPipe()
 	if err != nil {
@@ -77,6 +78,7 @@ func (g *guarded) follow(reports *bufio.Scanner) {
 	if g.exit == "" {
 		g.exit = fmt.Sprintf("its guard died (%v)", waitErr)
 	}
+	g.leave()
 	var pids map[int]bool
 	f := family{nonce: g.nonce, sid: g.cmd.Process.Pid}
 	if pids, g.err = f.end(leader, time.Duration(g.grace.Load())); g.err == nil {

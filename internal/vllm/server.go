@@ -171,9 +171,8 @@ func (s *Server) spawn() error {
 		s.launch.cache, keep = cache, []*os.File{lock}
 	}
 	s.client, s.log = client, serverLog{path: s.config.LogPath, from: info.Size()}
-	argv := s.launch.argv(&s.config)
-	s.config.Logger.Info("starting vLLM", "command", strings.Join(argv, " "), "log", s.config.LogPath)
-	s.guarded, err = startGuarded(&s.launch, s.config.StopTimeout, argv, s.launch.environ(&s.config), log, keep)
+	s.config.Logger.Info("starting vLLM", "command", strings.Join(s.launch.argv(&s.config), " "), "log", s.config.LogPath)
+	s.guarded, err = startGuarded(&s.config, &s.launch, log, keep, client.Close)
 	return err
 }
 
