@@ -56,7 +56,11 @@ func (d directive) String() string {
 	if d.value == "" {
 		return "#SBATCH --" + d.name
 	}
-	return "#SBATCH --" + d.name + "=" + d.value
+	value := d.value
+	if strings.ContainsAny(value, " \t'") {
+		value = `"` + value + `"`
+	}
+	return "#SBATCH --" + d.name + "=" + value
 }
 
 // render fills an embedded script in: a directive takes the place of its line,

@@ -20,8 +20,9 @@ import (
 // Cluster is a running Slurm: nodes n1 and n2 of 8 CPUs and 2 GPUs (plain
 // files), the partition "work", and "urgent", whose jobs preempt work's.
 type Cluster struct {
-	Dir string
-	t   testing.TB
+	Dir   string
+	t     testing.TB
+	nodes map[string]func() // what ends each at once
 }
 
 // patience is how long anything of Slurm's may take on a busy machine.
@@ -35,7 +36,7 @@ func Start(t testing.TB, lines ...string) *Cluster {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c := &Cluster{Dir: dir, t: t}
+	c := &Cluster{Dir: dir, t: t, nodes: map[string]func(){}}
 	t.Cleanup(func() { _ = os.RemoveAll(dir) })
 	c.write("munge.key", rand.Text()+rand.Text())
 	c.writeConf(lines)
@@ -43,8 +44,9 @@ func Start(t testing.TB, lines ...string) *Cluster {
 		"--pid-file="+c.path("munged.pid"), "--log-file="+c.path("munged.log"), "--seed-file="+c.path("munge.seed"))
 	c.Wait("munge", func() bool { _, err := os.Stat(c.path("munge.sock")); return err == nil })
 	c.daemon("slurmctld", "-D", "-f", c.path("slurm.conf"))
-	c.StartNode("n1")
-	c.StartNode("n2")
+	for _, node := range []string{"n1", "n2"} {
+		c.nodes[node] = c.daemon("slurmd", "-D", "-f", c.path("slurm.conf"), "-N", node)
+	}
 	t.Cleanup(c.drain)
 	c.Wait("two idle nodes", func() bool {
 		out, err := c.Command("sinfo", "-h", "-N", "-p", "work", "-t", "idle", "-o", "%N").Output()
@@ -53,11 +55,12 @@ func Start(t testing.TB, lines ...string) *Cluster {
 	return c
 }
 
-// StartNode starts a node's daemon; the function ends it with -9, as a node that is lost.
-func (c *Cluster) StartNode(name string) (lose func()) {
-	c.t.Helper()
-	return c.daemon("slurmd", "-D", "-f", c.path("slurm.conf"), "-N", name)
-}
+// LoseNode ends a node's daemon with -9. Processes of its jobs stay: Slurm
+// does not know.
+func (c *Cluster) LoseNode(name string) { c.nodes[name]() }
+
+// NodeOf is where a job or array task runs.
+func (c *Cluster) NodeOf(id string) string { return c.field(id, "NodeList=") }
 
 // Env is what a process needs so that Slurm's commands reach this cluster.
 func (c *Cluster) Env() []string { return append(os.Environ(), "SLURM_CONF="+c.path("slurm.conf")) }
@@ -81,17 +84,19 @@ func (c *Cluster) Run(name string, args ...string) string {
 
 // State is what Slurm says of a job or array task: PENDING, RUNNING,
 // COMPLETED, FAILED, …
-func (c *Cluster) State(id string) string {
-	for field := range strings.FieldsSeq(c.Show(id)) {
-		if state, ok := strings.CutPrefix(field, "JobState="); ok {
-			return state
+func (c *Cluster) State(id string) string { return c.field(id, "JobState=") }
+
+func (c *Cluster) field(id, name string) string {
+	for field := range strings.FieldsSeq(c.show(id)) {
+		if value, ok := strings.CutPrefix(field, name); ok {
+			return value
 		}
 	}
 	return ""
 }
 
-// Show is scontrol's record of a job or array task; "" if there is none.
-func (c *Cluster) Show(id string) string {
+// show is scontrol's record of a job or array task; "" if there is none.
+func (c *Cluster) show(id string) string {
 	out, err := c.Command("scontrol", "show", "job", id).Output()
 	if err != nil {
 		return ""
