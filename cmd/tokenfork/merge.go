@@ -13,6 +13,7 @@ type mergeCmd struct {
 	workFlags    `embed:""`
 	judgeFlags   `embed:""`
 	Judging      string `placeholder:"ID" help:"Which of the job's judgings to merge, if there are several and --judge names nobody."`
+	Format       string `enum:"results,r2r" default:"results" help:"r2r also writes r2r.csv, which R2R's step 4 reads."`
 	AllowMissing bool   `help:"Merge what is there although tasks are unfinished; summary.json says so."`
 }
 
@@ -26,7 +27,7 @@ func (c *mergeCmd) Run(ctx context.Context, con *console) error {
 	if err != nil {
 		return err
 	}
-	sum, err := merge.Merge(ctx, merge.Options{Store: s, Judging: judging, Accept: accept, AllowMissing: c.AllowMissing, TempDir: c.Tmp, Console: con.err})
+	sum, err := merge.Merge(ctx, merge.Options{Store: s, Judging: judging, Accept: accept, AllowMissing: c.AllowMissing, R2R: c.Format == "r2r", TempDir: c.Tmp, Console: con.err})
 	if sum != nil {
 		fmt.Fprintf(con.out, "%d mismatches in %s/%s (also %s, %s)\n", sum.Mismatches, s, merge.ParquetKey, merge.ArrowKey, merge.CSVKey)
 	}

@@ -140,6 +140,7 @@ func TestMainJob(t *testing.T) {
 		t.Log(python(t, "oracle", append(append([]string{filepath.Join(dir, merge.ParquetKey), m.table}, kind...), m.models()...)...))
 	})
 	t.Run("readers see the same rows", func(t *testing.T) { t.Log(python(t, "read-results", first)) })
+	t.Run("R2R reads the verdicts", func(t *testing.T) { m.r2r(t, first) })
 	t.Run("again changes nothing", func(t *testing.T) {
 		asked := m.small.Fresh() + m.reference.Fresh()
 		before := stamp(t, first)
@@ -174,6 +175,38 @@ func TestMainJob(t *testing.T) {
 		}
 		must(t, []int{failure.Partial}, "merge", "--job", dir, "--judge", "none", "--allow-missing")
 	})
+}
+
+// step4 reads r2r.csv as step 4 of R2R's data labelling does: verdicts are
+// joined to the index of all tokens at the token before, and blanks are 0.
+const step4 = `
+import json, sys
+import pandas as pd
+table, folder = sys.argv[1:]
+index = pd.read_csv(table).rename(columns={"1.5_sentence_id": "data_id", "1.5_token_id": "token_id", "1.5_predictions": "prediction"})
+verdicts = pd.read_csv(folder + "/r2r.csv")
+results = pd.read_parquet(folder + "/results.parquet")
+left_out = set(json.load(open(folder + "/summary.json")).get("r2r_left_out", []))
+assert not left_out & set(verdicts.data_id.astype(str)), "a sentence that is left out is there"
+kept = results[~results.sentence_id.astype(str).isin(left_out)]
+assert len(kept) == len(verdicts) > 0, (len(kept), len(verdicts))
+verdicts["token_id"] -= 1
+verdicts["mismatch"] = 1
+merged = pd.merge(index, verdicts, on=["data_id", "token_id"], how="left")
+assert merged.mismatch.sum() == len(verdicts), "verdicts without a token"
+assert (merged[merged.mismatch == 1].prediction == verdicts.pred_small_token.values).all(), "a verdict is at another token's prediction"
+assert pd.to_numeric(verdicts.divergent).isin([0, 1]).all()
+assert (verdicts.divergent.values == (~kept.meaning_match.astype(bool)).astype(int).values).all()
+print(len(verdicts), "verdicts,", len(left_out), "sentences left out")
+`
+
+func (m *mainJob) r2r(t *testing.T, first string) {
+	must(t, done, append([]string{"merge", "--job", first, "--format", "r2r"}, m.judge()...)...)
+	out, err := exec.Command(filepath.Join(vllmtest.Venv(), "bin/python"), "-c", step4, m.table, first).CombinedOutput()
+	if err != nil {
+		t.Errorf("%v\n%s", err, out)
+	}
+	t.Logf("%s", out)
 }
 
 // TestServerDies kills the engine of a server that tokenfork started, in the

@@ -35,6 +35,7 @@ type Options struct {
 	Judging      string // id of the judging whose verdicts count; "" leaves them out
 	Accept       Accept // checks a verdict against its question
 	AllowMissing bool   // merge although shards are not finished
+	R2R          bool   // write R2R\'s table too
 	TempDir      string
 	Console      io.Writer
 }
@@ -59,6 +60,7 @@ type Summary struct {
 	Finish     [2]map[string]int64 `json:"finish"`   // by side
 	Partial    bool                `json:"partial"`  // merged with --allow-missing while shards were missing
 	Missing    []string            `json:"missing_tasks,omitempty"`
+	R2RLeftOut []string            `json:"r2r_left_out,omitempty"` // sentences without all verdicts, left out of r2r.csv
 	Run        Run                 `json:"run"`
 
 	engines map[string]bool
@@ -82,7 +84,7 @@ func Merge(ctx context.Context, o Options) (*Summary, error) {
 	if err != nil {
 		return nil, err
 	}
-	m := &merger{Options: o, job: j, text: text, sum: newSummary(j)}
+	m := &merger{unjudged: map[int64]string{}, Options: o, job: j, text: text, sum: newSummary(j)}
 	if err := m.checkComplete(ctx); err != nil {
 		return nil, err
 	}
@@ -109,6 +111,8 @@ type merger struct {
 	sum   *Summary
 	meter *progress.Meter
 	runs  []section // of the spool, one per shard, each in order
+	// sentences with a mismatch that has no verdict, by ordinal
+	unjudged map[int64]string
 }
 
 func newSummary(j *job.Job) *Summary {
@@ -224,6 +228,9 @@ func (m *merger) spoolShard(ctx context.Context, spool *spool, mf *job.Manifest,
 					return err
 				}
 				m.sum.count(&rows[i])
+				if rows[i].MeaningMatch == nil {
+					m.unjudged[s.Ordinal] = s.ID
+				}
 			}
 			n += len(rows)
 			m.meter.Add(int64(len(rows)))
@@ -274,6 +281,10 @@ func (m *merger) write(ctx context.Context, spool *spool) error {
 		to(ParquetKey, columnar.NewParquetWriter[job.Result], options, same),
 		to(CSVKey, columnar.NewCSVWriter[job.Result], options, same),
 		to(FailuresKey, columnar.NewCSVWriter[Failure], nil, m.failure),
+	}
+	if m.R2R {
+		outs = append(outs, to(R2RKey, columnar.NewCSVWriter[R2RRow], nil, m.r2r))
+		m.sum.R2RLeftOut = m.leftOut()
 	}
 	if err := writeAll(ctx, m.Store, outs, spool.ordered(m.runs)); err != nil {
 		return err

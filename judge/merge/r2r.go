@@ -1,0 +1,54 @@
+package merge
+
+import (
+	"maps"
+	"slices"
+
+	"tokenfork/internal/job"
+)
+
+// R2RKey is the table that step 4 of R2R's data labelling reads.
+const R2RKey = "r2r.csv"
+
+// R2RRow is a row of it. Step 4 joins by data_id and token_id - 1, where its
+// own index has the prediction, and reads a verdict that is missing as "not
+// divergent": so sentences without all of their verdicts are left out whole.
+type R2RRow struct {
+	DataID               string `col:"data_id"`
+	TokenID              int64  `col:"token_id"` // the mismatch's position
+	RealToken            int32  `col:"real_token"`
+	RealText             string `col:"real_text"`
+	PredSmallToken       int32  `col:"pred_small_token"`
+	PredSmallText        string `col:"pred_small_text"`
+	SmallDivergeText     string `col:"small_diverge_text"`
+	ReferenceDivergeText string `col:"reference_diverge_text"`
+	CommonContext        string `col:"common_context"`
+	Divergent            int32  `col:"divergent"` // 1: the meanings differ
+	VerifyResponse       string `col:"verify_response"`
+}
+
+// r2r is r's row in R2R's table; nil if its sentence is left out.
+func (m *merger) r2r(r *job.Result) *R2RRow {
+	if _, out := m.unjudged[r.Ordinal]; out {
+		return nil
+	}
+	row := &R2RRow{DataID: r.SentenceID, TokenID: r.MismatchPosition, RealToken: r.RealTokenID, RealText: r.RealToken,
+		PredSmallToken: r.PredSmallID, PredSmallText: r.PredSmall, SmallDivergeText: *r.ContinuationSmall,
+		ReferenceDivergeText: *r.ContinuationReference, CommonContext: r.Context}
+	if !*r.MeaningMatch {
+		row.Divergent = 1
+	}
+	if r.VerifyExplanation != nil {
+		row.VerifyResponse = *r.VerifyExplanation
+	}
+	return row
+}
+
+// leftOut lists the sentences that R2R's table lacks, in the order of the input.
+func (m *merger) leftOut() []string {
+	ids := []string{}
+	for _, n := range slices.Sorted(maps.Keys(m.unjudged)) {
+		ids = append(ids, m.unjudged[n])
+	}
+	return ids
+}
