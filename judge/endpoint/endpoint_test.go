@@ -59,7 +59,7 @@ func (s *fakeServer) RoundTrip(r *http.Request) (*http.Response, error) {
 			w.Header().Set(k, s.head.Get(k))
 		}
 		w.WriteHeader(status)
-		io.WriteString(w, reply)
+		_, _ = io.WriteString(w, reply)
 	default:
 		w.WriteHeader(404)
 	}
@@ -388,7 +388,7 @@ func TestUnixSocket(t *testing.T) {
 			t.Error(err)
 		}
 	})}
-	go server.Serve(l)
+	go func() { _ = server.Serve(l) }()
 	defer server.Close()
 	c, err := connect(t.Context(), Config{URL: "unix://" + path})
 	if err != nil {
