@@ -6,6 +6,7 @@ import (
 	"image/color"
 	"io"
 	"math"
+	"strconv"
 
 	"gonum.org/v1/plot"
 	"gonum.org/v1/plot/font"
@@ -49,11 +50,11 @@ var (
 
 	variantLooks = []look{
 		{color: black, glyph: draw.CircleGlyph{}},
-		{color: vermillion, glyph: draw.SquareGlyph{}, dashes: dashed},
+		{color: vermillion, glyph: draw.BoxGlyph{}, dashes: dashed},
 		{color: blue, glyph: draw.PyramidGlyph{}, dashes: dotted},
 		{color: green, glyph: draw.CrossGlyph{}, dashes: []vg.Length{4, 2, 1, 2}},
 	}
-	sideLooks    = [2]look{{color: blue, glyph: draw.CircleGlyph{}}, {color: vermillion, glyph: draw.SquareGlyph{}, dashes: dashed}}
+	sideLooks    = [2]look{{color: blue, glyph: draw.CircleGlyph{}}, {color: vermillion, glyph: draw.BoxGlyph{}, dashes: dashed}}
 	measureLooks = [6]look{
 		{color: blue}, {color: vermillion}, {color: green},
 		{color: blue, dashes: dashed}, {color: vermillion, dashes: dashed}, {color: green, dashes: dashed},
@@ -160,6 +161,20 @@ type panel struct {
 	rule        *float64    // a line across the values, such as what chance gives
 }
 
+// sameValues gives panels side by side the same axis of values, so that they compare.
+func (f *picture) sameValues() {
+	top := 0.0
+	for i := range f.panels {
+		for _, s := range f.panels[i].series {
+			_, _, _, high := s.DataRange()
+			top = max(top, high)
+		}
+	}
+	for i := range f.panels {
+		f.panels[i].yRange = &[2]float64{0, max(1.05*top, 1e-9)}
+	}
+}
+
 func (f *panel) plot() *plot.Plot {
 	p := plot.New()
 	p.Title.Text, p.X.Label.Text, p.Y.Label.Text = f.title, f.x, f.y
@@ -169,6 +184,7 @@ func (f *panel) plot() *plot.Plot {
 		a.Label.TextStyle.Font, a.Tick.Label.Font = textFont(labelSize), textFont(tickSize)
 		a.LineStyle.Width, a.Tick.LineStyle.Width, a.Tick.Length = 0.5, 0.5, 3
 		a.Padding = 3
+		a.Tick.Marker = evenTicks{}
 		a.Label.Padding = 2
 	}
 	for _, s := range f.series {
@@ -176,6 +192,25 @@ func (f *panel) plot() *plot.Plot {
 	}
 	f.scale(p)
 	return p
+}
+
+// evenTicks are about five labelled ones, at multiples of 1, 2 or 5, and no others.
+type evenTicks struct{}
+
+// Ticks makes evenTicks a plot.Ticker.
+func (evenTicks) Ticks(from, to float64) []plot.Tick {
+	step := math.Pow(10, math.Floor(math.Log10((to-from)/5)))
+	for _, by := range []float64{2, 2.5, 2} {
+		if (to-from)/step > 6 {
+			step *= by
+		}
+	}
+	decimals := max(0, -int(math.Floor(math.Log10(step)+1e-9)))
+	var ticks []plot.Tick
+	for k := math.Ceil(from/step - 1e-9); k*step <= to+1e-9*step; k++ {
+		ticks = append(ticks, plot.Tick{Value: k * step, Label: strconv.FormatFloat(k*step+0, 'f', decimals, 64)})
+	}
+	return ticks
 }
 
 func (f *panel) scale(p *plot.Plot) {
@@ -228,49 +263,54 @@ type picture struct {
 
 const thumbnail = 16
 
-// legendRows breaks the series' names into lines that fit.
-func (f *picture) legendRows() [][]*series {
-	rows := [][]*series{nil}
-	style := draw.TextStyle{Font: textFont(labelSize), Handler: plot.DefaultTextHandler}
-	used := vg.Length(0)
-	for _, s := range f.panels[0].series {
-		if s.name == "" {
-			continue
-		}
-		w := entryWidth(style, s)
-		last := len(rows) - 1
-		if used+w > f.width && len(rows[last]) > 0 {
-			rows, used, last = append(rows, nil), 0, last+1
-		}
-		rows[last] = append(rows[last], s)
-		used += w
-	}
-	return rows
-}
-
-func entryWidth(style draw.TextStyle, s *series) vg.Length {
-	return thumbnail + style.Width(s.name) + 14
-}
-
 const legendHeight = 11
 
-func (f *picture) drawLegend(c draw.Canvas, rows [][]*series) {
-	style := draw.TextStyle{Font: textFont(labelSize), Handler: plot.DefaultTextHandler, Color: black, YAlign: draw.YCenter}
-	y := c.Max.Y - legendHeight/2
-	for _, row := range rows {
-		total := vg.Length(0)
-		for _, s := range row {
-			total += entryWidth(style, s)
+func legendStyle() draw.TextStyle {
+	return draw.TextStyle{Font: textFont(labelSize), Handler: plot.DefaultTextHandler, Color: black, YAlign: draw.YCenter}
+}
+
+// entry is a series' place in the legend, from its left edge and in its row.
+type entry struct {
+	series *series
+	x      vg.Length
+	row    int
+}
+
+// legend lays out the names of the first panel's series: in a row if they fit, else in columns.
+func (f *picture) legend() (entries []entry, width vg.Length, rows int) {
+	const gap = 9
+	style, widest := legendStyle(), vg.Length(0)
+	for _, s := range f.panels[0].series {
+		if s.name != "" {
+			w := thumbnail + 3 + style.Width(s.name) + gap
+			entries = append(entries, entry{series: s, x: width})
+			width, widest = width+w, max(widest, w)
 		}
-		x := c.Min.X + max(0, (c.Max.X-c.Min.X-total)/2)
-		for _, s := range row {
-			s.Thumbnail(&draw.Canvas{Canvas: c.Canvas, Rectangle: vg.Rectangle{
-				Min: vg.Point{X: x, Y: y - legendHeight/2}, Max: vg.Point{X: x + thumbnail, Y: y + legendHeight/2}}})
-			c.FillText(style, vg.Point{X: x + thumbnail + 3, Y: y}, s.name)
-			x += entryWidth(style, s)
-		}
-		y -= legendHeight
 	}
+	if len(entries) == 0 || width-gap <= f.width {
+		return entries, width - gap, min(len(entries), 1)
+	}
+	columns := max(1, int((f.width+gap)/widest))
+	for i := range entries {
+		entries[i].x, entries[i].row = widest*vg.Length(i%columns), i/columns
+	}
+	return entries, widest*vg.Length(columns) - gap, (len(entries) + columns - 1) / columns
+}
+
+// drawLegend draws it at the top and leaves the rest of the canvas.
+func (f *picture) drawLegend(c draw.Canvas) draw.Canvas {
+	entries, width, rows := f.legend()
+	left := c.Min.X + max(0, (c.Max.X-c.Min.X-width)/2)
+	for _, e := range entries {
+		x, y := left+e.x, c.Max.Y-legendHeight*(vg.Length(e.row)+0.5)
+		e.series.Thumbnail(&draw.Canvas{Canvas: c.Canvas, Rectangle: vg.Rectangle{
+			Min: vg.Point{X: x, Y: y - legendHeight/2}, Max: vg.Point{X: x + thumbnail, Y: y + legendHeight/2}}})
+		c.FillText(legendStyle(), vg.Point{X: x + thumbnail + 3, Y: y}, e.series.name)
+	}
+	if rows == 0 {
+		return c
+	}
+	return draw.Crop(c, 0, 0, 0, -legendHeight*vg.Length(rows)-3)
 }
 
 func (f *picture) draw(canvas vg.CanvasSizer) {
@@ -278,10 +318,7 @@ func (f *picture) draw(canvas vg.CanvasSizer) {
 	c.SetColor(color.White)
 	c.Fill(c.Rectangle.Path())
 	c = draw.Crop(c, 3, -6, 3, -3)
-	if rows := f.legendRows(); len(rows[0]) > 0 {
-		f.drawLegend(c, rows)
-		c = draw.Crop(c, 0, 0, 0, -legendHeight*vg.Length(len(rows))-2)
-	}
+	c = f.drawLegend(c)
 	plots := [][]*plot.Plot{nil}
 	for i := range f.panels {
 		plots[0] = append(plots[0], f.panels[i].plot())

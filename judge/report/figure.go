@@ -48,7 +48,7 @@ func (f *figure) caption(b resampler) string {
 		said = append(said, fmt.Sprintf("FEW ROWS: fewer than %d, so read nothing into it", fewRows))
 	}
 	if f.resampled {
-		said = append(said, fmt.Sprintf("Intervals: 95 %%, percentiles of %d resamples of whole sentences, seed %d; none where fewer than %d sentences have rows", b.times, b.seed, minSentences))
+		said = append(said, fmt.Sprintf("Intervals: 95 %%, percentiles of %d resamples of whole sentences, seed %d. Groups with rows of fewer than %d sentences have none and are in the table only", b.times, b.seed, minSentences))
 	}
 	return strings.Join(append(said, f.notes...), ". ") + "."
 }
@@ -84,11 +84,18 @@ func (b *builder) figures() []*figure {
 	return append(fs, b.exampleTable())
 }
 
-// percent makes rates marks at their places; groups without rows are left out.
+// percent makes rates marks at their places. Groups of too few sentences are not
+// drawn, unless all are such.
 func percent(rs []rate, x func(group int) float64) []mark {
+	least := 1
+	for _, r := range rs {
+		if r.sentences >= minSentences {
+			least = minSentences
+		}
+	}
 	var ms []mark
 	for i, r := range rs {
-		if r.n > 0 {
+		if r.sentences >= least {
 			ms = append(ms, mark{x(i), interval{100 * r.value, 100 * r.low, 100 * r.high}})
 		}
 	}
@@ -156,7 +163,7 @@ func (b *builder) mismatchByPosition() *figure {
 	f.tables = []*table{t}
 	f.notes = []string{fmt.Sprintf("Bins of %d positions", width)}
 	f.picture = &picture{width: columnWidth, height: figureHeight, panels: []panel{{
-		x: "position in the text (tokens)", y: "mismatch rate (%)",
+		x: "position in the text (tokens)", y: "mismatch rate (%)", xRange: &[2]float64{0, float64(int64(len(rs)) * width)},
 		series: []*series{{marks: percent(rs, b.middle(width)), look: variantLooks[0]}}}}}
 	return f
 }
@@ -182,7 +189,8 @@ func (b *builder) divergenceByPosition() *figure {
 	f.notes = append(f.notes, fmt.Sprintf("Bins of %d positions", width))
 	at := func(row int) int32 { return int32((int64(b.sample.position[row]) - b.first) / width) }
 	t := &table{name: f.name, columns: []string{"rows", "position_from", "position_to", "sentences", "judged", "divergent", "divergence_rate"}}
-	p := panel{x: "position of the mismatch (tokens)", y: "divergence rate (%)"}
+	p := panel{x: "position of the mismatch (tokens)", y: "divergence rate (%)", xRange: &[2]float64{0, float64((longest + width - 1) / width * width)}}
+	last := len(b.sample.variants()) - 1
 	for i, v := range b.sample.variants() {
 		rs := b.sample.divergence(v, at).rates(b.resampler)
 		for k, r := range rs {
@@ -190,8 +198,13 @@ func (b *builder) divergenceByPosition() *figure {
 				t.add(v.name, int64(k)*width+b.first, int64(k+1)*width+b.first, int64(r.sentences), r.n, r.hits, r.interval)
 			}
 		}
-		shift := (float64(i) - float64(len(b.sample.variants())-1)/2) * float64(width) / 10
-		p.series = append(p.series, &series{name: v.name, look: variantLooks[i], marks: percent(rs, func(k int) float64 { return b.middle(width)(k) + shift })})
+		if i == 0 || i == last {
+			shift := float64(width) * (float64(i)/float64(last) - 0.5) / 8
+			p.series = append(p.series, &series{name: v.title, look: variantLooks[i], marks: percent(rs, func(k int) float64 { return b.middle(width)(k) + shift })})
+		}
+	}
+	if last > 1 {
+		f.notes = append(f.notes, "The table also has the rows without length-cut, and without near ties, by themselves")
 	}
 	f.tables = []*table{t}
 	f.picture = &picture{width: columnWidth, height: figureHeight, panels: []panel{p}}

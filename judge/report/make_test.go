@@ -13,6 +13,15 @@ import (
 	"tokenfork/internal/store"
 )
 
+func openStore(t testing.TB, dir string) store.Store {
+	t.Helper()
+	s, err := store.Open(t.Context(), dir, store.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
 func ptr[T any](v T) *T { return &v }
 
 // synthetic describes results whose structure is known: divergence becomes more
@@ -82,10 +91,7 @@ func (s synthetic) judge(row *job.Result, r *rand.Rand, risk float64) {
 // write makes a job's results.parquet and rates.parquet.
 func (s synthetic) write(t testing.TB) store.Store {
 	t.Helper()
-	st, err := store.Open(t.Context(), t.TempDir(), store.Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
+	st := openStore(t, t.TempDir())
 	r := rand.New(rand.NewPCG(s.seed, 1))
 	var all [][]job.Result
 	for i := range s.sentences {
@@ -177,15 +183,11 @@ func (s synthetic) rates(all [][]job.Result, r *rand.Rand, write func(*job.Rate)
 	return nil
 }
 
-// report makes a report in a folder and gives its place.
+// makeReport makes a report in a folder and gives its place.
 func makeReport(t testing.TB, st store.Store, resamples int) (dir string, about *About) {
 	t.Helper()
 	dir = t.TempDir()
-	out, err := store.Open(t.Context(), dir, store.Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	about, err = Make(t.Context(), Options{Store: st, Out: out, TempDir: t.TempDir(), Seed: 1, Resamples: resamples, Console: io.Discard})
+	about, err := Make(t.Context(), Options{Store: st, Out: openStore(t, dir), TempDir: t.TempDir(), Seed: 1, Resamples: resamples, Console: io.Discard})
 	if err != nil {
 		t.Fatal(err)
 	}

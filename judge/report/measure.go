@@ -41,6 +41,7 @@ func (b *builder) mismatchByQuantile() *figure {
 		}
 		f.picture.addPanel(p)
 	}
+	f.picture.sameValues()
 	if f.n == 0 {
 		f.why, f.picture = "the table has no entropy, AU or EU", nil
 	}
@@ -92,6 +93,7 @@ func (b *builder) divergenceByQuantile() *figure {
 		}
 		f.picture.addPanel(p)
 	}
+	f.picture.sameValues()
 	f.tables = []*table{t}
 	if len(f.picture.panels) == 0 {
 		f.why, f.picture = "the table has no entropy, AU or EU", nil
@@ -143,10 +145,13 @@ func (b *builder) prediction() []*figure {
 	}
 	roc.resampled, pr.resampled = false, false
 	var all []scores
-	points := &table{name: "roc", columns: []string{"measure", "threshold", "false_positive_rate", "recall", "precision"}}
-	roc.picture = &picture{width: columnWidth, height: 1.25 * figureHeight, panels: []panel{{x: "false positive rate", y: "true positive rate (recall)", xRange: &[2]float64{0, 1}, yRange: &[2]float64{0, 1}}}}
+	points := &table{name: "roc", curve: true, columns: []string{"measure", "threshold", "false_positive_rate", "recall", "precision"}}
+	roc.picture = &picture{width: columnWidth, height: 1.25 * figureHeight, panels: []panel{{x: "false positive rate", y: "true positive rate (recall)", xRange: &[2]float64{0, 1}, yRange: &[2]float64{0, 1},
+		series: []*series{{look: look{color: grey, dashes: dotted}, marks: []mark{{0, point(0)}, {1, point(1)}}}}}}}
 	pr.picture = &picture{width: columnWidth, height: 1.25 * figureHeight, panels: []panel{{x: "recall", y: "precision", xRange: &[2]float64{0, 1}, yRange: &[2]float64{0, 1}}}}
-	for m, name := range job.Measures {
+	for k := range job.Measures {
+		m := k%2*3 + k/2 // both sides' of one, then of the next
+		name := job.Measures[m]
 		for i, v := range b.sample.variants() {
 			r := b.sample.rank(v, b.sample.measures[m])
 			if r.positives == 0 || r.positives == int64(len(r.rows)) {
@@ -165,8 +170,8 @@ func (b *builder) prediction() []*figure {
 	}
 	prevalence := float64(all[0].positives) / float64(all[0].n)
 	pr.picture.panels[0].rule = &prevalence
-	pr.notes = append(pr.notes, "The dotted line is the share of divergent rows, which chance gives")
-	roc.notes = append(roc.notes, fmt.Sprintf("A mismatch is called divergent if the measure is at least the threshold; drawn by about %d points", curvePoints))
+	pr.notes = append(pr.notes, fmt.Sprintf("Drawn from %d rows called divergent on", fewCalled), "Average precision beside the names", "The dotted line is the share of divergent rows, which chance gives")
+	roc.notes = append(roc.notes, "Area under the curve beside the names", "Dotted: chance", fmt.Sprintf("A mismatch is called divergent if the measure is at least the threshold; drawn by about %d points", curvePoints))
 	roc.tables = []*table{points}
 	b.drawAreas(auc, all)
 	return fs
@@ -179,12 +184,17 @@ func (b *builder) without(fs []*figure, why string) []*figure {
 	return fs
 }
 
+// fewCalled is from how many rows on a precision is drawn: below, it jumps about.
+const fewCalled = 20
+
 func (b *builder) drawCurves(roc, pr *picture, points *table, m int, r *ranking, s scores) {
 	name := job.Side(m/3).String() + " " + measureTitles[m%3]
 	onROC, onPR := &series{name: fmt.Sprintf("%s %.2f", name, s.auc.value), look: measureLooks[m]}, &series{name: fmt.Sprintf("%s %.2f", name, s.ap.value), look: measureLooks[m]}
 	for _, o := range r.curve() {
 		onROC.marks = append(onROC.marks, mark{o.falsePositiveRate, point(o.recall)})
-		onPR.marks = append(onPR.marks, mark{o.recall, point(o.precision)})
+		if o.called >= fewCalled {
+			onPR.marks = append(onPR.marks, mark{o.recall, point(o.precision)})
+		}
 		points.add(job.Measures[m], o.threshold, o.falsePositiveRate, o.recall, o.precision)
 	}
 	roc.panels[0].series = append(roc.panels[0].series, onROC)
@@ -215,8 +225,18 @@ func (b *builder) drawAreas(f *figure, all []scores) {
 		areas.series, precisions.series = append(areas.series, a), append(precisions.series, p)
 	}
 	f.notes = append(f.notes, "Dotted: what chance gives")
+	areas.xRange = &[2]float64{math.Floor(20*min(0.4, lowest(areas.series))) / 20, 1}
 	f.tables = []*table{t}
 	f.picture = &picture{width: pageWidth, height: figureHeight, panels: []panel{areas, precisions}}
+}
+
+func lowest(ss []*series) float64 {
+	low := math.Inf(1)
+	for _, s := range ss {
+		from, _, _, _ := s.DataRange()
+		low = min(low, from)
+	}
+	return low
 }
 
 // rowOf is a measure's place from the bottom up.

@@ -63,6 +63,9 @@ func (b *builder) section(f *figure) (section, error) {
 	}
 	if s.Drawn {
 		for _, t := range f.tables {
+			if t.curve {
+				continue
+			}
 			long := len(t.rows) > longTable && t.name != "examples"
 			s.Tables = append(s.Tables, pageTable{t.name, t.columns, t.rows, long})
 		}

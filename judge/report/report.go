@@ -3,7 +3,6 @@
 package report
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -176,15 +175,16 @@ func (f *figure) write(ctx context.Context, out store.Store) error {
 		}
 	}
 	for _, t := range f.tables {
-		for ending, write := range map[string]func(io.Writer) error{"csv": t.writeCSV, "tex": t.writeLaTeX} {
-			var b bytes.Buffer
-			if err := write(&b); err != nil {
-				return fmt.Errorf("write table %s: %w", t.name, err)
-			}
-			if err := store.ReplaceBytes(ctx, out, "tables/"+t.name+"."+ending, b.Bytes()); err != nil {
-				return err
-			}
+		if err := t.write(ctx, out); err != nil {
+			return fmt.Errorf("write table %s: %w", t.name, err)
 		}
 	}
 	return nil
+}
+
+func (t *table) write(ctx context.Context, out store.Store) error {
+	if err := out.Replace(ctx, "tables/"+t.name+".csv", t.writeCSV); err != nil || t.curve {
+		return err
+	}
+	return out.Replace(ctx, "tables/"+t.name+".tex", t.writeLaTeX)
 }

@@ -101,6 +101,7 @@ func (r *ranking) hitSentences() int {
 
 // operating is a point of the curves: what a threshold finds.
 type operating struct {
+	called            int     // divergent, by the threshold
 	threshold         float64 // rows with at least this value are called divergent
 	falsePositiveRate float64
 	recall            float64
@@ -125,9 +126,9 @@ func (r *ranking) curve() []operating {
 		if row&tied != 0 {
 			continue
 		}
-		o := operating{float64(r.values[i]), fp / n, tp / p, tp / (tp + fp)}
+		o := operating{i + 1, float64(r.values[i]), fp / n, tp / p, tp / (tp + fp)}
 		last := points[len(points)-1]
-		if i == len(r.rows)-1 || i < 20 || o.recall-last.recall+o.falsePositiveRate-last.falsePositiveRate >= 2./curvePoints {
+		if i == len(r.rows)-1 || o.recall-last.recall+o.falsePositiveRate-last.falsePositiveRate >= 2./curvePoints {
 			points = append(points, o)
 		}
 	}

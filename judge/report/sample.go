@@ -161,15 +161,16 @@ func (s *sample) addConfidence(r *row) {
 // variant is a choice of rows: all, or without those whose divergence may be
 // no more than the limit or the numerics.
 type variant struct {
-	name string
-	drop uint16 // rows with one of these marks
+	name  string
+	title string // where it stands alone
+	drop  uint16 // rows with one of these marks
 }
 
 var variants = []variant{
-	{"all", 0},
-	{"without length-cut", cut},
-	{"without near ties", nearTie},
-	{"without both", cut | nearTie},
+	{"all", "all", 0},
+	{"no length-cut", "no length-cut", cut},
+	{"no near ties", "no near ties", nearTie},
+	{"neither", "neither length-cut nor near ties", cut | nearTie},
 }
 
 // variants are those that the results can tell apart.

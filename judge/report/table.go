@@ -15,6 +15,7 @@ type table struct {
 	name    string
 	columns []string
 	rows    [][]any
+	curve   bool // points of a drawing: nobody prints them, so they are CSV only
 }
 
 func (t *table) add(cells ...any) { t.rows = append(t.rows, cells) }
