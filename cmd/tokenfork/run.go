@@ -31,6 +31,9 @@ Examples:
 // Run is the command. Rows that failed do not keep later stages from the
 // others: the exit code is the last stage's, which counts them all.
 func (c *runCmd) Run(ctx context.Context, con *console) error {
+	if c.Judge == "" { // known before hours of GPU time, not after
+		return failure.New(failure.Usage, "give --judge URL, --judge local, or --judge none", "nobody is named to judge")
+	}
 	plan := planCmd{jobFlags: c.jobFlags, modelFlags: c.modelFlags, planFlags: c.planFlags}
 	infer := inferCmd{jobFlags: c.jobFlags, workFlags: c.workFlags, modelFlags: c.modelFlags, inferFlags: c.inferFlags, Side: "both"}
 	merge := mergeCmd{jobFlags: c.jobFlags, workFlags: c.workFlags, judgeFlags: c.judgeFlags}
