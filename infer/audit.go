@@ -1,6 +1,8 @@
 package infer
 
 import (
+	"fmt"
+	"log/slog"
 	"math"
 	"slices"
 
@@ -66,16 +68,16 @@ func (r *rest) gapAt(i int) float64 {
 	return r.gaps[i-1]
 }
 
-// auditResult sums up the audits for people.
-type auditResult struct {
-	Audited, Agreed, NearTies int64
-	Low, High                 float64 // 95 % interval of the agreement outside near-ties (Wilson)
-}
-
-func auditOf(c job.Counters) auditResult {
-	a := auditResult{Audited: c[Audited] - c[AuditFailed], Agreed: c[AuditAgreed], NearTies: c[AuditNearTies]}
-	a.Low, a.High = wilson(a.Agreed, a.Audited-a.NearTies)
-	return a
+// tellAudit says how the replayed forks that were generated as well compare:
+// the interval is of the agreement outside near-ties (95 %, Wilson).
+func tellAudit(log *slog.Logger, c *job.Commit) {
+	n := c.Counters[Audited] - c.Counters[AuditFailed]
+	if n == 0 {
+		return
+	}
+	low, high := wilson(c.Counters[AuditAgreed], n-c.Counters[AuditNearTies])
+	log.Info("replay audited", "shard", c.Shard, "side", c.Side, "forks", n, "agreed", c.Counters[AuditAgreed],
+		"near_ties", c.Counters[AuditNearTies], "agreement", fmt.Sprintf("%.4f-%.4f", low, high))
 }
 
 // wilson is the 95 % score interval of k of n.

@@ -189,6 +189,7 @@ func (l *lane) commit(ctx context.Context, run *shardRun, complete bool) error {
 		return err
 	}
 	l.sum.committed(c)
+	tellAudit(l.log, c)
 	l.log.Info("shard done", "shard", run.manifest.Index, "side", l.side, "mismatches", run.manifest.Shard.Mismatches, "failed", c.Failed)
 	return nil
 }
