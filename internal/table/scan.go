@@ -49,10 +49,13 @@ type scanner struct {
 	cells  [6]span // the row's measures
 }
 
-// span is where a measure's cell is.
+// span is a measure's cell: a digit, a point, digits and maybe an exponent. What
+// is written in another way has been read already.
 type span struct {
-	from, to int
-	simple   bool // a digit, a point, digits
+	from, to, end int // to is the digits' end
+	exponent      int
+	known         bool // by value
+	value         float64
 }
 
 // scan parses a chunk without quotes. It gives nil if lines and rows do not
@@ -148,9 +151,7 @@ func (s *scanner) rowEnd(p int) int {
 // cell reads the cell at p and gives its end.
 func (s *scanner) cell(r role, p int) int {
 	if r >= firstMeasure {
-		end, simple := decimal(s.b, p)
-		s.cells[r-firstMeasure] = span{p, end, simple}
-		return end
+		return s.cells[r-firstMeasure].find(s.b, p)
 	}
 	if s.texts && isSentence(r) {
 		return s.text(r, p)
@@ -223,15 +224,18 @@ func (s *scanner) take() {
 
 // measure gives a measure exactly, or just so that it is in the right bin.
 func (s *scanner) measure(c *span, exact bool) float64 {
-	if c.simple && !exact {
-		if f, ok := roughly(s.b, c.from, c.to); ok {
+	if c.known {
+		return c.value
+	}
+	if !exact {
+		if f, ok := roughly(s.b, c); ok {
 			return f
 		}
 	}
-	if c.simple && c.to-c.from <= 20 {
+	if c.exponent == 0 && c.to-c.from <= 20 {
 		return fraction(s.b, c.from, c.to)
 	}
-	f, _ := parseMeasure(s.b[c.from:c.to]) // decimal has seen to it that it is a number
+	f, _ := parseMeasure(s.b[c.from:c.end]) // find has seen to it that it is a number
 	return f
 }
 
@@ -303,34 +307,59 @@ var powers = func() (p [20]uint64) {
 	return p
 }()
 
-// decimal finds the end of a number that may have a point and an exponent; 0 if
-// it is none. It is simple if it is a digit, a point and digits.
-func decimal(b []byte, p int) (end int, simple bool) {
-	if isDigit(b[p]) && b[p+1] == '.' {
-		end = p + 2
-		for {
-			_, n := digits(b, end)
-			end += n
-			if n < 8 {
-				break
-			}
-			if end > len(b)-slack/2 {
-				return 0, false
-			}
+// find looks for the end of the number at p; 0 if there is none.
+func (c *span) find(b []byte, p int) int {
+	if !isDigit(b[p]) || b[p+1] != '.' {
+		return c.other(b, p)
+	}
+	end := p + 2
+	for {
+		_, n := digits(b, end)
+		if end += n; n < 8 {
+			break
 		}
-		if end > p+2 && b[end] != 'e' && b[end] != 'E' {
-			return end, true
+		if end > len(b)-slack/2 {
+			return 0
 		}
 	}
-	for end = p; numeric[b[end]]; {
+	c.from, c.to, c.exponent, c.known = p, end, 0, false
+	if end == p+2 {
+		return c.other(b, p)
+	}
+	if b[end] == 'e' {
+		return c.power(b, end+1)
+	}
+	c.end = end
+	return end
+}
+
+// power reads an exponent of two digits with its sign, as everybody writes them.
+func (c *span) power(b []byte, p int) int {
+	if b[p] != '-' && b[p] != '+' || !isDigit(b[p+1]) || !isDigit(b[p+2]) || isDigit(b[p+3]) {
+		return c.other(b, c.from)
+	}
+	c.exponent = int(b[p+1]-'0')*10 + int(b[p+2]-'0')
+	if b[p] == '-' {
+		c.exponent = -c.exponent
+	}
+	c.end = p + 3
+	return c.end
+}
+
+// other reads a number that is written in another way.
+func (c *span) other(b []byte, p int) int {
+	end := p
+	for numeric[b[end]] {
 		if end++; end > len(b)-slack/2 {
-			return 0, false
+			return 0
 		}
 	}
-	if _, err := parseMeasure(b[p:end]); err != nil || end == p {
-		return 0, false
+	f, err := parseMeasure(b[p:end])
+	if err != nil || end == p {
+		return 0
 	}
-	return end, false
+	c.known, c.value = true, f
+	return end
 }
 
 // numeric are the characters of numbers.
@@ -341,16 +370,30 @@ var numeric = func() (is [256]bool) {
 	return is
 }()
 
-// roughly reads the first nine digits of a simple number; ok if all numbers
-// that begin so are in one bin.
-func roughly(b []byte, from, to int) (f float64, ok bool) {
-	x, n := digits(b, from+2)
-	if n < 8 {
-		return fraction(b, from, to), true
+// tens are the powers of ten from -99 to 99.
+var tens = func() (p [199]float64) {
+	for i := range p {
+		p[i] = math.Pow10(i - 99)
 	}
-	m := float64(uint64(b[from]-'0')*100_000_000 + eight(x))
-	f = m / 1e8
-	return f, math.Float64bits(f)>>job.BinShift == math.Float64bits((m+1)/1e8)>>job.BinShift
+	return p
+}()
+
+// roughly reads the first nine digits; ok if all numbers that begin so are in
+// one bin, with room for the rounding here.
+func roughly(b []byte, c *span) (f float64, ok bool) {
+	x, n := digits(b, c.from+2)
+	if n < 8 {
+		x <<= 64 - 8*uint(n) // fewer digits: as if zeros stood before them
+		x = eight(x) * powers[8-n]
+	} else {
+		x = eight(x)
+	}
+	m := float64(uint64(b[c.from]-'0')*100_000_000 + x)
+	ten := tens[c.exponent+99-8]
+	f = m * ten
+	const ulps = 8
+	low, high := math.Float64bits(f)-ulps, math.Float64bits((m+1)*ten)+ulps
+	return f, low>>job.BinShift == high>>job.BinShift && m > 0
 }
 
 // fraction reads a simple number of at most 19 digits, correctly rounded.

@@ -241,12 +241,11 @@ func TestMeasuresExact(t *testing.T) {
 		}
 		want, _ := strconv.ParseFloat(s, 64)
 		b := append([]byte(s+","), make([]byte, slack)...)
-		end, simple := decimal(b, 0)
-		if end != len(s) {
+		var c span
+		if end := c.find(b, 0); end != len(s) {
 			t.Fatalf("%s: end %d", s, end)
 		}
 		sc := &scanner{b: b}
-		c := span{0, end, simple}
 		if got := sc.measure(&c, true); got != want {
 			t.Fatalf("%s: %g, want %g", s, got, want)
 		}
