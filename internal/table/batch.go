@@ -86,7 +86,7 @@ func (b *Batch) Place(line int64) string {
 // Follows checks that the batch's first row goes on a sentence whose last row
 // had this position and row id.
 func (b *Batch) Follows(position, row int64) *Problem {
-	r, reason := rowID, error(nil)
+	r, reason := rowID, ""
 	switch {
 	case b.Runs[0].Position != position+1:
 		r, reason = smallPosition, positionProblem(position, b.Runs[0].Position)
@@ -95,7 +95,7 @@ func (b *Batch) Follows(position, row int64) *Problem {
 	default:
 		return nil
 	}
-	return &Problem{Place: b.Place(b.Runs[0].Line), Line: b.Runs[0].Line, Column: b.schema.names[r], Reason: reason.Error()}
+	return &Problem{Place: b.Place(b.Runs[0].Line), Line: b.Runs[0].Line, Column: b.schema.names[r], Reason: reason}
 }
 
 var batches = sync.Pool{New: func() any { return new(Batch) }}

@@ -1,7 +1,6 @@
 package table
 
 import (
-	"errors"
 	"fmt"
 	"math"
 	"strconv"
@@ -79,8 +78,8 @@ func (b *builder) done() *Batch {
 }
 
 // problem notes what is wrong with the row at hand.
-func (b *builder) problem(line int64, column, value string, reason error) *Problem {
-	b.Problems = append(b.Problems, Problem{Row: b.n, Place: b.Place(line), Line: line, Column: column, Value: value, Reason: reason.Error()})
+func (b *builder) problem(line int64, column, value, reason string) *Problem {
+	b.Problems = append(b.Problems, Problem{Row: b.n, Place: b.Place(line), Line: line, Column: column, Value: value, Reason: reason})
 	return &b.Problems[len(b.Problems)-1]
 }
 
@@ -121,27 +120,27 @@ func (b *builder) odd(v *values) {
 		b.id(v, &v.kind, b.limits.kind, tokenType, true)
 	}
 	if v.rowID == blank {
-		b.problem(v.line, b.schema.names[rowID], "", errBlank)
+		b.problem(v.line, b.schema.names[rowID], "", isBlankReason)
 		v.rowID = b.last.rowID + 1
 	}
 	if v.position == blank {
-		b.problem(v.line, b.schema.names[smallPosition], "", errBlank)
+		b.problem(v.line, b.schema.names[smallPosition], "", isBlankReason)
 	} else if uint64(v.position) >= math.MaxInt32 {
-		b.problem(v.line, b.schema.names[smallPosition], strconv.FormatInt(v.position, 10), errors.New("is no position in a text"))
+		b.problem(v.line, b.schema.names[smallPosition], strconv.FormatInt(v.position, 10), "is no position in a text")
 	}
 }
 
-var errBlank = errors.New("is blank")
+const isBlankReason = "is blank"
 
 // id checks one id; blanks become NoPrediction.
 func (b *builder) id(v *values, id *int64, limit int64, r role, required bool) {
 	switch {
 	case *id == blank:
 		if required {
-			b.problem(v.line, b.schema.names[r], "", errBlank)
+			b.problem(v.line, b.schema.names[r], "", isBlankReason)
 		}
 	case *id >= limit:
-		b.problem(v.line, b.schema.names[r], strconv.FormatInt(*id, 10), fmt.Errorf("is outside the vocabulary of %d ids", limit))
+		b.problem(v.line, b.schema.names[r], strconv.FormatInt(*id, 10), fmt.Sprintf("is outside the vocabulary of %d ids", limit))
 	default:
 		return
 	}
@@ -158,18 +157,18 @@ func (b *builder) disorder(v *values) {
 	}
 }
 
-func positionProblem(before, now int64) error {
+func positionProblem(before, now int64) string {
 	switch {
 	case now == before:
-		return fmt.Errorf("position %d is there twice", now)
+		return fmt.Sprintf("position %d is there twice", now)
 	case now < before:
-		return fmt.Errorf("position %d comes after %d", now, before)
+		return fmt.Sprintf("position %d comes after %d", now, before)
 	}
-	return fmt.Errorf("position %d follows %d: %d missing", now, before, now-before-1)
+	return fmt.Sprintf("position %d follows %d: %d missing", now, before, now-before-1)
 }
 
-func rowProblem(before, now int64) error {
-	return fmt.Errorf("row_id %d comes after %d: it must rise within a sentence", now, before)
+func rowProblem(before, now int64) string {
+	return fmt.Sprintf("row_id %d comes after %d: it must rise within a sentence", now, before)
 }
 
 // run notes that a sentence begins, or goes on from the batch before.
@@ -180,12 +179,12 @@ func (b *builder) run(v *values) {
 		r.ID = string([]byte(v.text)) // a copy
 		b.last.text = r.ID
 		if isBlank([]byte(v.text)) {
-			b.problem(v.line, b.schema.names[smallSentence], "", errBlank).Lost = true
+			b.problem(v.line, b.schema.names[smallSentence], "", isBlankReason).Lost = true
 		}
 	} else {
 		r.ID = strconv.FormatInt(v.sentence, 10)
 		if v.sentence == blank {
-			b.problem(v.line, b.schema.names[smallSentence], "", errBlank).Lost = true
+			b.problem(v.line, b.schema.names[smallSentence], "", isBlankReason).Lost = true
 		}
 	}
 	b.Runs = append(b.Runs, r)
@@ -217,13 +216,13 @@ func (b *builder) mergeText(line int64, small *string, reference string) {
 	b.problem(line, b.schema.names[referenceSentence], reference, b.differs(smallSentence, *small)).Lost = true
 }
 
-func (b *builder) differs(r role, small string) error {
-	return fmt.Errorf("differs between the two models: column %s has %q", b.schema.names[r], small)
+func (b *builder) differs(r role, small string) string {
+	return fmt.Sprintf("differs between the two models: column %s has %q", b.schema.names[r], small)
 }
 
 // lost notes a row that cannot be read at all.
 func (b *builder) lost(line int64, reason error) {
-	b.problem(line, "", "", reason).Lost = true
+	b.problem(line, "", "", reason.Error()).Lost = true
 	if b.n == 0 {
 		b.Runs = append(b.Runs, Run{Line: line})
 	}

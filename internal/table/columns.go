@@ -107,33 +107,29 @@ type converter struct {
 	req Request
 }
 
-// vectors are a piece's cells.
-type vectors struct {
-	*builder
+// cells are a piece's.
+type cells struct {
+	vectors
 	*converter
 	piece
-	ints   [firstMeasure][]int64 // by role; blank where there is no number
-	texts  [2][]string           // sentence ids that are text, by side
 	floats []float64
-	bad    map[int][]Problem // by row
 }
 
-var pool = sync.Pool{New: func() any { return new(vectors) }}
+var pool = sync.Pool{New: func() any { return new(cells) }}
 
 func (c *converter) convert(p piece) *Batch {
-	v := pool.Get().(*vectors)
+	v := pool.Get().(*cells)
 	defer pool.Put(v)
-	v.builder, v.converter, v.piece, v.bad = newBuilder(c.name, c.schema, c.req, p.rows()), c, p, nil
+	v.converter, v.piece = c, p
+	v.start(c.name, c.columnFile.schema, c.req, p.first, p.Rows)
 	v.byRow = true
 	for r := range firstMeasure {
-		v.ints[r] = grow(v.ints[r], p.rows())
 		switch {
-		case c.schema.fields[r] < 0:
-			clear(v.ints[r])
-		case isSentence(r) && c.req.SentenceIDType == String:
+		case c.columnFile.schema.fields[r] < 0:
+		case v.isText(r):
 			v.strings(r)
 		default:
-			v.numbers(r)
+			v.numbers(r, v.ints[r])
 		}
 	}
 	for i, m := range v.Measures {
@@ -141,39 +137,11 @@ func (c *converter) convert(p piece) *Batch {
 			v.measure(m, firstMeasure+role(i))
 		}
 	}
-	for i := range p.rows() {
-		v.row(i)
-	}
 	p.Release()
-	return v.done()
+	return v.batch()
 }
 
-// row hands the i-th row to the builder.
-func (v *vectors) row(i int) {
-	x := values{line: v.first + int64(i), rowID: v.ints[rowID][i], position: v.ints[smallPosition][i], sentence: v.ints[smallSentence][i], real: v.ints[smallReal][i],
-		small: v.ints[smallPrediction][i], reference: v.ints[referencePrediction][i], kind: v.ints[tokenType][i]}
-	for _, p := range v.bad[i] {
-		v.problem(x.line, p.Column, p.Value, errors.New(p.Reason)).Lost = p.Lost
-	}
-	if v.converter.req.SentenceIDType == String {
-		x.sentence, x.text = 0, v.texts[0][i]
-	}
-	if v.converter.schema.fields[referencePosition] >= 0 {
-		v.merge(x.line, smallPosition, &x.position, v.ints[referencePosition][i])
-		v.merge(x.line, smallReal, &x.real, v.ints[referenceReal][i])
-		if v.converter.req.SentenceIDType == String {
-			v.mergeText(x.line, &x.text, v.texts[1][i])
-		} else {
-			v.merge(x.line, smallSentence, &x.sentence, v.ints[referenceSentence][i])
-		}
-	}
-	v.add(&x)
-}
-
-func (p piece) rows() int { return p.Rows }
-
-func (v *vectors) numbers(r role) {
-	dst := v.ints[r]
+func (v *cells) numbers(r role, dst []int64) {
 	if v.kinds[r] == columnar.Whole {
 		v.Wholes(v.at[r], dst, blank)
 		if isSentence(r) {
@@ -182,31 +150,24 @@ func (v *vectors) numbers(r role) {
 		for i, n := range dst {
 			if uint64(n) >= tooLarge && n != blank {
 				v.spoil(i, r, strconv.FormatInt(n, 10), wholeProblem(float64(n), false))
+				dst[i] = blank
 			}
 		}
 		return
 	}
-	v.floats = grow(v.floats, v.rows())
+	v.floats = grow(v.floats, len(dst))
 	v.Floats(v.at[r], v.floats)
 	for i, f := range v.floats {
+		dst[i] = blank
 		if f != f {
-			dst[i] = blank
+			continue
+		}
+		if err := wholeProblem(f, v.kinds[r] == columnar.Narrow); err != nil && !(isSentence(r) && errors.Is(err, errNegative)) {
+			v.spoil(i, r, strconv.FormatFloat(f, 'g', -1, 64), err)
 			continue
 		}
 		dst[i] = int64(f)
-		if err := wholeProblem(f, v.kinds[r] == columnar.Narrow); err != nil && !(isSentence(r) && errors.Is(err, errNegative)) {
-			v.spoil(i, r, strconv.FormatFloat(f, 'g', -1, 64), err)
-		}
 	}
-}
-
-// spoil notes a cell that cannot be used.
-func (v *vectors) spoil(row int, r role, value string, reason error) {
-	if v.bad == nil {
-		v.bad = map[int][]Problem{}
-	}
-	v.bad[row] = append(v.bad[row], Problem{Column: v.converter.schema.names[r], Value: value, Reason: reason.Error(), Lost: isSentence(r)})
-	v.ints[r][row] = blank
 }
 
 // wholeProblem says why a number is no id, or nil.
@@ -225,30 +186,27 @@ func wholeProblem(f float64, narrow bool) error {
 }
 
 // strings reads sentence ids as text, numbers too.
-func (v *vectors) strings(r role) {
-	side := 0
-	if r == referenceSentence {
-		side = 1
-	}
-	v.texts[side] = grow(v.texts[side], v.rows())
+func (v *cells) strings(r role) {
+	dst := v.texts[sideOf(r)]
 	if v.kinds[r] == columnar.Text {
-		v.Texts(v.at[r], v.texts[side])
+		v.Texts(v.at[r], dst)
 		return
 	}
-	v.numbers(r)
-	for i, n := range v.ints[r] {
-		if v.texts[side][i] = ""; n != blank {
-			v.texts[side][i] = strconv.FormatInt(n, 10)
+	numbers := make([]int64, len(dst))
+	v.numbers(r, numbers)
+	for i, n := range numbers {
+		if dst[i] = ""; n != blank {
+			dst[i] = strconv.FormatInt(n, 10)
 		}
 	}
 }
 
-func (v *vectors) measure(dst []float64, r role) {
+func (v *cells) measure(dst []float64, r role) {
 	if v.kinds[r] != columnar.Whole {
 		v.Floats(v.at[r], dst)
 		return
 	}
-	whole := make([]int64, v.rows())
+	whole := make([]int64, len(dst))
 	v.Wholes(v.at[r], whole, blank)
 	for i, n := range whole {
 		if dst[i] = float64(n); n == blank {

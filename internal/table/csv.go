@@ -23,7 +23,8 @@ const maxRecord = 64 << 20
 type chunk struct {
 	data   []byte
 	line   int64 // of the first record
-	quoted bool  // a quote is somewhere in it
+	lines  int
+	quoted bool // a quote is somewhere in it
 	buffer *[]byte
 }
 
@@ -99,8 +100,11 @@ func (f *csvFile) next() (*chunk, error) {
 		}
 		if end, quoted := lastRecord(b[:n], f.eof); end > 0 {
 			f.rest = append(f.rest, b[end:n]...)
-			c := &chunk{data: b[:end], line: f.line, quoted: quoted, buffer: buffer}
-			f.line += int64(bytes.Count(c.data, newline))
+			c := &chunk{data: b[:end], line: f.line, lines: bytes.Count(b[:end], newline), quoted: quoted, buffer: buffer}
+			if b[end-1] != '\n' {
+				c.lines++
+			}
+			f.line += int64(c.lines)
 			return c, nil
 		}
 		if n > maxRecord {

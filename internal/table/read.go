@@ -1,7 +1,6 @@
 package table
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -135,7 +134,7 @@ func (r *Reader) csv(ctx context.Context, name string, in io.Reader, out func(*B
 		return err
 	}
 	if _, plain := in.(*plain); plain && r.perRow == 0 {
-		r.perRow = float64(len(first.data)) / float64(bytes.Count(first.data, newline)+1)
+		r.perRow = float64(len(first.data)) / float64(first.lines)
 	}
 	p := newParser(name, f.schema, r.req)
 	chunks := func(yield func(*chunk, error) bool) {

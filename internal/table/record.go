@@ -15,7 +15,6 @@ type parser struct {
 	schema *Schema
 	req    Request
 	roleAt []role // by column; roles where nothing is wanted
-	steps  []step
 }
 
 func newParser(name string, s *Schema, req Request) *parser {
@@ -28,7 +27,6 @@ func newParser(name string, s *Schema, req Request) *parser {
 			p.roleAt[at] = role(r)
 		}
 	}
-	p.steps = stepsOf(p.roleAt)
 	return p
 }
 
@@ -39,7 +37,7 @@ func (p *parser) parse(c *chunk) *Batch {
 			return b
 		}
 	}
-	r := &records{builder: newBuilder(p.name, p.schema, p.req, bytes.Count(c.data, newline)+1), parser: p}
+	r := &records{builder: newBuilder(p.name, p.schema, p.req, c.lines), parser: p}
 	if c.quoted {
 		r.quoted(c)
 	} else {
@@ -166,7 +164,7 @@ func (r *records) number(k role, line int64) int64 {
 	}
 	n, err := parse(r.cells[k])
 	if err != nil {
-		r.problem(line, r.builder.schema.names[k], string(r.cells[k]), err).Lost = isSentence(k)
+		r.problem(line, r.builder.schema.names[k], string(r.cells[k]), err.Error()).Lost = isSentence(k)
 		return blank
 	}
 	return n
@@ -175,7 +173,7 @@ func (r *records) number(k role, line int64) int64 {
 func (r *records) measure(k role, line int64) float64 {
 	f, err := parseMeasure(r.cells[k])
 	if err != nil {
-		r.problem(line, r.builder.schema.names[k], string(r.cells[k]), err)
+		r.problem(line, r.builder.schema.names[k], string(r.cells[k]), err.Error())
 		return math.NaN()
 	}
 	return f

@@ -1,99 +1,87 @@
 package table
 
 import (
-	"bytes"
 	"encoding/binary"
 	"math"
 	"math/bits"
+	"sync"
 
 	"tokenfork/internal/job"
 )
 
-// The scanner reads rows of plain numbers, eight bytes at a time, without
-// looking for the columns between. Whatever else it meets, blanks included, it
-// leaves to records: no cell is understood here that is not understood there,
-// and a test compares the two.
-
-// step is a column that is read.
-type step struct {
-	skip int // columns before it that are not
-	role role
-	last bool // column of the row
-}
-
-func stepsOf(roleAt []role) []step {
-	var steps []step
-	skip := 0
-	for i, r := range roleAt {
-		if r == roles {
-			skip++
-			continue
-		}
-		steps = append(steps, step{skip, r, i == len(roleAt)-1})
-		skip = 0
-	}
-	return steps
-}
+// The scanner reads chunks whose rows all have the header's number of fields and
+// none is quoted: it finds all commas and newlines at once and then goes through
+// the wanted columns one by one. Other chunks it leaves to records, and cells
+// that are not plain numbers to the same functions that records use.
 
 // slack is how far the scanner may look beyond the data.
-const slack = 32
+const slack = 64 + 8
 
 type scanner struct {
-	*records
-	b      []byte // the chunk and slack, which holds no digit, comma or newline
-	size   int    // of the chunk
-	exact  bool   // measures of every row are wanted exactly
-	texts  bool   // sentence ids are text
-	unread int    // columns after the last one that is read
-	v      values
-	cells  [6]span // the row's measures
+	vectors
+	b     []byte   // the chunk and slack
+	masks []uint64 // a bit for each byte: a comma or newline
+	at    []uint32 // where they are; cell i is between the i-th, which is before the chunk for i = 0, and the next
 }
 
-// span is where a measure's cell is.
-type span struct {
-	from, to int
-	simple   bool // a digit, a point, digits
-}
+var scanners = sync.Pool{New: func() any { return new(scanner) }}
 
-// scan parses a chunk without quotes. It gives nil if lines and rows do not
-// tally: then a row broke off and went on in another.
+// scan parses a chunk without quotes, or gives nil.
 func (p *parser) scan(c *chunk) *Batch {
-	lines := bytes.Count(c.data, newline)
-	if c.data[len(c.data)-1] != '\n' {
-		lines++
-	}
-	s := &scanner{records: &records{builder: newBuilder(p.name, p.schema, p.req, lines), parser: p}, size: len(c.data),
-		exact: p.req.ExactMeasures || !p.schema.HasReference, texts: p.req.SentenceIDType == String, unread: p.schema.width, b: padded(c)}
-	for _, st := range p.steps {
-		s.unread -= st.skip + 1
-	}
-	for at, line := 0, c.line; at < len(c.data); line++ {
-		s.v.line = line
-		end := s.row(at)
-		if end > 0 {
-			s.take()
-		} else {
-			end = at + bytes.IndexByte(s.b[at:], '\n') + 1
-			s.record(s.b[at:end-1], line)
-		}
-		at = end
-		lines--
-	}
-	if lines != 0 {
-		s.Release()
+	s := scanners.Get().(*scanner)
+	defer scanners.Put(s)
+	if !s.index(c, p.schema.width) {
 		return nil
 	}
-	return s.done()
+	s.start(p.name, p.schema, p.req, c.line, c.lines)
+	for r := range firstMeasure {
+		switch {
+		case p.schema.fields[r] < 0:
+		case s.isText(r):
+			s.strings(r)
+		default:
+			s.numbers(r)
+		}
+	}
+	for k, m := range s.Measures {
+		if m != nil {
+			s.measures(m, firstMeasure+role(k))
+		}
+	}
+	return s.batch()
+}
+
+// index finds the cells; false if the rows are not all of one width.
+func (s *scanner) index(c *chunk, width int) bool {
+	s.b = padded(c)
+	s.masks = grow(s.masks, (len(c.data)+64)/64) // a newline may have been added
+	delimiters(s.b, s.masks)
+	found := 0
+	for _, m := range s.masks {
+		found += bits.OnesCount64(m)
+	}
+	if found != c.lines*width {
+		return false
+	}
+	s.at = grow(s.at, 1+found+group)[:1]
+	s.at[0] = math.MaxUint32 // one before 0
+	s.at = positions(s.masks, s.at)
+	for row := range c.lines {
+		if s.b[s.at[(row+1)*width]] != '\n' {
+			return false
+		}
+	}
+	return true
 }
 
 // padded gives the chunk with a newline at its end, whether it had one or not, and slack.
 func padded(c *chunk) []byte {
 	n := len(c.data)
 	b := c.data
-	if cap(b) < n+1+slack {
-		b = append(make([]byte, 0, n+1+slack), b...)
+	if cap(b) < n+slack {
+		b = append(make([]byte, 0, n+slack), b...)
 	}
-	b = b[:n+1+slack]
+	b = b[:n+slack]
 	clear(b[n:])
 	if b[n-1] != '\n' {
 		b[n] = '\n'
@@ -101,197 +89,144 @@ func padded(c *chunk) []byte {
 	return b
 }
 
-// row reads the row at p into s.v and s.cells and gives the place after it, or
-// 0 if it is not a row of plain numbers.
-func (s *scanner) row(p int) int {
-	for i := range s.steps {
-		st := &s.steps[i]
-		if st.skip > 0 {
-			if p = skip(s.b, p, s.size, st.skip); p == 0 {
-				return 0
+// cell is a cell without the carriage return that a line may end with.
+func (s *scanner) cell(row int, r role) []byte {
+	i := row*s.schema.width + s.schema.fields[r]
+	b := s.b[s.at[i]+1 : s.at[i+1]]
+	if n := len(b); n > 0 && b[n-1] == '\r' && s.schema.fields[r] == s.schema.width-1 {
+		return b[:n-1]
+	}
+	return b
+}
+
+// numbers reads a column of ids of up to 16 digits; the others are left to number.
+func (s *scanner) numbers(r role) {
+	b, at, i := s.b, s.at, s.schema.fields[r]
+	for row := range s.ints[r] {
+		from := int(at[i] + 1)
+		n := uint(int(at[i+1]) - from)
+		i += s.schema.width
+		x := binary.LittleEndian.Uint64(b[from:]) ^ zeros
+		switch {
+		case n-1 < 8:
+			if x <<= 64 - 8*n; allDigits(x) {
+				s.ints[r][row] = int64(eight(x))
+				continue
+			}
+		case n-1 < 15:
+			y := (binary.LittleEndian.Uint64(b[from+8:]) ^ zeros) << (128 - 8*n)
+			if allDigits(x) && allDigits(y) {
+				s.ints[r][row] = int64(eight(x)*powers[n-8] + eight(y))
+				continue
 			}
 		}
-		if p = s.cell(st.role, p); p == 0 {
-			return 0
-		}
-		if s.b[p] == ',' && !st.last {
-			p++
-		} else if p = s.rowEnd(p); p == 0 || !st.last {
-			return 0
-		}
+		s.ints[r][row] = s.number(row, r)
 	}
-	if s.unread == 0 {
-		return p
-	}
-	if p = skip(s.b, p, s.size, s.unread-1); p == 0 {
-		return 0
-	}
-	for ; s.b[p] != '\n'; p++ {
-		if s.b[p] == ',' || p >= s.size {
-			return 0
-		}
-	}
-	return p + 1
 }
 
-// rowEnd is the place after the line's end at p.
-func (s *scanner) rowEnd(p int) int {
-	switch {
-	case s.b[p] == '\n':
-		return p + 1
-	case s.b[p] == '\r' && s.b[p+1] == '\n':
-		return p + 2
+// number reads any number, or notes what is wrong with it.
+func (s *scanner) number(row int, r role) int64 {
+	cell, parse := s.cell(row, r), parseCount
+	if isSentence(r) {
+		parse = parseID
 	}
-	return 0
+	n, err := parse(cell)
+	if err != nil {
+		s.spoil(row, r, string(cell), err)
+		return blank
+	}
+	return n
 }
 
-// cell reads the cell at p and gives its end.
-func (s *scanner) cell(r role, p int) int {
-	if r >= firstMeasure {
-		end, simple := decimal(s.b, p)
-		s.cells[r-firstMeasure] = span{p, end, simple}
-		return end
+// strings reads a column of sentence ids that are text.
+func (s *scanner) strings(r role) {
+	for row := range s.texts[sideOf(r)] {
+		s.texts[sideOf(r)][row] = text(s.cell(row, r))
 	}
-	if s.texts && isSentence(r) {
-		return s.text(r, p)
-	}
-	n, end := number(s.b, p)
-	switch r {
-	case rowID:
-		s.v.rowID = n
-	case smallSentence:
-		s.v.sentence = n
-	case smallPosition:
-		s.v.position = n
-	case smallReal:
-		s.v.real = n
-	case smallPrediction:
-		s.v.small = n
-	case referencePrediction:
-		s.v.reference = n
-	case tokenType:
-		s.v.kind = n
-	case referenceSentence:
-		return same(n, s.v.sentence, end)
-	case referencePosition:
-		return same(n, s.v.position, end)
-	case referenceReal:
-		return same(n, s.v.real, end)
-	}
-	return end
 }
 
-// same is end if the reference's copy of a cell is as the small model's.
-func same(n, small int64, end int) int {
-	if n != small {
-		return 0
-	}
-	return end
-}
-
-// text reads a sentence id that is text.
-func (s *scanner) text(r role, p int) int {
-	end := p
-	for s.b[end] != ',' && s.b[end] != '\n' && s.b[end] != '\r' {
-		if end++; end >= s.size {
-			return 0
+// measures reads a column of measures: where they are not wanted exactly, the
+// first digits will do.
+func (s *scanner) measures(dst []float64, r role) {
+	b, at, i := s.b, s.at, s.schema.fields[r]
+	small, reference := s.ints[smallPrediction], s.ints[referencePrediction]
+	all := s.req.ExactMeasures || !s.schema.HasReference
+	var d decimal
+	for row := range dst {
+		from, to := int(at[i]+1), int(at[i+1])
+		i += s.schema.width
+		exact := all || small[row] != reference[row]
+		if !exact {
+			if f, ok := roughly(b, from, to); ok {
+				dst[row] = f
+				continue
+			}
 		}
+		dst[row] = s.measure(&d, row, r, from, to, exact)
 	}
-	id := text(s.b[p:end])
-	if r == referenceSentence {
-		if id != s.v.text {
-			return 0
-		}
-		return end
-	}
-	if s.v.text = id; isBlank(s.b[p:end]) {
-		return 0
-	}
-	return end
 }
 
-// take adds the row.
-func (s *scanner) take() {
-	if s.Measures[0] != nil {
-		exact := s.exact || s.v.small != s.v.reference
-		for k := range s.cells {
-			s.Measures[k][s.n] = s.measure(&s.cells[k], exact)
+// measure reads any number, or notes what is wrong with it.
+func (s *scanner) measure(d *decimal, row int, r role, from, to int, exact bool) float64 {
+	if d.read(s.b, from, to) {
+		if f, ok := d.roughly(); ok && !exact {
+			return f
 		}
-	}
-	s.add(&s.v)
-}
-
-// measure gives a measure exactly, or just so that it is in the right bin.
-func (s *scanner) measure(c *span, exact bool) float64 {
-	if c.simple && !exact {
-		if f, ok := roughly(s.b, c.from, c.to); ok {
+		if f, ok := d.exactly(); ok {
 			return f
 		}
 	}
-	if c.simple && c.to-c.from <= 20 {
-		return fraction(s.b, c.from, c.to)
+	cell := s.cell(row, r)
+	f, err := parseMeasure(cell)
+	if err != nil {
+		s.spoil(row, r, string(cell), err)
+		return math.NaN()
 	}
-	f, _ := parseMeasure(s.b[c.from:c.to]) // decimal has seen to it that it is a number
 	return f
 }
 
+// roughly reads a digit, a point and 8 to 24 digits as decimal does, which is
+// what nearly all measures are.
+func roughly(b []byte, from, to int) (float64, bool) {
+	n := to - from - 2
+	if uint(n-8) > 16 || b[from+1] != '.' {
+		return 0, false
+	}
+	whole := uint64(b[from] - '0')
+	x := binary.LittleEndian.Uint64(b[from+2:]) ^ zeros
+	y := binary.LittleEndian.Uint64(b[to-8:]) ^ zeros // may be the same digits again
+	odd := (x + nines | x) | (y + nines | y)
+	if n > 16 {
+		z := binary.LittleEndian.Uint64(b[from+10:]) ^ zeros
+		odd |= z + nines | z
+	}
+	if odd&high != 0 || whole > 9 {
+		return 0, false
+	}
+	return inOneBin(float64(whole*100_000_000+eight(x)), 1e-8)
+}
+
+// inOneBin is m times ten; ok if all numbers from there up to m+1 times ten are
+// in one bin, with room for the rounding here.
+func inOneBin(m, ten float64) (f float64, ok bool) {
+	f = m * ten
+	const ulps = 8
+	low, high := math.Float64bits(f)-ulps, math.Float64bits((m+1)*ten)+ulps
+	return f, (low^high)>>job.BinShift == 0 && m > 0
+}
+
 const (
-	zeros  = 0x3030303030303030
-	commas = 0x2c2c2c2c2c2c2c2c
-	low    = 0x7f7f7f7f7f7f7f7f
-	high   = 0x8080808080808080
+	zeros = 0x3030303030303030
+	nines = 0x7676767676767676 // added to more than 9, it sets the high bit
 )
 
-// skip gives the place after the n-th comma from p, or 0. It may run over a
-// line's end; scan counts the lines.
-func skip(b []byte, p, size, n int) int {
-	for n > 0 {
-		if p >= size {
-			return 0
-		}
-		x := binary.LittleEndian.Uint64(b[p:]) ^ commas
-		found := ^((x&low + low) | x | low) // the high bit of each byte that is a comma
-		if c := bits.OnesCount64(found); c < n {
-			n -= c
-			p += 8
-			continue
-		}
-		for ; n > 1; n-- {
-			found &= found - 1
-		}
-		return p + bits.TrailingZeros64(found)/8 + 1
-	}
-	return p
-}
+// allDigits says whether all eight bytes are 0 to 9.
+func allDigits(x uint64) bool { return (x+nines|x)&high == 0 }
 
-// digits gives the numerical values of eight characters and how many of them,
-// from the first, are digits.
-func digits(b []byte, p int) (values uint64, n int) {
-	x := binary.LittleEndian.Uint64(b[p:]) ^ zeros
-	// The carry of a byte that is no digit can spoil those after it, which do not matter.
-	return x, bits.TrailingZeros64((x+0x7676767676767676|x)&high) / 8
-}
-
-// eight is the number that eight digits spell.
+// eight is the number that eight digits spell, the first in the lowest byte.
 func eight(x uint64) uint64 {
 	x = x*10 + x>>8
 	return ((x&0x000000ff000000ff)*0x000f424000000064 + (x>>16&0x000000ff000000ff)*0x0000271000000001) >> 32
-}
-
-// number reads up to 15 digits; the place after them is 0 if there are none or more.
-func number(b []byte, p int) (int64, int) {
-	x, n := digits(b, p)
-	if n < 8 {
-		if n == 0 {
-			return 0, 0
-		}
-		return int64(eight(x << (64 - 8*uint(n)))), p + n
-	}
-	y, m := digits(b, p+8)
-	if m == 8 {
-		return 0, 0
-	}
-	return int64(eight(x)*powers[m] + eight(y<<(64-8*uint(m)))), p + 8 + m
 }
 
 // powers of ten that a uint64 holds.
@@ -303,63 +238,83 @@ var powers = func() (p [20]uint64) {
 	return p
 }()
 
-// decimal finds the end of a number that may have a point and an exponent; 0 if
-// it is none. It is simple if it is a digit, a point and digits.
-func decimal(b []byte, p int) (end int, simple bool) {
-	if isDigit(b[p]) && b[p+1] == '.' {
-		end = p + 2
-		for {
-			_, n := digits(b, end)
-			end += n
-			if n < 8 {
-				break
-			}
-			if end > len(b)-slack/2 {
-				return 0, false
-			}
-		}
-		if end > p+2 && b[end] != 'e' && b[end] != 'E' {
-			return end, true
-		}
+// tens are the powers of ten from -107 to 91: 8 less than exponents of two digits.
+var tens = func() (p [199]float64) {
+	for i := range p {
+		p[i] = math.Pow10(i - 107)
 	}
-	for end = p; numeric[b[end]]; {
-		if end++; end > len(b)-slack/2 {
-			return 0, false
-		}
-	}
-	if _, err := parseMeasure(b[p:end]); err != nil || end == p {
-		return 0, false
-	}
-	return end, false
-}
-
-// numeric are the characters of numbers.
-var numeric = func() (is [256]bool) {
-	for _, c := range "0123456789.eE+-" {
-		is[c] = true
-	}
-	return is
+	return p
 }()
 
-// roughly reads the first nine digits of a simple number; ok if all numbers
-// that begin so are in one bin.
-func roughly(b []byte, from, to int) (f float64, ok bool) {
-	x, n := digits(b, from+2)
-	if n < 8 {
-		return fraction(b, from, to), true
-	}
-	m := float64(uint64(b[from]-'0')*100_000_000 + eight(x))
-	f = m / 1e8
-	return f, math.Float64bits(f)>>job.BinShift == math.Float64bits((m+1)/1e8)>>job.BinShift
+// decimal is a number as it is mostly written: a digit, a point, up to 24
+// digits, and maybe an exponent of two digits.
+type decimal struct {
+	whole    uint64    // the digit before the point
+	words    [3]uint64 // the digits after it, eight in each, zeros after the last
+	digits   int       // after the point
+	exponent int
 }
 
-// fraction reads a simple number of at most 19 digits, correctly rounded.
-func fraction(b []byte, from, to int) float64 {
-	m := uint64(b[from] - '0')
-	for _, c := range b[from+2 : to] {
-		m = m*10 + uint64(c-'0')
+// read takes the cell apart; false if it is written in another way.
+func (d *decimal) read(b []byte, from, to int) bool {
+	if b[from+1] != '.' || !isDigit(b[from]) {
+		return false
 	}
-	return quotient(m, powers[to-from-2])
+	d.exponent = 0
+	if to-from > 6 && b[to-4] == 'e' {
+		if !isDigit(b[to-1]) || !isDigit(b[to-2]) || b[to-3] != '-' && b[to-3] != '+' {
+			return false
+		}
+		d.exponent = int(b[to-2]-'0')*10 + int(b[to-1]-'0')
+		if b[to-3] == '-' {
+			d.exponent = -d.exponent
+		}
+		to -= 4
+	}
+	n := to - from - 2
+	if n <= 0 || n > 24 {
+		return false
+	}
+	d.whole, d.digits = uint64(b[from]-'0'), n
+	ok := true
+	for k := range d.words {
+		left := n - 8*k
+		if left <= 0 {
+			d.words[k] = 0
+			continue
+		}
+		x := binary.LittleEndian.Uint64(b[from+2+8*k:]) ^ zeros
+		if left < 8 {
+			x &= 1<<(8*uint(left)) - 1
+		}
+		ok = ok && allDigits(x)
+		d.words[k] = x
+	}
+	return ok
+}
+
+// roughly uses nine digits; ok if all numbers that begin so are in one bin.
+func (d *decimal) roughly() (f float64, ok bool) {
+	return inOneBin(float64(d.whole*100_000_000+eight(d.words[0])), tens[d.exponent+99])
+}
+
+// exactly rounds correctly; ok if the digits fit.
+func (d *decimal) exactly() (f float64, ok bool) {
+	if d.digits > 16 || d.exponent != 0 {
+		return d.long()
+	}
+	m := (d.whole*100_000_000+eight(d.words[0]))*100_000_000 + eight(d.words[1])
+	return quotient(m, powers[16]), true
+}
+
+// long does so for 17 and 18 digits after the point.
+func (d *decimal) long() (f float64, ok bool) {
+	if d.digits > 18 || d.exponent != 0 {
+		return 0, false
+	}
+	m := (d.whole*100_000_000+eight(d.words[0]))*100_000_000 + eight(d.words[1])
+	two := eight(d.words[2]) / 1_000_000
+	return quotient(m*100+two, powers[18]), true
 }
 
 // quotient is m/d, correctly rounded: 64 bits of the quotient and whether

@@ -1,0 +1,95 @@
+package table
+
+import (
+	"slices"
+)
+
+// vectors are the cells of consecutive rows, column by column, before they are
+// compared and checked.
+type vectors struct {
+	*builder
+	first   int64                 // line of the first row
+	ints    [firstMeasure][]int64 // by role; blank where there is no number
+	texts   [2][]string           // sentence ids that are text, by side
+	spoiled map[int][]Problem     // cells that cannot be used, by row
+}
+
+// start makes place for rows.
+func (v *vectors) start(name string, s *Schema, req Request, first int64, rows int) {
+	v.builder, v.first, v.spoiled = newBuilder(name, s, req, rows), first, nil
+	for r := range v.ints {
+		v.ints[r] = grow(v.ints[r], rows)
+		if s.fields[r] < 0 || v.isText(role(r)) {
+			clear(v.ints[r])
+		}
+	}
+	for side := range v.texts {
+		if v.texts[side] = v.texts[side][:0]; v.isText(smallSentence) {
+			v.texts[side] = grow(v.texts[side], rows)
+		}
+	}
+}
+
+// isText says whether a column is sentence ids that are text.
+func (v *vectors) isText(r role) bool { return isSentence(r) && v.req.SentenceIDType == String }
+
+// sideOf is whose sentence ids a column has.
+func sideOf(r role) int {
+	if r == referenceSentence {
+		return 1
+	}
+	return 0
+}
+
+// spoil notes a cell that cannot be used.
+func (v *vectors) spoil(row int, r role, value string, reason error) {
+	if v.spoiled == nil {
+		v.spoiled = map[int][]Problem{}
+	}
+	v.spoiled[row] = append(v.spoiled[row], Problem{Column: v.schema.names[r], Value: value, Reason: reason.Error(), Lost: isSentence(r)})
+}
+
+// batch builds the batch.
+func (v *vectors) batch() *Batch {
+	rows, alike := len(v.ints[rowID]), v.alike()
+	x := values{}
+	for i := range rows {
+		x.line, x.rowID, x.position, x.sentence = v.first+int64(i), v.ints[rowID][i], v.ints[smallPosition][i], v.ints[smallSentence][i]
+		x.real, x.small, x.reference, x.kind = v.ints[smallReal][i], v.ints[smallPrediction][i], v.ints[referencePrediction][i], v.ints[tokenType][i]
+		if v.spoiled != nil {
+			for _, p := range v.spoiled[i] {
+				v.problem(x.line, p.Column, p.Value, p.Reason).Lost = p.Lost
+			}
+		}
+		if v.isText(smallSentence) {
+			x.text = v.texts[0][i]
+		}
+		if !alike {
+			v.mergeRow(i, &x)
+		}
+		v.add(&x)
+	}
+	return v.done()
+}
+
+// alike says whether both models' copies of columns are the same throughout.
+func (v *vectors) alike() bool {
+	if v.schema.fields[referencePosition] < 0 {
+		return true
+	}
+	for _, r := range []role{smallSentence, smallPosition, smallReal} {
+		if !slices.Equal(v.ints[r], v.ints[r.ofReference()]) {
+			return false
+		}
+	}
+	return slices.Equal(v.texts[0], v.texts[1])
+}
+
+func (v *vectors) mergeRow(i int, x *values) {
+	v.merge(x.line, smallPosition, &x.position, v.ints[referencePosition][i])
+	v.merge(x.line, smallReal, &x.real, v.ints[referenceReal][i])
+	v.merge(x.line, smallSentence, &x.sentence, v.ints[referenceSentence][i])
+	if v.isText(smallSentence) {
+		v.mergeText(x.line, &x.text, v.texts[1][i])
+	}
+}
