@@ -42,6 +42,8 @@ type bench struct {
 	t       *testing.T
 	cluster *slurmtest.Cluster
 	job     string // folder
+	at      string // the same as --job has it
+	flags   []string
 	fake    string // folder that steers the fake runner
 	path    string // PATH of submit; "" is this process's
 }
@@ -62,6 +64,7 @@ func newBench(t *testing.T, c *slurmtest.Cluster, shards int, acts map[int]strin
 	for k, act := range acts {
 		b.steer(strconv.Itoa(k), act)
 	}
+	b.at = b.job
 	return b
 }
 
@@ -98,7 +101,7 @@ func (b *bench) tokenfork(args ...string) (code int, out, stderr string) {
 	if args[0] == "submit" {
 		args = append(args, "--tokenfork", fakeRunner, "--gpus=0", "--cpus=1", "--grace=1s", "--mem=10")
 	}
-	cmd := exec.Command(program, append(args, "--job", b.job)...)
+	cmd := exec.Command(program, append(append(args, "--job", b.at), b.flags...)...)
 	cmd.Env = append(b.cluster.Env(), "FAKE="+b.fake, "TOKENFORK_REAL="+program)
 	if b.path != "" {
 		cmd.Env = append(cmd.Env, "PATH="+b.path)

@@ -9,6 +9,8 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+
+	"tokenfork/internal/shell"
 )
 
 //go:embed scripts
@@ -29,24 +31,10 @@ func words(name string, values []string) assignment { return assignment{name, va
 
 // String is the line in bash.
 func (a assignment) String() string {
-	quoted := make([]string, len(a.values))
-	for i, v := range a.values {
-		quoted[i] = quote(v)
-	}
 	if a.list {
-		return a.name + "=(" + strings.Join(quoted, " ") + ")"
+		return a.name + "=(" + shell.Join(a.values) + ")"
 	}
-	return a.name + "=" + quoted[0]
-}
-
-var plain = regexp.MustCompile(`^[\w@%+=:,./-]+$`)
-
-// quote makes s one word of bash.
-func quote(s string) string {
-	if plain.MatchString(s) {
-		return s
-	}
-	return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'"
+	return a.name + "=" + shell.Quote(a.values[0])
 }
 
 // directive is an #SBATCH line; value "" is a flag without one.

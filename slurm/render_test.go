@@ -134,7 +134,9 @@ func dry(t *testing.T, change func(*Options)) string {
 }
 
 func TestDryRun(t *testing.T) {
-	out := dry(t, func(o *Options) { o.SmallGPUs, o.Throttle, o.Judge, o.JudgeModel = 1, 10, "https://judge.example/v1", "m" })
+	out := dry(t, func(o *Options) {
+		o.SmallGPUs, o.Throttle, o.Judge, o.JudgeModel = 1, 10, "https://judge.example/v1", "m"
+	})
 	for _, want := range []string{
 		"infer_0=$(sbatch --parsable --array=0-1000%2 /shared/job/slurm/1/infer-small.sbatch /shared/job/slurm/1/infer-small-0.list)",
 		"infer_3=$(sbatch --parsable --array=0-498%2 /shared/job/slurm/1/infer-reference.sbatch /shared/job/slurm/1/infer-reference-1.list)",

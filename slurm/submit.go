@@ -14,6 +14,7 @@ import (
 
 	"tokenfork/internal/failure"
 	"tokenfork/internal/job"
+	"tokenfork/internal/shell"
 	"tokenfork/internal/store"
 	"tokenfork/internal/survey"
 )
@@ -23,11 +24,12 @@ type Options struct {
 	Settings
 	Store   store.Store
 	Cluster Cluster
-	Folder  string // holds a folder of scripts, lists and logs for each submission; all nodes see it
-	Judging string // id of the judging, if it is known: shards that it has finished are left out
-	Missing bool   // go on where an earlier submission left off
-	DryRun  bool   // show scripts and commands, hand Slurm nothing
-	Print   string // folder that gets scripts, lists and commands for hand editing
+	Folder  string   // holds a folder of scripts, lists and logs for each submission; all nodes see it
+	Args    []string // of the program, as it was called: status repeats them
+	Judging string   // id of the judging, if it is known: shards that it has finished are left out
+	Missing bool     // go on where an earlier submission left off
+	DryRun  bool     // show scripts and commands, hand Slurm nothing
+	Print   string   // folder that gets scripts, lists and commands for hand editing
 	Out     io.Writer
 	Warn    io.Writer
 }
@@ -121,7 +123,7 @@ func (p *plan) configure(ctx context.Context) error {
 // from an earlier submission, are left out.
 func (p *plan) decide(ctx context.Context, earlier []job.Submission) error {
 	if n := len(earlier); n > 0 && !p.Missing && earlier[n-1].Refused == nil && !p.DryRun && p.Print == "" {
-		return failure.New(failure.Refused, "--missing submits what is neither done nor queued; tokenfork status shows it",
+		return failure.New(failure.Refused, "`"+earlier[n-1].Again()+"` submits what is neither done nor queued; tokenfork status shows it",
 			"job %s was submitted before, %s", p.Store, describe(&earlier[n-1]))
 	}
 	var live []survey.Live
@@ -297,7 +299,7 @@ func (p *plan) submit(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("name this host: %w", err)
 	}
-	sub := &job.Submission{Submitted: time.Now().UTC().Truncate(time.Second), Host: host}
+	sub := &job.Submission{Submitted: time.Now().UTC().Truncate(time.Second), Host: host, Args: p.Args}
 	if err := sub.Claim(ctx, p.Store); err != nil {
 		return fmt.Errorf("claim a submission of %s: %w", p.Store, err)
 	}
@@ -311,7 +313,7 @@ func (p *plan) submit(ctx context.Context) error {
 		command := p.command(&a, ids)
 		id, err := p.Cluster.sbatch(ctx, command)
 		if err != nil {
-			sub.Refused = &job.SlurmError{Command: commandLine("sbatch", command), Said: err.Error()}
+			sub.Refused = &job.SlurmError{Command: "sbatch " + shell.Join(command), Said: err.Error()}
 			return p.refused(ctx, sub, &a, err)
 		}
 		ids[a.stage] = append(ids[a.stage], id)
@@ -329,7 +331,7 @@ func (p *plan) refused(ctx context.Context, sub *job.Submission, a *array, cause
 	if a.shards != nil {
 		what = fmt.Sprintf("%s array 0-%d (shards %s)", strings.TrimSpace(a.stage+" "+a.side), len(a.shards)-1, survey.Ranges(a.shards))
 	}
-	err := failure.New(failure.Refused, "mend it and resume with `tokenfork submit --job "+p.Store.String()+"`: what is queued is not submitted again",
+	err := failure.New(failure.Refused, "mend it and resume with `"+sub.Again()+"`: what is queued is not submitted again",
 		"%s refused: %w; %s", what, cause, describe(sub))
 	return errors.Join(err, sub.Save(ctx, p.Store))
 }

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 
+	"tokenfork/internal/store/storetest"
 	"tokenfork/slurm/slurmtest"
 )
 
@@ -36,6 +37,36 @@ func TestOnLosingSlurm(t *testing.T) {
 	c := slurmtest.Start(t)
 	t.Run("preemption", func(t *testing.T) { preempted(t, c) })
 	t.Run("node loss", func(t *testing.T) { lost(t, c) })
+}
+
+// A job in S3: scripts and lists of shards are beside it, on the shared file system.
+func TestOnSlurmWithS3(t *testing.T) {
+	s3 := storetest.StartS3(t)
+	c := slurmtest.Start(t)
+	t.Setenv("FAKE_BUCKET", s3.Folder)
+	b := newBench(t, c, 3, map[int]string{0: "part", 2: "real"})
+	b.job, b.at = s3.Folder+"/jobs/a", "s3://"+s3.Bucket+"/jobs/a"
+	b.flags = []string{"--s3-endpoint", s3.URL, "--s3-path-style"}
+	if err := os.MkdirAll(b.job, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	writeJob(t, b.job, 3)
+	folder := t.TempDir()
+	b.submit("--folder", folder)
+	b.await("infer 0 start", 1)
+	b.signal("USR1", 0)
+	b.await("merge", 1)
+	b.over()
+	if b.count("infer 0 start restart=1") != 1 || b.count("merge commits=4") != 1 {
+		t.Errorf("calls: %v", b.calls())
+	}
+	if list, err := os.ReadFile(filepath.Join(folder, "1", "infer-0.list")); err != nil || string(list) != "0\n1\n2\n" {
+		t.Errorf("list %q, %v", list, err)
+	}
+	small := b.small()
+	if small.Shards["done"] != 2 || small.Shards["failed"] != 1 || !strings.Contains(small.Tasks[0].Error, "00002.arrow") {
+		t.Errorf("status: %+v", small)
+	}
 }
 
 func windows(t *testing.T, c *slurmtest.Cluster) {
@@ -88,7 +119,7 @@ func missing(t *testing.T, c *slurmtest.Cluster) {
 	if raw, err := os.ReadFile(task.Log); err != nil || !strings.Contains(string(raw), "shard 5 on ") {
 		t.Errorf("log %q: %v\n%s", task.Log, err, raw)
 	}
-	if next := b.status().Next; len(next) != 1 || !strings.HasSuffix(next[0], "--missing") {
+	if next := b.status().Next; len(next) != 1 || !strings.HasSuffix(next[0], b.job+" --missing") {
 		t.Errorf("next: %q", next)
 	}
 	if code, _, stderr := b.tokenfork("submit"); code != 4 || !strings.Contains(stderr, "--missing") {

@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"tokenfork/internal/job"
+	"tokenfork/internal/shell"
 	"tokenfork/internal/survey"
 )
 
@@ -22,14 +23,6 @@ func describe(sub *job.Submission) string {
 		all = append(all, strings.TrimSpace(a.Stage+" "+a.Side)+" "+a.ID)
 	}
 	return fmt.Sprintf("submission %d: %s", sub.N, strings.Join(all, ", "))
-}
-
-// commandLine is a command as one would type it.
-func commandLine(name string, args []string) string {
-	for _, a := range args {
-		name += " " + quote(a)
-	}
-	return name
 }
 
 // told prints what was submitted and what to do next.
@@ -54,7 +47,7 @@ func (p *plan) told(sub *job.Submission) error {
 }
 
 func (p *plan) jobFlags() string {
-	return commandLine("", append([]string{"--job", p.Job}, p.JobFlags...))
+	return " " + shell.Join(append([]string{"--job", p.Job}, p.JobFlags...))
 }
 
 // withoutNetwork are the commands for a node that reaches the judge, where
@@ -63,7 +56,7 @@ func (p *plan) withoutNetwork() string {
 	if p.judged() || p.Judge == "none" {
 		return ""
 	}
-	flags := p.jobFlags() + commandLine("", append([]string{"--judge", p.Judge, "--judge-model", p.JudgeModel}, p.JudgeFlags...))
+	flags := p.jobFlags() + " " + shell.Join(append([]string{"--judge", p.Judge, "--judge-model", p.JudgeModel}, p.JudgeFlags...))
 	return fmt.Sprintf("\nthe nodes reach no hosted judge: once infer is done, on a host that does,\n  tokenfork judge%s\n  tokenfork merge%s\n  tokenfork report%s\n",
 		flags, flags, p.jobFlags())
 }
@@ -113,7 +106,7 @@ func (p *plan) commands() string {
 			if strings.HasPrefix(arg, "--dependency=") {
 				line += " " + arg // holds variables
 			} else {
-				line += " " + quote(arg)
+				line += " " + shell.Quote(arg)
 			}
 		}
 		fmt.Fprintf(&b, "%s=$(%s)\necho \"%s $%s\"\n", name, line, a.stage, name)

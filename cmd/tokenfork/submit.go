@@ -72,7 +72,7 @@ func (c *submitCmd) Run(ctx context.Context, con *console) error {
 	if err != nil {
 		return err
 	}
-	o := slurm.Options{Store: s, Missing: c.Missing, DryRun: c.DryRun, Print: c.Print, Out: con.out, Warn: con.err}
+	o := slurm.Options{Store: s, Missing: c.Missing, DryRun: c.DryRun, Print: c.Print, Args: os.Args[1:], Out: con.out, Warn: con.err}
 	if o.Settings, err = c.settings(); err != nil {
 		return err
 	}

@@ -6,11 +6,13 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
 
 	"tokenfork/internal/failure"
+	"tokenfork/internal/shell"
 	"tokenfork/internal/store"
 )
 
@@ -23,6 +25,7 @@ type Submission struct {
 	N         int         `json:"n"`
 	Submitted time.Time   `json:"submitted"`
 	Host      string      `json:"host"`
+	Args      []string    `json:"args"`   // of the submit command
 	Folder    string      `json:"folder"` // of the scripts, the lists of shards and logs
 	Arrays    []SlurmJob  `json:"arrays"`
 	Refused   *SlurmError `json:"refused,omitempty"` // why it is incomplete
@@ -92,6 +95,15 @@ func (sub *Submission) Save(ctx context.Context, s store.Store) error {
 		return fmt.Errorf("keep %s: %w", submissionKey(sub.N), err)
 	}
 	return nil
+}
+
+// Again is the command that submits what the submission left undone.
+func (sub *Submission) Again() string {
+	args := sub.Args
+	if !slices.Contains(args, "--missing") {
+		args = append(slices.Clone(args), "--missing")
+	}
+	return "tokenfork " + shell.Join(args)
 }
 
 // LogOf is the log's file name of the array's task, or of a job without tasks (-1).

@@ -111,7 +111,7 @@ func (v *view) next(r *Report) []string {
 	jobFlag := " --job " + v.Store.String()
 	switch {
 	case len(open) > 0 && len(v.Submissions) > 0:
-		return []string{"tokenfork submit" + jobFlag + " --missing"}
+		return []string{v.Submissions[len(v.Submissions)-1].Again()}
 	case len(open) > 0:
 		return v.byHand(open, jobFlag)
 	case busy:

@@ -135,10 +135,10 @@ func TestStates(t *testing.T) {
 func TestSlurmKnowsWhatIsOver(t *testing.T) {
 	dir, s := newJob(t, 1, 10)
 	put(t, dir, "parts/infer/00000/small/aa/00000-4.arrow", "x", time.Second)
-	o := survey.Options{Store: s, Shard: -1, LiveKnown: true, Submissions: []job.Submission{{N: 1}}}
+	o := survey.Options{Store: s, Shard: -1, LiveKnown: true, Submissions: []job.Submission{{N: 1, Args: []string{"submit", "--job", dir, "--mem", "1 G"}}}}
 	start, _ := json.Marshal(job.Attempt{Host: "n2", Slurm: "5_0"})
 	put(t, dir, "attempts/infer/00000/both.xyz.start.json", string(start), time.Minute)
-	if r, st := small(t, o); st.Shards["failed"] != 1 || r.Next[0] != "tokenfork submit --job "+dir+" --missing" {
+	if r, st := small(t, o); st.Shards["failed"] != 1 || r.Next[0] != "tokenfork submit --job "+dir+" --mem '1 G' --missing" {
 		t.Errorf("a task that Slurm does not have: %v, %q", st.Shards, r.Next)
 	}
 	start, _ = json.Marshal(job.Attempt{Host: "n2"})
