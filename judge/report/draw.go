@@ -7,7 +7,9 @@ import (
 	"io"
 	"math"
 	"strconv"
+	"time"
 
+	"codeberg.org/go-pdf/fpdf"
 	"gonum.org/v1/plot"
 	"gonum.org/v1/plot/font"
 	"gonum.org/v1/plot/vg"
@@ -327,6 +329,13 @@ func (f *picture) draw(canvas vg.CanvasSizer) {
 	for i, at := range plot.Align(plots, tiles, c)[0] {
 		plots[0][i].Draw(at)
 	}
+}
+
+// The same results give the same PDF, byte for byte: no date but this one in it.
+func init() {
+	fpdf.SetDefaultCreationDate(time.Unix(0, 0).UTC())
+	fpdf.SetDefaultModificationDate(time.Unix(0, 0).UTC())
+	fpdf.SetDefaultCatalogSort(true)
 }
 
 // formats gives the picture as files: their endings and contents.

@@ -117,14 +117,22 @@ func (b *builder) ofMismatches(f *figure) bool {
 	}
 	f.sentences = b.sample.divergence(variants[0], func(int) int32 { return 0 }).rates(resampler{})[0].sentences
 	if b.sample.margins {
-		f.notes = append(f.notes, fmt.Sprintf("Near ties: the two best log probabilities of a continuation came within %g of each other", NearTie))
+		f.notes = append(f.notes, b.nearTies())
 	}
 	return true
+}
+
+func (b *builder) nearTies() string {
+	return fmt.Sprintf("Near ties: the two best log probabilities of a continuation came within %g of each other", NearTie)
 }
 
 // overview is the table of overall rates; it has no picture.
 func (b *builder) overview() *figure {
 	f := &figure{name: "rates", title: "Rates", population: allMismatch, n: int64(len(b.sample.marks)), sentences: len(b.sample.starts), resampled: true}
+	f.notes = []string{"A continuation is length-cut if it reached the limit on new tokens"}
+	if b.sample.margins {
+		f.notes = append(f.notes, b.nearTies(), fmt.Sprintf("%q: %s", variants[3].name, variants[3].title))
+	}
 	t := &table{name: "rates", columns: []string{"rate", "rows", "n", "hits", "missing_verdicts", "share"}}
 	if b.tokens != nil && b.tokens.positions > 0 {
 		r := b.tokens.overall.rates(b.resampler)[0]

@@ -21,7 +21,7 @@ func (b *builder) sideName(side int) string {
 
 func (b *builder) mismatchByQuantile() *figure {
 	f := &figure{name: "mismatch-quantile", title: "Mismatch rate by quantile of uncertainty", population: allTokens,
-		notes: []string{"Groups of about a tenth of the tokens, as the histograms' bins allow (eight to an octave)", "No intervals: the histograms are over the whole table, not by sentence"}}
+		notes: []string{"Groups of about a tenth of the tokens, as the histograms' bins allow (eight to an octave)", "n is that of the most frequent measure; the table has each", "No intervals: the histograms are over the whole table, not by sentence"}}
 	if b.tokens == nil {
 		return b.noTokens(f)
 	}
@@ -142,6 +142,7 @@ func (b *builder) prediction() []*figure {
 		if !b.ofMismatches(f) {
 			return b.without(fs, f.why)
 		}
+		f.notes = append(f.notes, "Rows without the measure are left out of its curve; table auc has their numbers")
 	}
 	roc.resampled, pr.resampled = false, false
 	var all []scores
