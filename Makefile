@@ -33,6 +33,7 @@ demo: build setup ## the main job on an embedded default
 # Packages one after the other: several start vLLM servers of 5 GB.
 test: build setup ## all tests, with real vLLM, Slurm, S3 and readers
 	scripts/setup-slurm
+	scripts/setup-report
 	go vet ./...
 	go test -p 1 -timeout 40m $$(go list ./... | grep -v /terraform)
 	terraform/check
