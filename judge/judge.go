@@ -226,8 +226,11 @@ func (j *Judge) vote(ctx context.Context, k asking) (answer, error) {
 		if !errors.As(err, &last) || !again[last.Class] {
 			return answer{}, err
 		}
-		if last.Class == Length {
+		switch {
+		case last.Class == Length:
 			k.request.MaxTokens *= 2
+		case j.prompt.form.schema == nil && k.request.Schema == nil: // a judge that will not answer in one word of itself
+			k.request.Schema = j.prompt.form.word
 		}
 	}
 	return answer{}, &endpoint.Error{Class: last.Class, Message: fmt.Sprintf("%s (asked %d times)", last.Message, tries), Raw: last.Raw}

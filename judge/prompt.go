@@ -134,6 +134,7 @@ type form struct {
 	differ      string
 	instruction string
 	schema      json.RawMessage // nil for one-word answers
+	word        json.RawMessage // schema of the verdict alone
 }
 
 func loadForm(kind string, verdictOnly bool) (form, error) {
@@ -143,6 +144,7 @@ func loadForm(kind string, verdictOnly bool) (form, error) {
 		f = form{property: "divergent", match: "0", differ: "1"}
 		verdictType = `{"type":"integer","enum":[0,1]}`
 	}
+	f.word = json.RawMessage(verdictType)
 	file := "prompts/" + kind + ".answer"
 	if verdictOnly {
 		file = "prompts/" + kind + "-short.answer"
