@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"tokenfork/internal/failure"
+	"tokenfork/internal/job/jobtest"
 	"tokenfork/judge/endpoint"
 )
 
@@ -112,7 +113,7 @@ func batchOptions(t *testing.T, f *fakeBatches, shards int) Options {
 	t.Helper()
 	server := httptest.NewServer(f)
 	t.Cleanup(server.Close)
-	o := options(makeJob(t, 12, shards), server.URL)
+	o := options(jobtest.Make(t, 12, shards), server.URL)
 	o.Batch, o.BatchPoll = true, time.Millisecond
 	return o
 }
@@ -129,7 +130,7 @@ func TestBatch(t *testing.T) {
 	if len(f.batches) != 2 || questions != 3*12-1+2 || askings != questions {
 		t.Errorf("%d batches, %d questions, asked %d times", len(f.batches), questions, askings)
 	}
-	single := options(makeJob(t, 12, 2), "")
+	single := options(jobtest.Make(t, 12, 2), "")
 	one := &fakeJudge{}
 	url := one.serve(t)
 	single.Connect = func(context.Context) (Server, error) { return Server{Config: endpoint.Config{URL: url}}, nil }

@@ -10,6 +10,7 @@ import (
 
 	"tokenfork/internal/columnar"
 	"tokenfork/internal/failure"
+	"tokenfork/internal/job/jobtest"
 )
 
 func goldFile(t *testing.T, name, content string) string {
@@ -77,7 +78,7 @@ func TestReadGoldParquet(t *testing.T) {
 
 // Only what is labelled is asked, and not again by the judging that follows.
 func TestGold(t *testing.T) {
-	s := makeJob(t, 12, 2)
+	s := jobtest.Make(t, 12, 2)
 	f := &fakeJudge{}
 	o := options(s, f.serve(t))
 	labels := []Label{{"s0", 3, true}, {"s5", 3, true}, {"s5", 4, true}, {"s11", 2, false}, {"s2", 6, true}, {"s2", 6, true}, {"nowhere", 3, true}}
@@ -118,7 +119,7 @@ func TestGold(t *testing.T) {
 }
 
 func TestGoldRefuses(t *testing.T) {
-	s := makeJob(t, 4, 1)
+	s := jobtest.Make(t, 4, 1)
 	o := options(s, (&fakeJudge{}).serve(t))
 	for _, c := range []struct {
 		labels []Label

@@ -109,12 +109,11 @@ func nonEmpty(s string) *string {
 
 // once asks equal questions once.
 func (j *Judge) once(question string, ask func() (answer, error)) (answer, error) {
-	if a, ok := j.known.get(question); ok {
-		j.count.repeated.Add(1)
-		return a, nil
-	}
 	asked := false
 	v, err, _ := j.flight.Do(question, func() (any, error) {
+		if a, ok := j.known.get(question); ok {
+			return a, nil
+		}
 		asked = true
 		a, err := ask()
 		if err == nil {

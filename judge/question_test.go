@@ -1,55 +1,19 @@
 package judge
 
 import (
-	"encoding/json"
 	"reflect"
 	"strings"
 	"testing"
 
 	"tokenfork/internal/job"
+	"tokenfork/internal/job/jobtest"
 	"tokenfork/internal/tokenizer"
 )
-
-// tokenizerOf makes a byte-level tokenizer whose ids are the pieces' indices.
-func tokenizerOf(t *testing.T, pieces ...string) *tokenizer.Tokenizer {
-	t.Helper()
-	vocab := map[string]int{}
-	for id, p := range pieces {
-		var token []rune
-		for _, b := range []byte(p) {
-			token = append(token, alphabet[b])
-		}
-		vocab[string(token)] = id
-	}
-	b, err := json.Marshal(map[string]any{"decoder": map[string]any{"type": "ByteLevel"}, "model": map[string]any{"type": "BPE", "vocab": vocab, "merges": []string{}}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	tok, err := tokenizer.Parse(b)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return tok
-}
-
-// alphabet is how byte-level tokenizers write each byte.
-var alphabet = func() (a [256]rune) {
-	next := rune(256)
-	for b := range a {
-		if b >= '!' && b <= '~' || b >= 0xa1 && b <= 0xac || b >= 0xae {
-			a[b] = rune(b)
-			continue
-		}
-		a[b] = next
-		next++
-	}
-	return a
-}()
 
 // framerOf frames questions over texts of the pieces, decimals minded.
 func framerOf(t *testing.T, rule string, pieces ...string) *Framer {
 	t.Helper()
-	tok := tokenizerOf(t, pieces...)
+	tok := jobtest.Tokenizer(t, pieces...)
 	ends, err := tokenizer.NewEnds(tok, tokenizer.DefaultEnds, nil, true)
 	if err != nil {
 		t.Fatal(err)

@@ -21,6 +21,7 @@ import (
 	"tokenfork/internal/columnar"
 	"tokenfork/internal/failure"
 	"tokenfork/internal/job"
+	"tokenfork/internal/job/jobtest"
 	"tokenfork/internal/results"
 	"tokenfork/internal/store"
 	"tokenfork/judge/endpoint"
@@ -57,7 +58,7 @@ func verdicts(t *testing.T, s store.Store, judging string) []job.Verdict {
 				t.Fatal(err)
 			}
 			for i, v := range rows {
-				if len(rows) != perSentence || v.Ordinal != x.Ordinal || v.Position != x.Mismatches[i] {
+				if len(rows) != jobtest.PerSentence || v.Ordinal != x.Ordinal || v.Position != x.Mismatches[i] {
 					t.Fatalf("sentence %s: %d verdicts, the %d. at %d", x.ID, len(rows), i, v.Position)
 				}
 			}
@@ -68,7 +69,7 @@ func verdicts(t *testing.T, s store.Store, judging string) []job.Verdict {
 }
 
 func TestRun(t *testing.T) {
-	s := makeJob(t, 20, 3)
+	s := jobtest.Make(t, 20, 3)
 	f := &fakeJudge{delay: time.Millisecond}
 	o := options(s, f.serve(t))
 	judging, err := Run(t.Context(), o)
@@ -112,7 +113,7 @@ func TestRun(t *testing.T) {
 // Whatever the shards, the order and the number at once, the verdicts are the same.
 func TestSameVerdictsHoweverItRuns(t *testing.T) {
 	collect := func(shards int, change func(*Options)) map[[2]int64]job.Verdict {
-		s := makeJob(t, 12, shards)
+		s := jobtest.Make(t, 12, shards)
 		f := &fakeJudge{delay: time.Millisecond}
 		o := options(s, f.serve(t))
 		change(&o)
@@ -141,7 +142,7 @@ func TestSameVerdictsHoweverItRuns(t *testing.T) {
 }
 
 func TestStoppedRunGoesOn(t *testing.T) {
-	s := makeJob(t, 30, 2)
+	s := jobtest.Make(t, 30, 2)
 	ctx, stop := context.WithCancel(t.Context())
 	f := &fakeJudge{delay: time.Millisecond, after: func(total int) {
 		if total == 25 {
@@ -168,7 +169,7 @@ func TestStoppedRunGoesOn(t *testing.T) {
 
 // The grace over, what is in flight is given up, and only that is asked again.
 func TestGraceOver(t *testing.T) {
-	s := makeJob(t, 10, 1)
+	s := jobtest.Make(t, 10, 1)
 	ctx, stop := context.WithCancel(t.Context())
 	var once sync.Once
 	hang := make(chan struct{})
@@ -193,7 +194,7 @@ func TestGraceOver(t *testing.T) {
 }
 
 func TestBudgetStopsAndGoesOn(t *testing.T) {
-	s := makeJob(t, 20, 2)
+	s := jobtest.Make(t, 20, 2)
 	f := &fakeJudge{}
 	o := options(s, f.serve(t))
 	connect := o.Connect
@@ -223,7 +224,7 @@ func TestBudgetStopsAndGoesOn(t *testing.T) {
 }
 
 func TestTwoAtOnce(t *testing.T) {
-	s := makeJob(t, 20, 2)
+	s := jobtest.Make(t, 20, 2)
 	f := &fakeJudge{delay: time.Millisecond}
 	o := options(s, f.serve(t))
 	var wg sync.WaitGroup
@@ -243,7 +244,7 @@ func TestTwoAtOnce(t *testing.T) {
 }
 
 func TestJudgingsLiveSideBySide(t *testing.T) {
-	s := makeJob(t, 4, 1)
+	s := jobtest.Make(t, 4, 1)
 	f := &fakeJudge{}
 	ids := map[string]bool{}
 	for _, seed := range []int64{1, 2} {
@@ -262,7 +263,7 @@ func TestJudgingsLiveSideBySide(t *testing.T) {
 }
 
 func TestRunRefuses(t *testing.T) {
-	s := makeJob(t, 4, 3)
+	s := jobtest.Make(t, 4, 3)
 	f := &fakeJudge{}
 	o := options(s, f.serve(t))
 	o.Shards = []int{7}
@@ -308,7 +309,7 @@ func TestList(t *testing.T) {
 }
 
 func TestAccept(t *testing.T) {
-	s := makeJob(t, 4, 1)
+	s := jobtest.Make(t, 4, 1)
 	f := &fakeJudge{}
 	o := options(s, f.serve(t))
 	o.Settings.Blind = true
@@ -330,7 +331,7 @@ func TestAccept(t *testing.T) {
 		t.Fatal(err)
 	}
 	all := verdicts(t, s, judging.ID())
-	x := makeSentence(0)
+	x := jobtest.Sentence(0)
 	r := results.Reader{Plan: &j.Plan, Text: text}
 	for _, side := range job.Sides {
 		if r.Sides[side], err = job.OpenCommitted[job.Continuation](t.Context(), s, job.Task{Stage: "infer", Side: side.String(), Manifest: j.Shards[0].SHA256}); err != nil {
@@ -416,7 +417,7 @@ func partRows(b []byte) (rows []job.Verdict, err error) {
 // verdicts are those of an undisturbed run.
 func TestKilledRunGoesOn(t *testing.T) {
 	const answered = 99
-	s := makeJob(t, 60, 2)
+	s := jobtest.Make(t, 60, 2)
 	hang := make(chan struct{})
 	f := &fakeJudge{after: func(total int) {
 		if total > answered {
@@ -454,7 +455,7 @@ func TestKilledRunGoesOn(t *testing.T) {
 	}
 	got := verdicts(t, s, judging.ID())
 
-	clean := makeJob(t, 60, 2)
+	clean := jobtest.Make(t, 60, 2)
 	if judging, err = Run(t.Context(), options(clean, url)); failure.Code(err) != failure.Partial {
 		t.Fatal(err)
 	}
@@ -465,7 +466,7 @@ func TestKilledRunGoesOn(t *testing.T) {
 
 // A retry asks again for what failed, and for nothing else.
 func TestRetry(t *testing.T) {
-	s := makeJob(t, 6, 2)
+	s := jobtest.Make(t, 6, 2)
 	f := &fakeJudge{}
 	refuse := true
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -524,7 +525,7 @@ func TestRetry(t *testing.T) {
 }
 
 func TestServerThatDiesStopsTheRun(t *testing.T) {
-	s := makeJob(t, 10, 1)
+	s := jobtest.Make(t, 10, 1)
 	died := make(chan struct{})
 	var once sync.Once
 	f := &fakeJudge{after: func(total int) {

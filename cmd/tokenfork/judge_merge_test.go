@@ -1,0 +1,151 @@
+package main
+
+import (
+	"bytes"
+	"encoding/csv"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"tokenfork/internal/failure"
+	"tokenfork/internal/job/jobtest"
+)
+
+// fakeJudge says of every pair that it differs, or answers nothing that can be read.
+func fakeJudge(t *testing.T, broken *bool) string {
+	t.Helper()
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		content := `{"explanation":"e","key_differences":["d"],"meaning_match":false,"confidence":0.5}`
+		switch {
+		case r.Method == http.MethodGet:
+			fmt.Fprint(w, `{"data":[{"id":"fake"}]}`)
+			return
+		case *broken:
+			content = "hm"
+		}
+		fmt.Fprintf(w, `{"choices":[{"message":{"content":%q},"finish_reason":"stop"}],"usage":{"prompt_tokens":10,"completion_tokens":5}}`, content)
+	}))
+	t.Cleanup(s.Close)
+	return s.URL
+}
+
+// tokenfork runs the program in this process.
+func tokenfork(t *testing.T, code int, args string) string {
+	t.Helper()
+	var out, err bytes.Buffer
+	if got := run(t.Context(), strings.Fields(args), &out, &err); got != code {
+		t.Fatalf("tokenfork %s: exit code %d, want %d\n%s%s", args, got, code, &out, &err)
+	}
+	return out.String() + err.String()
+}
+
+// column reads a column of the merged CSV and counts its values.
+func column(t *testing.T, dir, name string) map[string]int {
+	t.Helper()
+	f, err := os.Open(filepath.Join(dir, "results.csv"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	rows, err := csv.NewReader(f).ReadAll()
+	if err != nil {
+		t.Fatal(err)
+	}
+	counts := map[string]int{}
+	for i, c := range rows[0] {
+		if c != name {
+			continue
+		}
+		for _, row := range rows[1:] {
+			counts[row[i]]++
+		}
+	}
+	return counts
+}
+
+func equal(a, b map[string]int) bool { return fmt.Sprint(a) == fmt.Sprint(b) }
+
+func TestJudgeThenMerge(t *testing.T) {
+	dir := jobtest.Make(t, 4, 2).String()
+	broken := false
+	url := fakeJudge(t, &broken)
+
+	out := tokenfork(t, failure.Usage, "merge --job "+dir)
+	if !strings.Contains(out, "nobody is named to judge it") {
+		t.Errorf("got %s", out)
+	}
+	tokenfork(t, failure.Partial, "merge --job "+dir+" --judge none")
+	if got := column(t, dir, "status"); !equal(got, map[string]int{"not_judged": 19, "infer_failed:context_length": 1}) {
+		t.Errorf("got %v", got)
+	}
+
+	// merge judges what is not yet judged.
+	tokenfork(t, 0, "judge --job "+dir+" --judge "+url+" --shard 1")
+	tokenfork(t, failure.Partial, "merge --job "+dir+" --judge "+url)
+	first := column(t, dir, "meaning_match")
+	if !equal(first, map[string]int{"false": 15, "true": 4, "": 1}) {
+		t.Errorf("got %v", first)
+	}
+	if got := column(t, dir, "confidence_source"); !equal(got, map[string]int{"self": 15, "identical": 4, "": 1}) {
+		t.Errorf("got %v", got)
+	}
+
+	// The only judging needs no name, one of several does.
+	tokenfork(t, failure.Partial, "merge --job "+dir)
+	tokenfork(t, failure.Partial, "judge --job "+dir+" --judge "+url+" --blind")
+	out = tokenfork(t, failure.Usage, "merge --job "+dir)
+	if !strings.Contains(out, "2 judgings") || !strings.Contains(out, "blind: ") {
+		t.Errorf("got %s", out)
+	}
+	ids, err := os.ReadDir(filepath.Join(dir, "judgings"))
+	if err != nil || len(ids) != 2 {
+		t.Fatalf("judgings %v, %v", ids, err)
+	}
+	for _, id := range ids {
+		tokenfork(t, failure.Partial, "merge --job "+dir+" --judging "+strings.TrimSuffix(id.Name(), ".json"))
+	}
+	tokenfork(t, failure.Usage, "merge --job "+dir+" --judging 0123")
+}
+
+func TestJudgeFailuresAreListedAndRetried(t *testing.T) {
+	dir := jobtest.Make(t, 4, 1).String()
+	broken := true
+	url := fakeJudge(t, &broken)
+	out := tokenfork(t, failure.Partial, "judge --job "+dir+" --judge "+url)
+	if !strings.Contains(out, "16 of 20 mismatches got no verdict, 15 malformed, 1 no_continuation") {
+		t.Errorf("got %s", out)
+	}
+	tokenfork(t, failure.Partial, "merge --job "+dir)
+	if got := column(t, dir, "status"); !equal(got, map[string]int{"ok": 4, "judge_failed:malformed": 15, "infer_failed:context_length": 1}) {
+		t.Errorf("got %v", got)
+	}
+	failures, err := os.ReadFile(filepath.Join(dir, "failures.csv"))
+	if err != nil || !strings.Contains(string(failures), "tokenfork judge --job "+dir+" --retry") {
+		t.Errorf("got %s, %v", failures, err)
+	}
+	broken = false
+	tokenfork(t, failure.Partial, "judge --job "+dir+" --judge "+url+" --retry")
+	tokenfork(t, failure.Partial, "merge --job "+dir)
+	if got := column(t, dir, "status"); !equal(got, map[string]int{"ok": 19, "infer_failed:context_length": 1}) {
+		t.Errorf("got %v", got)
+	}
+}
+
+func TestJudgeGold(t *testing.T) {
+	s := jobtest.Make(t, 4, 1)
+	broken := false
+	url := fakeJudge(t, &broken)
+	labels := filepath.Join(t.TempDir(), "labels.csv")
+	text := "sentence_id,mismatch_position,label\ns0,2,different\ns1,2,different\ns0,3,same\ns0,4,same\n"
+	if err := os.WriteFile(labels, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	out := tokenfork(t, 0, "judge --job "+s.String()+" --judge "+url+" --gold "+labels)
+	if !strings.Contains(out, "4 labels from 2 texts") || !strings.Contains(out, "accuracy 0.750") || !strings.Contains(out, "fake, prompt seed-1") {
+		t.Errorf("got %s", out)
+	}
+}

@@ -1,0 +1,185 @@
+// Package jobtest makes small jobs whose continuations are there, for tests of
+// what comes after.
+package jobtest
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"tokenfork/internal/job"
+	"tokenfork/internal/store"
+	"tokenfork/internal/tokenizer"
+)
+
+// Tokenizer makes a byte-level tokenizer whose ids are the pieces' indices.
+func Tokenizer(tb testing.TB, pieces ...string) *tokenizer.Tokenizer {
+	tb.Helper()
+	vocab := map[string]int{}
+	for id, p := range pieces {
+		var token []rune
+		for _, b := range []byte(p) {
+			token = append(token, alphabet[b])
+		}
+		vocab[string(token)] = id
+	}
+	b, err := json.Marshal(map[string]any{"decoder": map[string]any{"type": "ByteLevel"}, "model": map[string]any{"type": "BPE", "vocab": vocab, "merges": []string{}}})
+	if err != nil {
+		tb.Fatal(err)
+	}
+	tok, err := tokenizer.Parse(b)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return tok
+}
+
+// alphabet is how byte-level tokenizers write each byte.
+var alphabet = func() (a [256]rune) {
+	next := rune(256)
+	for b := range a {
+		if b >= '!' && b <= '~' || b >= 0xa1 && b <= 0xac || b >= 0xae {
+			a[b] = rune(b)
+			continue
+		}
+		a[b] = next
+		next++
+	}
+	return a
+}()
+
+// words is the vocabulary of the jobs made here.
+var words = strings.Split("I|We| see| saw| the| a| dog| cat| hen| now| then|.", "|")
+
+// PerSentence mismatches are at positions 1 and on of each sentence.
+const PerSentence = 5
+
+// Make plans a job of sentences over shards and commits its continuations.
+// Counted from 0, the mismatch at position 3 has equal continuations, the one
+// at 4 asks the same in every other sentence, and the last one of sentence 2
+// has failed.
+func Make(tb testing.TB, sentences, shards int) store.Store {
+	tb.Helper()
+	s, err := store.Open(tb.Context(), tb.TempDir(), store.Options{})
+	if err != nil {
+		tb.Fatal(err)
+	}
+	tok := Tokenizer(tb, words...)
+	ends, err := tokenizer.NewEnds(tok, tokenizer.DefaultEnds, nil, false)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	j := job.Job{Plan: job.Plan{Format: job.Format, ID: "0123", Ends: ends, Settings: job.Settings{Trajectories: job.Own, Alignment: "next", FirstPosition: 1}}}
+	put(tb, s, job.TokenizerKey, tok.JSON())
+	for k := range shards {
+		var mine []*job.Sentence
+		for n := k; n < sentences; n += shards {
+			mine = append(mine, Sentence(n))
+		}
+		j.Shards = append(j.Shards, writeShard(tb, s, &j.Plan, k, shards, mine))
+		j.Mismatches += int64(len(mine) * PerSentence)
+	}
+	b, err := json.Marshal(j)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	put(tb, s, job.Key, b)
+	return s
+}
+
+func put(tb testing.TB, s store.Store, key string, b []byte) {
+	tb.Helper()
+	if err := store.CreateBytes(tb.Context(), s, key, b); err != nil {
+		tb.Fatal(err)
+	}
+}
+
+// Sentence is the job's n-th.
+func Sentence(n int) *job.Sentence {
+	s := &job.Sentence{Ordinal: int64(n), ID: fmt.Sprint("s", n), Real: []int32{int32(n % 2), 2, 4, 6, 9, 11}}
+	for p := range s.Real {
+		s.RowIDs = append(s.RowIDs, int64(100*n+p))
+	}
+	s.SmallPredictions = []int32{-1, 3, 5, 7, 10, 11, -1}
+	s.ReferencePredictions = []int32{-1, 2, 4, 6, 9, 0, -1}
+	for p := range PerSentence {
+		s.Mismatches = append(s.Mismatches, int32(p+1))
+	}
+	return s
+}
+
+// writeShard writes a manifest and both sides' committed parts.
+func writeShard(tb testing.TB, s store.Store, plan *job.Plan, k, of int, mine []*job.Sentence) job.Shard {
+	tb.Helper()
+	h := job.Header{Plan: *plan, Index: k, Of: of, Shard: job.Shard{Sentences: len(mine), Mismatches: len(mine) * PerSentence}}
+	err := s.Create(tb.Context(), job.ManifestKey(k), func(w io.Writer) (err error) {
+		h.Shard.SHA256, err = job.WriteManifest(w, h, func(yield func(*job.Sentence, error) bool) {
+			for _, x := range mine {
+				if !yield(x, nil) {
+					return
+				}
+			}
+		})
+		return err
+	})
+	if err != nil {
+		tb.Fatal(err)
+	}
+	for _, side := range job.Sides {
+		commit(tb, s, job.Task{Stage: "infer", Shard: k, Side: side.String(), Manifest: h.Shard.SHA256}, mine, func(x *job.Sentence) []job.Continuation {
+			return continuations(x, side)
+		})
+	}
+	return h.Shard
+}
+
+func commit[T job.Row](tb testing.TB, s store.Store, task job.Task, mine []*job.Sentence, rows func(*job.Sentence) []T) {
+	tb.Helper()
+	log, err := job.OpenLog[T](tb.Context(), s, "0123", task, job.Attempt{}, time.Hour)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	var ordinals []int64
+	for _, x := range mine {
+		ordinals = append(ordinals, x.Ordinal)
+		if err := log.Add(rows(x)); err != nil {
+			tb.Fatal(err)
+		}
+	}
+	if _, err := log.Commit(tb.Context(), ordinals); err != nil {
+		tb.Fatal(err)
+	}
+}
+
+func continuations(x *job.Sentence, side job.Side) []job.Continuation {
+	var cs []job.Continuation
+	for _, p := range x.Mismatches {
+		c := job.Continuation{Ordinal: x.Ordinal, Position: p, Fork: int32(side), IDs: []int32{x.Predictions(side)[p], 11}, Finish: new(string), RestAt: -1}
+		*c.Finish = job.FinishStop
+		switch {
+		case p == 3:
+			c.IDs = []int32{8, 11}
+		case p != 4:
+			c.IDs = append([]int32{c.IDs[0]}, number(int(x.Ordinal))...)
+		}
+		if x.Ordinal == 2 && p == 5 && side == job.Small {
+			class, message := "context_length", "too long"
+			c = job.Continuation{Ordinal: x.Ordinal, Position: p, Fork: int32(side), RestAt: -1, Error: &class, Message: &message}
+		}
+		cs = append(cs, c)
+	}
+	return cs
+}
+
+// number spells n in the words 4 to 7, so that each sentence asks something else.
+func number(n int) []int32 {
+	ids := []int32{11}
+	for ; n > 0; n /= 4 {
+		ids = slices.Insert(ids, 0, int32(4+n%4))
+	}
+	return ids
+}
