@@ -5,6 +5,7 @@ import (
 	"math"
 	"math/bits"
 	"sync"
+	"unsafe"
 
 	"tokenfork/internal/job"
 )
@@ -101,26 +102,25 @@ func (s *scanner) cell(row int, r role) []byte {
 
 // numbers reads a column of ids of up to 16 digits; the others are left to number.
 func (s *scanner) numbers(r role) {
-	b, at, i := s.b, s.at, s.schema.fields[r]
-	for row := range s.ints[r] {
-		from := int(at[i] + 1)
-		n := uint(int(at[i+1]) - from)
-		i += s.schema.width
-		x := binary.LittleEndian.Uint64(b[from:]) ^ zeros
+	b, at, width, dst := unsafe.Pointer(unsafe.SliceData(s.b)), s.at[s.schema.fields[r]:], s.schema.width, s.ints[r]
+	for row, i := 0, 0; row < len(dst); row, i = row+1, i+width {
+		from, to := at[i]+1, at[i+1]
+		n := uint(to - from)
+		x := load(b, from) ^ zeros
 		switch {
 		case n-1 < 8:
 			if x <<= 64 - 8*n; allDigits(x) {
-				s.ints[r][row] = int64(eight(x))
+				dst[row] = int64(eight(x))
 				continue
 			}
 		case n-1 < 15:
-			y := (binary.LittleEndian.Uint64(b[from+8:]) ^ zeros) << (128 - 8*n)
+			y := (load(b, from+8) ^ zeros) << (128 - 8*n)
 			if allDigits(x) && allDigits(y) {
-				s.ints[r][row] = int64(eight(x)*powers[n-8] + eight(y))
+				dst[row] = int64(eight(x)*powers[n-8] + eight(y))
 				continue
 			}
 		}
-		s.ints[r][row] = s.number(row, r)
+		dst[row] = s.number(row, r)
 	}
 }
 
@@ -148,13 +148,12 @@ func (s *scanner) strings(r role) {
 // measures reads a column of measures: where they are not wanted exactly, the
 // first digits will do.
 func (s *scanner) measures(dst []float64, r role) {
-	b, at, i := s.b, s.at, s.schema.fields[r]
-	small, reference := s.ints[smallPrediction], s.ints[referencePrediction]
+	b, at, width := unsafe.Pointer(unsafe.SliceData(s.b)), s.at[s.schema.fields[r]:], s.schema.width
+	small, reference := s.ints[smallPrediction][:len(dst)], s.ints[referencePrediction][:len(dst)]
 	all := s.req.ExactMeasures || !s.schema.HasReference
 	var d decimal
-	for row := range dst {
-		from, to := int(at[i]+1), int(at[i+1])
-		i += s.schema.width
+	for row, i := 0, 0; row < len(dst); row, i = row+1, i+width {
+		from, to := at[i]+1, at[i+1]
 		exact := all || small[row] != reference[row]
 		if !exact {
 			if f, ok := roughly(b, from, to); ok {
@@ -162,7 +161,7 @@ func (s *scanner) measures(dst []float64, r role) {
 				continue
 			}
 		}
-		dst[row] = s.measure(&d, row, r, from, to, exact)
+		dst[row] = s.measure(&d, row, r, int(from), int(to), exact)
 	}
 }
 
@@ -187,23 +186,26 @@ func (s *scanner) measure(d *decimal, row int, r role, from, to int, exact bool)
 
 // roughly reads a digit, a point and 8 to 24 digits as decimal does, which is
 // what nearly all measures are.
-func roughly(b []byte, from, to int) (float64, bool) {
+func roughly(b unsafe.Pointer, from, to uint32) (float64, bool) {
 	n := to - from - 2
-	if uint(n-8) > 16 || b[from+1] != '.' {
+	if n-8 > 16 {
 		return 0, false
 	}
-	whole := uint64(b[from] - '0')
-	x := binary.LittleEndian.Uint64(b[from+2:]) ^ zeros
-	y := binary.LittleEndian.Uint64(b[to-8:]) ^ zeros // may be the same digits again
-	odd := (x + nines | x) | (y + nines | y)
-	if n > 16 {
-		z := binary.LittleEndian.Uint64(b[from+10:]) ^ zeros
-		odd |= z + nines | z
-	}
-	if odd&high != 0 || whole > 9 {
+	first := load(b, from) // the digit, the point and six more
+	x := load(b, from+2) ^ zeros
+	y := load(b, min(from+10, to-8)) ^ zeros // may overlap, so that there is no choice
+	z := load(b, to-8) ^ zeros
+	odd := ((x + nines) | x | (y + nines) | y | (z + nines) | z) & high
+	whole := first&0xff - '0'
+	if odd != 0 || whole > 9 || first>>8&0xff != '.' {
 		return 0, false
 	}
 	return inOneBin(float64(whole*100_000_000+eight(x)), 1e-8)
+}
+
+// load gives eight bytes of a buffer that has them, be they slack.
+func load(b unsafe.Pointer, at uint32) uint64 {
+	return binary.LittleEndian.Uint64((*[8]byte)(unsafe.Add(b, at))[:])
 }
 
 // inOneBin is m times ten; ok if all numbers from there up to m+1 times ten are
@@ -221,7 +223,7 @@ const (
 )
 
 // allDigits says whether all eight bytes are 0 to 9.
-func allDigits(x uint64) bool { return (x+nines|x)&high == 0 }
+func allDigits(x uint64) bool { return ((x+nines)|x)&high == 0 }
 
 // eight is the number that eight digits spell, the first in the lowest byte.
 func eight(x uint64) uint64 {
