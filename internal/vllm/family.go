@@ -76,10 +76,12 @@ const (
 	stageKillAll // SIGKILL to all
 )
 
-// How long SIGKILL may take: a process in the GPU's driver can be slow to go.
 const (
+	// leaderGrace is what the leader gets to begin. Left alone, it waits 5 s
+	// for its engine before it ends it.
+	leaderGrace  = time.Second
 	trackerGrace = 2 * time.Second
-	killGrace    = 20 * time.Second
+	killGrace    = 20 * time.Second // a process in the GPU's driver can be slow to go
 )
 
 // end ends the family: SIGTERM, and after grace SIGKILL. It returns all pids
@@ -115,7 +117,7 @@ func nextStage(passed, grace time.Duration, leads bool) int {
 		return stageKillAll
 	case passed >= grace:
 		return stageKill
-	case !leads || passed >= grace/2:
+	case !leads || passed >= leaderGrace:
 		return stageAll
 	}
 	return stageLeader
