@@ -50,7 +50,7 @@ func (c Cluster) command(ctx context.Context, name string, args ...string) (stri
 	return strings.TrimSpace(out.String()), nil
 }
 
-var configLine = regexp.MustCompile(`(?m)^(\w+)\s*=\s*(.*?)\s*$`)
+var configLine = regexp.MustCompile(`(?m)^(\w+)[ \t]*=[ \t]*(.*?)[ \t]*$`)
 
 // Config asks for the configuration; the error is ErrNoSlurm (errors.Is) where
 // there is no scontrol.

@@ -163,3 +163,27 @@ func TestOfflineNodesGetNoHostedJudge(t *testing.T) {
 		t.Error("a judge on the nodes needs no network")
 	}
 }
+
+// A model is copied to a node once, whole, under its own name.
+func TestStageCopiesOnce(t *testing.T) {
+	dir := t.TempDir()
+	from := filepath.Join(dir, "my model")
+	if err := os.MkdirAll(from, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(from, "config.json"), []byte("{}"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command("bash", "-c", `source scripts/runner.bash; a=$(stage "$1"); touch "$a/mark"; stage "$1"`, "bash", from)
+	cmd.Env = append(os.Environ(), "TMPDIR="+dir)
+	out, err := cmd.CombinedOutput()
+	to := strings.TrimSpace(string(out))
+	if err != nil || filepath.Base(to) != "my model" || !strings.HasPrefix(to, dir) {
+		t.Fatalf("%v: %s", err, out)
+	}
+	for _, name := range []string{"config.json", "mark"} {
+		if _, err := os.Stat(filepath.Join(to, name)); err != nil {
+			t.Errorf("the second task did not find the first one's copy: %v", err)
+		}
+	}
+}

@@ -138,14 +138,18 @@ func (s *Settings) assignments(side, folder string) []assignment {
 	}
 }
 
-// mergeFlags name the judging whose verdicts are merged.
+// mergeFlags name the judge where merge can ask it for what is missing. A local
+// one it can't start: merge then takes the job's judging as it is.
 func (s *Settings) mergeFlags() []string {
-	flags := []string{"--judge", s.Judge}
-	if s.Judge != "none" && s.JudgeModel != "" {
-		flags = append(flags, "--judge-model", s.JudgeModel)
+	switch s.Judge {
+	case "local":
+		return nil
+	case "none":
+		return []string{"--judge", s.Judge}
 	}
-	if s.Judge == "none" {
-		return flags
+	flags := []string{"--judge", s.Judge}
+	if s.JudgeModel != "" {
+		flags = append(flags, "--judge-model", s.JudgeModel)
 	}
 	return append(flags, s.JudgeFlags...)
 }

@@ -26,7 +26,6 @@ type Options struct {
 	Cluster Cluster
 	Folder  string   // holds a folder of scripts, lists and logs for each submission; all nodes see it
 	Args    []string // of the program, as it was called: status repeats them
-	Judging string   // id of the judging, if it is known: shards that it has finished are left out
 	Missing bool     // go on where an earlier submission left off
 	DryRun  bool     // show scripts and commands, hand Slurm nothing
 	Print   string   // folder that gets scripts, lists and commands for hand editing
@@ -154,25 +153,24 @@ func (p *plan) layOut(tasks map[survey.Key]*survey.Objects, live []survey.Live) 
 	for _, l := range live {
 		busy[l.Key] = true
 	}
-	open := func(stage, side string, k int) bool {
-		key := survey.Key{Stage: stage, Side: side, Shard: k}
+	open := func(side string, k int) bool {
+		key := survey.Key{Stage: Infer, Side: side, Shard: k}
 		o := tasks[key]
 		return !busy[key] && (o == nil || o.Committed.IsZero())
 	}
 	servers := p.job.Settings.Servers()
 	if p.SmallGPUs > 0 && len(servers) > 1 {
 		for _, side := range servers {
-			p.window(Infer, side.String(), func(k int) bool { return open(Infer, side.String(), k) })
+			p.window(Infer, side.String(), func(k int) bool { return open(side.String(), k) })
 		}
 	} else {
 		p.window(Infer, both, func(k int) bool {
-			return slices.ContainsFunc(servers, func(s job.Side) bool { return open(Infer, s.String(), k) })
+			return slices.ContainsFunc(servers, func(s job.Side) bool { return open(s.String(), k) })
 		})
 	}
 	if p.judged() {
-		p.window(Judge, "", func(k int) bool {
-			return !busy[survey.Key{Stage: Judge, Side: both, Shard: k}] && open(Judge, p.Judging, k)
-		})
+		// Which judging the flags make, only judge knows: a task whose shard is judged ends within seconds.
+		p.window(Judge, "", func(k int) bool { return !busy[survey.Key{Stage: Judge, Side: both, Shard: k}] })
 	}
 	if p.judged() || p.Judge == "none" {
 		p.arrays = append(p.arrays, array{stage: Merge}, array{stage: Report})

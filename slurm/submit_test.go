@@ -28,15 +28,15 @@ func TestOnSlurm(t *testing.T) {
 		{"scripts printed for hand editing", printed},
 		{"time limit", timeLimit},
 	} {
-		t.Run(test.name, func(t *testing.T) { t.Parallel(); test.run(t, c) })
+		t.Run(test.name, func(t *testing.T) { t.Parallel(); test.run(t, c.In(t)) })
 	}
 }
 
 // What takes nodes from others has a cluster of its own.
 func TestOnLosingSlurm(t *testing.T) {
 	c := slurmtest.Start(t)
-	t.Run("preemption", func(t *testing.T) { preempted(t, c) })
-	t.Run("node loss", func(t *testing.T) { lost(t, c) })
+	t.Run("preemption", func(t *testing.T) { preempted(t, c.In(t)) })
+	t.Run("node loss", func(t *testing.T) { lost(t, c.In(t)) })
 }
 
 // A job in S3: scripts and lists of shards are beside it, on the shared file system.

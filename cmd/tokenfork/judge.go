@@ -82,8 +82,11 @@ func (c *judgeCmd) Run(ctx context.Context, con *console) error {
 	if c.Gold != "" {
 		return c.gold(ctx, con, o)
 	}
-	_, err = judge.Run(ctx, o)
-	return err
+	work := func() error { _, err := judge.Run(ctx, o); return err }
+	if len(c.Shard) != 1 {
+		return work()
+	}
+	return job.Watch(ctx, o.Store, "judge", c.Shard[0], "both", o.Who, work)
 }
 
 func (c *judgeCmd) gold(ctx context.Context, con *console, o judge.Options) error {

@@ -21,7 +21,7 @@ type submitCmd struct {
 	nodeFlags    `embed:""`
 	Judge        string `default:"none" placeholder:"URL|local|none" help:"Who judges: the URL of an API, a model served on the nodes, or nobody yet."`
 	JudgeModel   string `placeholder:"M" help:"The judge's name, or with --judge local its folder."`
-	JudgeArgs    string `placeholder:"ARGS" help:"Further flags of tokenfork judge."`
+	JudgeFlags   string `placeholder:"FLAGS" help:"Further flags of tokenfork judge."`
 	Missing      bool   `help:"Submit again what is neither done nor queued."`
 	DryRun       bool   `help:"Show scripts and commands, submit nothing." xor:"how"`
 	Print        string `placeholder:"DIR" help:"Write scripts and commands into DIR for hand editing, submit nothing." xor:"how"`
@@ -51,7 +51,7 @@ type nodeFlags struct {
 	VLLM       string        `name:"vllm" default:"vllm" placeholder:"CMD" env:"TOKENFORK_VLLM" help:"Command that runs vLLM, container or environment included."`
 	StageModel bool          `help:"Copy model folders to the scratch folder first, once a node."`
 	Scratch    string        `placeholder:"DIR" help:"Node-local folder for temporary files (default: $SLURM_TMPDIR or $TMPDIR there)."`
-	InferArgs  string        `placeholder:"ARGS" help:"Further flags of tokenfork infer."`
+	InferFlags string        `placeholder:"FLAGS" help:"Further flags of tokenfork infer."`
 	Grace      time.Duration `default:"20s" help:"How long what is in flight may take once a task is told to stop."`
 	Offline    bool          `help:"Nodes reach no network: a judge at a URL is not queued, its command is printed."`
 }
@@ -60,7 +60,7 @@ type nodeFlags struct {
 func (submitCmd) Help() string {
 	return `Examples:
   tokenfork submit --job /shared/job --partition gpu --time 4h --dry-run
-  tokenfork submit --job /shared/job --partition gpu --gpus 2 --infer-args "--reference-tp 2" --throttle 20
+  tokenfork submit --job /shared/job --partition gpu --gpus 2 --infer-flags "--reference-tp 2" --throttle 20
   tokenfork submit --job s3://bucket/jobs/a --vllm "apptainer exec --nv /shared/vllm.sif vllm" --judge local --judge-model /models/judge
   tokenfork submit --job /shared/job --missing
 `
@@ -90,7 +90,7 @@ func (c *submitCmd) settings() (slurm.Settings, error) {
 	for _, list := range []struct {
 		to         *[]string
 		flag, line string
-	}{{&s.Sbatch, "--sbatch", c.Sbatch}, {&s.CPUSbatch, "--cpu-sbatch", c.CPUSbatch}, {&s.InferFlags, "--infer-args", c.InferArgs}, {&s.JudgeFlags, "--judge-args", c.JudgeArgs}} {
+	}{{&s.Sbatch, "--sbatch", c.Sbatch}, {&s.CPUSbatch, "--cpu-sbatch", c.CPUSbatch}, {&s.InferFlags, "--infer-flags", c.InferFlags}, {&s.JudgeFlags, "--judge-flags", c.JudgeFlags}} {
 		var err error
 		if *list.to, err = words(list.flag, list.line); err != nil {
 			return s, err
@@ -100,11 +100,11 @@ func (c *submitCmd) settings() (slurm.Settings, error) {
 	if s.Job, err = onNodes(c.Job); err != nil {
 		return s, err
 	}
-	if s.SmallModel, err = modelOnNodes(c.SmallModel); err != nil {
-		return s, err
-	}
-	if s.ReferenceModel, err = modelOnNodes(c.ReferenceModel); err != nil {
-		return s, err
+	s.SmallModel, s.ReferenceModel = c.SmallModel, c.ReferenceModel
+	for _, model := range []*string{&s.SmallModel, &s.ReferenceModel, &s.JudgeModel} {
+		if *model, err = modelOnNodes(*model); err != nil {
+			return s, err
+		}
 	}
 	s.Tokenfork = c.Tokenfork
 	if s.Tokenfork == "" {
@@ -142,7 +142,7 @@ func onNodes(location string) (string, error) {
 	return path, nil
 }
 
-// modelOnNodes leaves a hub name alone.
+// modelOnNodes leaves a name alone: a hub's, or of a judge behind a URL.
 func modelOnNodes(model string) (string, error) {
 	if _, err := os.Stat(model); model == "" || err != nil {
 		return model, nil

@@ -144,7 +144,7 @@ func (v *view) openShards(r *Report) (open map[string][]int, busy bool) {
 // byHand are the commands for a job that is not on Slurm.
 func (v *view) byHand(open map[string][]int, jobFlag string) []string {
 	var all []string
-	for _, stage := range []string{"infer", "judge"} {
+	for _, stage := range stages {
 		ks := open[stage]
 		slices.Sort(ks)
 		ks = slices.Compact(ks)

@@ -102,7 +102,7 @@ func Status(ctx context.Context, o Options) (*Report, error) {
 	if err != nil {
 		return nil, err
 	}
-	began, err := signs(ctx, o.Store)
+	began, err := signs(ctx, o.Store, o.Shard)
 	if err != nil {
 		return nil, err
 	}
@@ -129,7 +129,7 @@ type view struct {
 	Options
 	job   *job.Job
 	tasks map[Key]*Objects
-	signs map[Key][]sign
+	signs map[Key][]*sign
 	live  map[Key]Live
 }
 
@@ -275,9 +275,9 @@ func (v *view) lastSign(k Key, t *Task) *sign {
 	for _, side := range []string{k.Side, both} {
 		all := v.signs[Key{k.Stage, side, k.Shard}]
 		n += len(all)
-		for i := range all {
-			if last == nil || all[i].start.After(last.start) {
-				last = &all[i]
+		for _, one := range all {
+			if last == nil || one.start.After(last.start) {
+				last = one
 			}
 		}
 	}

@@ -48,12 +48,8 @@ func (o *Objects) rows() int64 {
 // Look lists what the job holds of every task, or of one shard's (all: -1).
 func Look(ctx context.Context, s store.Store, shard int) (map[Key]*Objects, error) {
 	tasks := map[Key]*Objects{}
-	for _, stage := range []string{"infer", "judge"} {
-		prefix := "parts/" + stage + "/"
-		if shard >= 0 {
-			prefix += fmt.Sprintf("%05d/", shard)
-		}
-		for o, err := range s.List(ctx, prefix) {
+	for _, stage := range stages {
+		for o, err := range s.List(ctx, prefix("parts/", stage, shard)) {
 			if err != nil {
 				return nil, fmt.Errorf("list the parts of %s: %w", s, err)
 			}
@@ -61,6 +57,18 @@ func Look(ctx context.Context, s store.Store, shard int) (map[Key]*Objects, erro
 		}
 	}
 	return tasks, nil
+}
+
+// stages that work on shards.
+var stages = []string{"infer", "judge"}
+
+// prefix is a stage's below top, of one shard unless that is -1.
+func prefix(top, stage string, shard int) string {
+	top += stage + "/"
+	if shard >= 0 {
+		top += fmt.Sprintf("%05d/", shard)
+	}
+	return top
 }
 
 // see sorts an object in: parts/<stage>/<shard>/<side>/commit.json or …/<attempt>/<name>.
@@ -106,36 +114,39 @@ type sign struct {
 	at    time.Time // of the later of both
 }
 
-// signs are the runners' records of each shard and stage, in order of their start.
+// signs are the runners' records of each stage, side and shard (all: -1).
 // Sides are job.Sides' names, both, or a judging's.
-func signs(ctx context.Context, s store.Store) (map[Key][]sign, error) {
-	all := map[Key][]sign{}
-	at := map[string]int{}
-	for o, err := range s.List(ctx, job.AttemptPrefix) {
-		if err != nil {
-			return nil, fmt.Errorf("list the attempts of %s: %w", s, err)
-		}
-		k, name, ok := attemptKey(o.Key)
-		if !ok {
-			continue
-		}
-		i, known := at[name]
-		if !known {
-			i = len(all[k])
-			at[name] = i
-			all[k] = append(all[k], sign{key: name})
-		}
-		one := &all[k][i]
-		if strings.HasSuffix(o.Key, ".end.json") {
-			one.ended = true
-		} else {
-			one.start = o.Modified
-		}
-		if o.Modified.After(one.at) {
-			one.at = o.Modified
+func signs(ctx context.Context, s store.Store, shard int) (map[Key][]*sign, error) {
+	all := map[Key][]*sign{}
+	for _, stage := range stages {
+		for o, err := range s.List(ctx, prefix(job.AttemptPrefix, stage, shard)) {
+			if err != nil {
+				return nil, fmt.Errorf("list the attempts of %s: %w", s, err)
+			}
+			if k, name, ok := attemptKey(o.Key); ok {
+				all[k] = note(all[k], name, o)
+			}
 		}
 	}
 	return all, nil
+}
+
+// note adds a record to the last sign, which it belongs to if that has the
+// name: a listing is in order of key.
+func note(all []*sign, name string, o store.Object) []*sign {
+	if len(all) == 0 || all[len(all)-1].key != name {
+		all = append(all, &sign{key: name})
+	}
+	one := all[len(all)-1]
+	if strings.HasSuffix(o.Key, ".end.json") {
+		one.ended = true
+	} else {
+		one.start = o.Modified
+	}
+	if o.Modified.After(one.at) {
+		one.at = o.Modified
+	}
+	return all
 }
 
 // attemptKey splits attempts/<stage>/<shard>/<side>.<id>.start.json or .end.json.

@@ -39,10 +39,11 @@ set_up() {
   export HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1
 }
 
-# stage FOLDER: copies a model to the node once and prints where; tasks on the node share it.
+# stage FOLDER: copies a model to the node once and prints where; tasks on the node share
+# it. The folder keeps its own name, by which results call a judge.
 stage() {
   local to
-  to=$TMPDIR/tokenfork-models/$(basename "$1")-$(printf '%s' "$1" | cksum | cut -d' ' -f1)
+  to=$TMPDIR/tokenfork-models/$(printf '%s' "$1" | cksum | cut -d' ' -f1)/$(basename "$1")
   mkdir -p "$(dirname "$to")"
   (
     flock 8

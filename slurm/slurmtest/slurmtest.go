@@ -26,7 +26,7 @@ type Cluster struct {
 }
 
 // patience is how long anything of Slurm's may take on a busy machine.
-const patience = 90 * time.Second
+const patience = 4 * time.Minute
 
 // Start brings the cluster up and ends it with the test. Lines are added to
 // slurm.conf, where the last of a name counts.
@@ -53,6 +53,13 @@ func Start(t testing.TB, lines ...string) *Cluster {
 		return err == nil && len(strings.Fields(string(out))) == 2
 	})
 	return c
+}
+
+// In is the cluster for a subtest: what fails, fails that one.
+func (c *Cluster) In(t testing.TB) *Cluster {
+	sub := *c
+	sub.t = t
+	return &sub
 }
 
 // LoseNode ends a node's daemon with -9. Processes of its jobs stay: Slurm
