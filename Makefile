@@ -23,6 +23,7 @@ demo: build setup ## the main job on an embedded default
 
 test: build setup ## all tests, with real vLLM, Slurm and S3
 	scripts/setup-tests
+	scripts/setup-report
 	go vet ./...
 	go test -timeout 40m ./...
 
