@@ -72,6 +72,9 @@ func Make(ctx context.Context, o Options) (*About, error) {
 	}
 	if b.tokens != nil {
 		about.RatesSHA256 = b.tokens.sha256
+		if n := int64(len(b.sample.marks)); b.tokens.mismatches != n {
+			return nil, failure.New(failure.Refused, "merge the job again", "%s of %s has %d mismatches, its %s counts %d", ResultsKey, o.Store, n, job.RatesKey, b.tokens.mismatches)
+		}
 	}
 	about.Mismatches, about.Sentences, about.Judges = int64(len(b.sample.marks)), int64(len(b.sample.starts)), b.sample.judges
 	return about, b.write(ctx, o.Out, about)

@@ -130,6 +130,20 @@ func TestWithoutRates(t *testing.T) {
 	}
 }
 
+func TestRatesOfAnotherPlan(t *testing.T) {
+	st := synthetic{sentences: 3, seed: 1}.write(t)
+	b, err := store.ReadAll(t.Context(), synthetic{sentences: 3, seed: 2}.write(t), job.RatesKey)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := store.ReplaceBytes(t.Context(), st, job.RatesKey, b); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Make(t.Context(), Options{Store: st, Out: openStore(t, t.TempDir()), Resamples: 10, Console: io.Discard}); failure.Code(err) != failure.Refused {
+		t.Errorf("got %v", err)
+	}
+}
+
 func TestDamagedResults(t *testing.T) {
 	st := synthetic{sentences: 3, seed: 1}.write(t)
 	b, err := store.ReadAll(t.Context(), st, ResultsKey)
