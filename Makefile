@@ -9,10 +9,10 @@ export TOKENFORK_MODELS = $(MODELS)
 all: build
 
 build: ## bin/tokenfork
-	go build -trimpath -o bin/tokenfork ./cmd/tokenfork
+	go build -o bin/tokenfork ./cmd/tokenfork
 
 install: ## into $GOBIN
-	go install -trimpath ./cmd/tokenfork
+	go install ./cmd/tokenfork
 
 setup: .cache/demo.csv ## vLLM, the model pair, the demo's table
 
