@@ -35,7 +35,6 @@ var (
 	blue       = color.RGBA{R: 0, G: 114, B: 178, A: 255}
 	vermillion = color.RGBA{R: 213, G: 94, B: 0, A: 255}
 	green      = color.RGBA{R: 0, G: 158, B: 115, A: 255}
-	purple     = color.RGBA{R: 204, G: 121, B: 167, A: 255}
 )
 
 // look is how a series is drawn.

@@ -20,7 +20,7 @@ const tied = 2
 // rank orders the rows under the variant by a measure.
 func (s *sample) rank(v variant, measure []float32) *ranking {
 	r := &ranking{sentences: len(s.starts)}
-	var at []int32
+	at := make([]int32, 0, len(s.marks))
 	for i, m := range s.marks {
 		if m&judged != 0 && m&v.drop == 0 && measure[i] == measure[i] {
 			at = append(at, int32(i))
