@@ -57,6 +57,10 @@ type inferFlags struct {
 
 // Run is the command.
 func (c *inferCmd) Run(ctx context.Context, con *console) error {
+	return c.watched(ctx, con, "infer", c.Shard, c.Side, func() error { return c.run(ctx, con) })
+}
+
+func (c *inferCmd) run(ctx context.Context, con *console) error {
 	o, err := c.infer(ctx, con, &c.jobFlags, &c.workFlags, &c.modelFlags)
 	if err != nil {
 		return err
@@ -68,10 +72,7 @@ func (c *inferCmd) Run(ctx context.Context, con *console) error {
 	case job.Reference.String():
 		o.Sides = []job.Side{job.Reference}
 	}
-	if len(c.Shard) != 1 {
-		return infer.Run(ctx, o)
-	}
-	return job.Watch(ctx, o.Store, "infer", c.Shard[0], c.Side, o.Who, func() error { return infer.Run(ctx, o) })
+	return infer.Run(ctx, o)
 }
 
 // infer turns the flags into options.

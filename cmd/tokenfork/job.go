@@ -45,6 +45,19 @@ func (f *jobFlags) logDir() string {
 	return filepath.Join(dir, attempt().Slurm)
 }
 
+// watched does a task's work and keeps for status that it began, and why it
+// failed. Only a task has one shard: other runs are watched by who started them.
+func (f *jobFlags) watched(ctx context.Context, con *console, stage string, shards []int, side string, work func() error) error {
+	if len(shards) != 1 {
+		return work()
+	}
+	s, err := f.open(ctx, con.logger())
+	if err != nil {
+		return err
+	}
+	return job.Watch(ctx, s, stage, shards[0], side, attempt(), work)
+}
+
 // logger writes plain lines to standard error.
 func (c *console) logger() *slog.Logger {
 	return slog.New(slog.NewTextHandler(c.err, &slog.HandlerOptions{ReplaceAttr: func(_ []string, a slog.Attr) slog.Attr {

@@ -71,6 +71,10 @@ const judgeNobody = "none"
 
 // Run is the command.
 func (c *judgeCmd) Run(ctx context.Context, con *console) error {
+	return c.watched(ctx, con, "judge", c.Shard, "both", func() error { return c.run(ctx, con) })
+}
+
+func (c *judgeCmd) run(ctx context.Context, con *console) error {
 	if c.Judge == "" || c.Judge == judgeNobody {
 		return failure.New(failure.Usage, "give --judge URL or --judge local --judge-model PATH", "nobody to judge")
 	}
@@ -82,11 +86,8 @@ func (c *judgeCmd) Run(ctx context.Context, con *console) error {
 	if c.Gold != "" {
 		return c.gold(ctx, con, o)
 	}
-	work := func() error { _, err := judge.Run(ctx, o); return err }
-	if len(c.Shard) != 1 {
-		return work()
-	}
-	return job.Watch(ctx, o.Store, "judge", c.Shard[0], "both", o.Who, work)
+	_, err = judge.Run(ctx, o)
+	return err
 }
 
 func (c *judgeCmd) gold(ctx context.Context, con *console, o judge.Options) error {

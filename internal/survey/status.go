@@ -272,7 +272,7 @@ func (v *view) task(k Key, o *Objects) *Task {
 func (v *view) lastSign(k Key, t *Task) *sign {
 	var last *sign
 	n := 0
-	for _, side := range []string{k.Side, both} {
+	for _, side := range slices.Compact([]string{k.Side, both}) {
 		all := v.signs[Key{k.Stage, side, k.Shard}]
 		n += len(all)
 		for _, one := range all {

@@ -131,6 +131,20 @@ func TestStates(t *testing.T) {
 	}
 }
 
+// Before a judge's first verdict nobody knows the judging's id.
+func TestJudgeTaskThatNeverAsked(t *testing.T) {
+	_, s := newJob(t, 2, 10)
+	bad := errors.New("no key")
+	if err := job.Watch(t.Context(), s, "judge", 1, "both", job.Attempt{}, func() error { return bad }); !errors.Is(err, bad) {
+		t.Fatal(err)
+	}
+	r, _ := small(t, survey.Options{Store: s, Shard: -1})
+	last := r.Stages[len(r.Stages)-1]
+	if last.Stage != "judge" || last.Shards["failed"] != 1 || last.Shards["missing"] != 1 || last.Tasks[0].Error != "no key" || last.Tasks[0].Attempts != 1 {
+		t.Errorf("%+v, first task %+v", last, last.Tasks)
+	}
+}
+
 // What Slurm does not have any more is over, however short ago it was heard of.
 func TestSlurmKnowsWhatIsOver(t *testing.T) {
 	dir, s := newJob(t, 1, 10)
