@@ -51,10 +51,11 @@ func (s *sample) rank(v variant, measure []float32) *ranking {
 
 // areas are the area under the ROC curve (ties count half) and the average
 // precision, the sum of precision times the gain in recall over the thresholds.
-func (r *ranking) areas(weight func(sentence uint32) float64) (auc, ap float64) {
+// weight is by sentence.
+func (r *ranking) areas(weight []uint16) (auc, ap float64) {
 	var tp, fp, lastTP, lastFP, area, precision float64
 	for _, p := range r.rows {
-		w := weight(p >> 2)
+		w := float64(weight[p>>2])
 		if p&1 != 0 {
 			tp += w
 		} else {
@@ -79,13 +80,13 @@ type scores struct {
 }
 
 func (r *ranking) scores(b resampler) scores {
-	auc, ap := r.areas(func(uint32) float64 { return 1 })
+	auc, ap := r.areas(slices.Repeat([]uint16{1}, r.sentences))
 	if r.hitSentences() < minSentences {
 		return scores{n: int64(len(r.rows)), positives: r.positives, auc: point(auc), ap: point(ap)}
 	}
 	aucs, aps := make([]float64, b.times), make([]float64, b.times)
 	b.each(r.sentences, func(resample int, weight []uint16) {
-		aucs[resample], aps[resample] = r.areas(func(sentence uint32) float64 { return float64(weight[sentence]) })
+		aucs[resample], aps[resample] = r.areas(weight)
 	})
 	return scores{n: int64(len(r.rows)), positives: r.positives, auc: percentiles(auc, aucs), ap: percentiles(ap, aps)}
 }
