@@ -125,6 +125,13 @@ resource "aws_launch_template" "node" {
       tags          = merge(var.tags, { Name = "${var.name}-${each.key}" })
     }
   }
+
+  lifecycle {
+    precondition {
+      condition     = each.value.efa != true || length(each.value.efa_cards) > 0
+      error_message = "Group ${each.key}: ${each.value.instance_type} has no EFA; leave efa out."
+    }
+  }
 }
 
 # A capacity block is packed closely by itself, and a reservation lies where it lies.

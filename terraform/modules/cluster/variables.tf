@@ -150,6 +150,11 @@ variable "node_groups" {
     ])
     error_message = "node_groups: purchase is ONDEMAND, SPOT or CAPACITY_BLOCK; CAPACITY_BLOCK needs a capacity_reservation_id, SPOT can't have one."
   }
+
+  validation {
+    condition     = alltrue([for g in var.node_groups : g.zone == null || contains(keys(var.subnet_ids), coalesce(g.zone, "-"))])
+    error_message = "node_groups: zone is one of the cluster's zones: ${join(", ", keys(var.subnet_ids))}."
+  }
 }
 
 variable "tags" {

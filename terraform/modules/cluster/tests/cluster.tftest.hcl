@@ -251,3 +251,23 @@ run "too_many_nodes" {
 
   expect_failures = [awscc_pcs_cluster.this]
 }
+
+run "no_efa_there" {
+  command = plan
+
+  variables {
+    node_groups = { gpu = { instance_type = "g6e.4xlarge", max_nodes = 1, efa = true } }
+  }
+
+  expect_failures = [aws_launch_template.node["gpu"]]
+}
+
+run "no_such_zone" {
+  command = plan
+
+  variables {
+    node_groups = { gpu = { instance_type = "g6e.4xlarge", max_nodes = 1, zone = "us-east-1f" } }
+  }
+
+  expect_failures = [var.node_groups]
+}
