@@ -30,7 +30,6 @@ type builder struct {
 
 	n    int    // rows so far
 	last values // the row before; text is a copy
-	end  int64  // where the row before stands in the text
 }
 
 // newBuilder starts a batch of at most size rows.
