@@ -51,8 +51,7 @@ func (c *Cluster) writeConf(lines []string) {
 	if err != nil {
 		c.t.Fatal(err)
 	}
-	first := c.consecutivePorts()
-	ctld := freePorts(c.t, 1)[0]
+	port := freePorts(c.t)
 	for _, dir := range []string{"state", "spool-n1", "spool-n2"} {
 		if err := os.Mkdir(c.path(dir), 0o755); err != nil {
 			c.t.Fatal(err)
@@ -61,21 +60,5 @@ func (c *Cluster) writeConf(lines []string) {
 	c.write("gpu0", "")
 	c.write("gpu1", "")
 	c.write("gres.conf", fmt.Sprintf("NodeName=n[1-2] Name=gpu File=%s\n", c.path("gpu[0-1]")))
-	c.write("slurm.conf", fmt.Sprintf(conf, host, c.Dir, ctld, first, first+1, strings.Join(lines, "\n")))
-}
-
-// consecutivePorts is the first of two free ports in a row: nodes of one line need such.
-func (c *Cluster) consecutivePorts() int {
-	c.t.Helper()
-	ports := freePorts(c.t, 40)
-	free := map[int]bool{}
-	for _, p := range ports {
-		free[p.(int)] = true
-	}
-	for p := range free {
-		if free[p+1] {
-			return p
-		}
-	}
-	return ports[0].(int) // its neighbour is most likely free as well
+	c.write("slurm.conf", fmt.Sprintf(conf, host, c.Dir, port, port+1, port+2, strings.Join(lines, "\n")))
 }

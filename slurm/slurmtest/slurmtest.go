@@ -7,6 +7,7 @@ import (
 	"bytes"
 	"crypto/rand"
 	"fmt"
+	mathrand "math/rand/v2"
 	"net"
 	"os"
 	"os/exec"
@@ -158,7 +159,7 @@ func (c *Cluster) daemon(name string, args ...string) (kill func()) {
 		path = "/usr/sbin/" + name
 	}
 	cmd := c.Command(path, args...)
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
 	log, err := os.OpenFile(c.path(name+".out"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
 		c.t.Fatal(err)
@@ -192,17 +193,24 @@ func (c *Cluster) logs() string {
 	return all.String()
 }
 
-// freePorts are ports that nobody listens on right now.
-func freePorts(t testing.TB, n int) []any {
+// freePorts is the first of three free ports in a row, below those that the
+// kernel gives out to connections.
+func freePorts(t testing.TB) int {
 	t.Helper()
-	var ports []any
-	for range n {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			t.Fatal(err)
+	for range 1000 {
+		first := 10000 + mathrand.IntN(5000)
+		if free(first) && free(first+1) && free(first+2) {
+			return first
 		}
-		defer l.Close()
-		ports = append(ports, l.Addr().(*net.TCPAddr).Port)
 	}
-	return ports
+	t.Fatal("no three free ports in a row from 10000 to 15000")
+	return 0
+}
+
+func free(port int) bool {
+	l, err := net.Listen("tcp", fmt.Sprintf(":%d", port))
+	if err != nil {
+		return false
+	}
+	return l.Close() == nil
 }
