@@ -47,7 +47,7 @@ func (m *mainJob) servers() []string {
 }
 
 func (m *mainJob) judge() []string {
-	return []string{"--judge", m.reference.URL + "/v1", "--verdict-only"} // analyses by a small model are long and idle
+	return []string{"--judge", m.reference.URL + "/v1", "--verdict-only", "--judge-context", "mismatch"} // long questions and analyses cost a CPU minutes
 }
 
 // command is tokenfork in a process of its own.
