@@ -316,13 +316,17 @@ func TestRetryAfterHoldsEveryoneBack(t *testing.T) {
 			}
 			return 200, answer("fine")
 		})}
-		c := open(t, s, nil)
+		var log bytes.Buffer
+		c := open(t, s, func(c *Config) { c.Log = slog.New(slog.NewTextHandler(&log, nil)) })
 		start := time.Now()
 		if _, err := c.Ask(t.Context(), question); err != nil {
 			t.Fatal(err)
 		}
 		if took := time.Since(start); took != 90*time.Second {
 			t.Errorf("went on after %s", took)
+		}
+		if said := log.String(); strings.Count(said, "fewer questions") != 1 || !strings.Contains(said, "at_once=4 wait=1m30s") {
+			t.Errorf("said %s", said)
 		}
 		if u := c.Usage(); u.Throttled != 1 || u.Retries != 0 {
 			t.Errorf("got %+v", u)
