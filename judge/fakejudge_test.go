@@ -36,7 +36,7 @@ func (f *fakeJudge) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 
 // reply is the answer to a chat request's body.
 func (f *fakeJudge) reply(body []byte) string {
-	content := `{"ok":true}`
+	content := `{"explanation":"Hello, dear re`
 	if !bytes.Contains(body, []byte("Greet the reader")) {
 		f.mu.Lock()
 		if f.asked == nil {

@@ -2,25 +2,25 @@ package judge
 
 import (
 	"bytes"
+	"encoding/json"
 	"fmt"
 	"io"
 	"math"
-	"net"
 	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
-	"time"
 
-	"context"
-
+	"tokenfork/internal/job"
 	"tokenfork/internal/vllm"
+	"tokenfork/internal/vllm/vllmtest"
 	"tokenfork/judge/endpoint"
 )
 
-// TestMain makes this binary the guard of the servers that its tests start.
+// TestMain makes this binary the guard of a server, or a judge to be killed,
+// where it is started as one.
 func TestMain(m *testing.M) {
 	if len(os.Args) > 1 && os.Args[1] == vllm.GuardCommand {
 		os.Exit(vllm.GuardMain(os.Args[2:]))
@@ -31,98 +31,47 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// setting is an environment variable's folder, or one under the checkout.
-func setting(t *testing.T, name, fallback string) string {
-	t.Helper()
-	dir := os.Getenv(name)
-	if dir == "" {
-		dir = filepath.Join("..", fallback)
-	}
-	dir, err := filepath.Abs(dir)
-	if err == nil {
-		_, err = os.Stat(dir)
-	}
-	if err != nil {
-		t.Fatalf("%v: run make setup, or set %s", err, name)
-	}
-	return dir
+// tap keeps what goes over the wire.
+type tap struct {
+	url string
+
+	mu    sync.Mutex
+	calls []call
 }
 
-// recorder keeps the bodies that went over the wire.
-type recorder struct {
-	base http.RoundTripper
+type call struct{ request, response []byte }
 
-	mu        sync.Mutex
-	requests  []string
-	responses []string
-}
-
-func (r *recorder) RoundTrip(req *http.Request) (*http.Response, error) {
-	var sent []byte
+func (w *tap) RoundTrip(req *http.Request) (*http.Response, error) {
+	var c call
 	if req.Body != nil {
 		var err error
-		if sent, err = io.ReadAll(req.Body); err != nil {
+		if c.request, err = io.ReadAll(req.Body); err != nil {
 			return nil, err
 		}
-		req.Body = io.NopCloser(bytes.NewReader(sent))
+		req.Body = io.NopCloser(bytes.NewReader(c.request))
 	}
-	resp, err := r.base.RoundTrip(req)
+	resp, err := http.DefaultTransport.RoundTrip(req)
 	if err != nil {
 		return nil, err
 	}
-	got, err := io.ReadAll(resp.Body)
-	resp.Body = io.NopCloser(bytes.NewReader(got))
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.requests, r.responses = append(r.requests, string(sent)), append(r.responses, string(got))
+	c.response, err = io.ReadAll(resp.Body)
+	resp.Body = io.NopCloser(bytes.NewReader(c.response))
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.calls = append(w.calls, c)
 	return resp, err
 }
 
-// realJudge starts vLLM with the pair's reference model.
-func realJudge(t *testing.T) *recorder {
-	t.Helper()
-	if testing.Short() {
-		t.Skip("starts a real vLLM server")
-	}
-	root, err := os.MkdirTemp("/tmp", "tf") // socket paths must be short
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { os.RemoveAll(root) })
-	server, err := vllm.Start(t.Context(), vllm.Config{
-		Command: []string{filepath.Join(setting(t, "TOKENFORK_VENV", ".venv"), "bin", "vllm")},
-		Model:   filepath.Join(setting(t, "TOKENFORK_MODELS", ".cache/models"), "reference"),
-		Name:    "judge", LogPath: filepath.Join(t.TempDir(), "vllm.log"), RunRoot: root,
-		Args:         []string{"--dtype", "float32", "--enforce-eager", "--max-model-len", "2048"},
-		Env:          []string{"VLLM_CPU_OMP_THREADS_BIND=nobind", "VLLM_CPU_KVCACHE_SPACE=1"},
-		StartTimeout: 10 * time.Minute, StopTimeout: 20 * time.Second,
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := server.Stop(context.Background()); err != nil {
-			t.Error(err)
-		}
-	})
-	socket := strings.TrimPrefix(server.Endpoint().URL(), "unix://")
-	return &recorder{base: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-		return new(net.Dialer).DialContext(ctx, "unix", socket)
-	}}}
-}
-
-func (r *recorder) open(t *testing.T, change func(*Settings)) *Judge {
+func (w *tap) judge(t *testing.T, change func(*Settings)) *Judge {
 	t.Helper()
 	s := Defaults()
-	s.MaxTokens = 200
-	if change != nil {
-		change(&s)
-	}
+	s.MaxTokens = 160
+	change(&s)
 	p, err := LoadPrompt(s)
 	if err != nil {
 		t.Fatal(err)
 	}
-	client, err := endpoint.Open(t.Context(), endpoint.Config{URL: "http://judge.test", HTTP: &http.Client{Transport: r}})
+	client, err := endpoint.Open(t.Context(), endpoint.Config{URL: w.url, HTTP: &http.Client{Transport: w}})
 	if err == nil {
 		err = client.Negotiate(t.Context(), p.request(s, ""))
 	}
@@ -132,33 +81,187 @@ func (r *recorder) open(t *testing.T, change func(*Settings)) *Judge {
 	return newJudge(p, Judging{Model: client.Model(), PromptVersion: p.Version, PromptHash: p.Hash, Settings: s}, client)
 }
 
-// TestRealJudge asks a real vLLM. A model of this size judges badly; what is
-// tested is that its answers have the form that they must have, and that
-// confidence is measured at the verdict.
-func TestRealJudge(t *testing.T) {
-	r := realJudge(t)
-	t.Run("analysis", func(t *testing.T) { testRealAnalysis(t, r) })
+// ask asks all questions at once.
+func ask(t *testing.T, j *Judge, questions ...*Question) []job.Verdict {
+	t.Helper()
+	verdicts := make([]job.Verdict, len(questions))
+	var wg sync.WaitGroup
+	for i, q := range questions {
+		wg.Go(func() {
+			var err error
+			if verdicts[i], err = j.Ask(t.Context(), q); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	wg.Wait()
+	return verdicts
 }
 
-func testRealAnalysis(t *testing.T, r *recorder) {
-	j := r.open(t, nil)
-	for n := range 6 {
-		q := example()
-		q.Forks[1].Rest = fmt.Sprintf(" the house %d times.", n)
-		v, err := j.Ask(t.Context(), q)
-		if err != nil {
-			t.Fatal(err)
+func pair(start, small, reference string) *Question {
+	return &Question{Start: start, Row: &job.Result{}, Forks: [2]Fork{
+		{Token: small, IDs: []int32{1}, Finish: job.FinishStop}, {Token: reference, IDs: []int32{2}, Finish: job.FinishStop}}}
+}
+
+// TestRealJudge asks a real vLLM. A model of this size judges badly, and often
+// does not come to an end; what is tested is that an answer has the form that it
+// must have, and that its confidence is measured at the verdict.
+func TestRealJudge(t *testing.T) {
+	if testing.Short() {
+		t.Skip("starts a real vLLM server")
+	}
+	server := vllmtest.Start(t, "reference")[0]
+	w := &tap{url: vllmtest.Record(t, server.Endpoint().URL()).URL}
+	questions := []*Question{pair("It rained. We", " stayed home.", " left."), pair("Let x be 3. Then x + 2", " is 5.", " equals five.")}
+	for prompt, property := range map[string]string{"seed": "meaning_match", "r2r": "divergent"} {
+		t.Run(prompt, func(t *testing.T) {
+			j := w.judge(t, func(s *Settings) { s.Prompt = prompt })
+			from := len(w.calls)
+			verdicts := ask(t, j, questions...)
+			w.check(t, w.calls[from:], property, verdicts)
+		})
+	}
+	t.Run("one word", func(t *testing.T) { testRealWord(t, w) })
+	t.Run("too long", func(t *testing.T) {
+		v := ask(t, w.judge(t, func(*Settings) {}), pair(strings.Repeat("word ", 4000), "a", "b"))[0]
+		if v.Error == nil || *v.Error != endpoint.ContextLength || v.MeaningMatch != nil {
+			t.Errorf("got %+v", v)
 		}
+	})
+	t.Run("unix socket", func(t *testing.T) {
+		c, err := endpoint.Open(t.Context(), endpoint.Config{URL: server.Endpoint().URL()})
+		if err != nil || c.Model() != server.Endpoint().Model {
+			t.Errorf("got %v", err)
+		}
+	})
+}
+
+// completion is the part of a response that the test reads for itself.
+type completion struct {
+	Choices []struct {
+		Message  struct{ Content string }
+		Finish   string `json:"finish_reason"`
+		Logprobs struct{ Content []tokenProbability }
+	}
+}
+
+type tokenProbability struct {
+	Token   string
+	Logprob float64
+	Top     []tokenProbability `json:"top_logprobs"`
+}
+
+// check compares verdicts with what went over the wire.
+func (w *tap) check(t *testing.T, calls []call, property string, verdicts []job.Verdict) {
+	t.Helper()
+	good := 0
+	for _, v := range verdicts {
 		if v.Error != nil {
-			fmt.Println(n, *v.Error, *v.Message, *v.Raw)
+			t.Logf("no verdict: %s: %s", *v.Error, *v.Message)
 			continue
 		}
-		fmt.Println(n, *v.MeaningMatch, *v.Explanation, v.KeyDifferences, v.Confidence, v.ConfidenceSource)
-		if v.Confidence != nil {
-			fmt.Println(*v.Confidence, *v.ConfidenceSource)
+		good++
+		if *v.ConfidenceSource != LogprobMasked || *v.Confidence <= 0 || *v.Confidence >= 1 {
+			t.Errorf("confidence %v, %s", *v.Confidence, *v.ConfidenceSource)
+		}
+		if c, ok := answered(calls, *v.Explanation); !ok {
+			t.Errorf("no answer with the explanation %q", *v.Explanation)
+		} else {
+			checkAnswer(t, c, property, v)
 		}
 	}
-	fmt.Println(r.requests[len(r.requests)-1])
-	fmt.Println(r.responses[len(r.responses)-1])
-	_ = math.Pi
+	if good == 0 {
+		t.Error("no verdict at all")
+	}
+	for _, c := range calls {
+		for _, want := range []string{`"temperature":0,"top_p":1,"top_k":-1,"min_p":0,"repetition_penalty":1,`, `"type":"json_schema"`, `"strict":true`,
+			`"properties":{"explanation":{"type":"string"},"key_differences":{"type":"array","items":{"type":"string"}},"` + property + `":`} {
+			if !strings.Contains(string(c.request), want) {
+				t.Errorf("request lacks %s:\n%s", want, c.request)
+			}
+		}
+	}
+}
+
+// answered finds the response whose explanation it is.
+func answered(calls []call, explanation string) (completion, bool) {
+	for _, c := range calls {
+		var got completion
+		var object struct{ Explanation string }
+		if json.Unmarshal(c.response, &got) == nil && len(got.Choices) > 0 &&
+			json.Unmarshal([]byte(got.Choices[0].Message.Content), &object) == nil && object.Explanation == explanation {
+			return got, true
+		}
+	}
+	return completion{}, false
+}
+
+// checkAnswer finds the verdict's token in another way than the program does:
+// by counting back from the member that follows.
+func checkAnswer(t *testing.T, c completion, property string, v job.Verdict) {
+	t.Helper()
+	content := c.Choices[0].Message.Content
+	last := -1
+	for _, name := range []string{"explanation", "key_differences", property, "confidence"} {
+		at := strings.LastIndex(content, `"`+name+`":`)
+		if at < last {
+			t.Errorf("%s is out of order in %s", name, content)
+		}
+		last = at
+	}
+	tokens := c.Choices[0].Logprobs.Content
+	at := len(tokens) - 1
+	for text := ""; at > 0 && !strings.Contains(text, `"`+property+`":`); at-- {
+		text = tokens[at].Token + text
+	}
+	literal := map[string][2]string{"meaning_match": {"true", "false"}, "divergent": {"0", "1"}}[property]
+	want := 0.0
+	for ; at < len(tokens) && want == 0; at++ {
+		if word := strings.TrimSpace(tokens[at].Token); word != literal[0] && word != literal[1] {
+			continue
+		} else if (word == literal[0]) != *v.MeaningMatch {
+			t.Errorf("verdict %t, the answer says %s", *v.MeaningMatch, word)
+		}
+		var p [2]float64
+		for _, alt := range tokens[at].Top {
+			for i := range literal {
+				if word := strings.TrimSpace(alt.Token); word != "" && strings.HasPrefix(literal[i], word) {
+					p[i] += math.Exp(alt.Logprob)
+				}
+			}
+		}
+		if want = p[0] / (p[0] + p[1]); !*v.MeaningMatch {
+			want = p[1] / (p[0] + p[1])
+		}
+	}
+	if math.Abs(want-*v.Confidence) > 1e-9 {
+		t.Errorf("confidence %v, by hand %v", *v.Confidence, want)
+	}
+}
+
+// testRealWord asks questions that even this model answers in one word.
+func testRealWord(t *testing.T, w *tap) {
+	path := filepath.Join(t.TempDir(), "word.tmpl")
+	good := 0
+	for i, text := range []string{`Is "{{.A.Text}}" the same as "{{.B.Text}}"? True or False?`, "Say False.", "Answer True or False: 2 is more than 1."} {
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		j := w.judge(t, func(s *Settings) { s.Prompt, s.VerdictOnly = "file="+path, true })
+		v := ask(t, j, pair("", "yes", fmt.Sprint("no", i)))[0]
+		switch {
+		case v.Error != nil && (*v.Error != Malformed || v.Raw == nil):
+			t.Errorf("got %s, %s", *v.Error, *v.Message)
+		case v.Error != nil:
+			t.Logf("%s: %q is no verdict", text, *v.Raw)
+		default:
+			good++
+			if *v.ConfidenceSource != LogprobFree || *v.Confidence <= 0 || v.Explanation != nil {
+				t.Errorf("got %v, %s", *v.Confidence, *v.ConfidenceSource)
+			}
+		}
+	}
+	if good == 0 {
+		t.Error("no verdict at all")
+	}
 }

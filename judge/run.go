@@ -266,7 +266,7 @@ func (r *runner) work(admit context.Context, server Server) error {
 	err := r.shards(admit, server)
 	u := r.client.Usage()
 	r.Log.Info("judge used", "requests", u.Requests, "prompt_tokens", u.PromptTokens, "cached_tokens", u.CachedTokens,
-		"completion_tokens", u.CompletionTokens, "dollars", u.Dollars, "identical", r.judge.count.identical.Load(), "repeated", r.judge.count.repeated.Load())
+		"completion_tokens", u.CompletionTokens, "dollars", u.Dollars, "throttled", u.Throttled, "retries", u.Retries, "identical", r.judge.count.identical.Load(), "repeated", r.judge.count.repeated.Load())
 	if err != nil {
 		return err
 	}

@@ -89,16 +89,10 @@ func newToken(text string, b []byte, logprob float64) Token {
 	return Token{Text: text, Logprob: logprob}
 }
 
-const probeMember = "ok"
-
-// probe is a question that an answer held to the schema can't answer freely:
-// a server that passes over the schema in silence gives itself away.
+// probe is a question that nobody answers by the schema of their own accord: a
+// server that passes over the schema in silence gives itself away.
 func probe(like Request) Request {
-	r := Request{Prompt: "Greet the reader in a JSON object.", MaxTokens: 64, Temperature: like.Temperature, TopLogprobs: like.TopLogprobs}
-	if like.Schema != nil {
-		r.Schema = json.RawMessage(`{"type":"object","properties":{"` + probeMember + `":{"type":"boolean"}},"required":["` + probeMember + `"],"additionalProperties":false}`)
-	}
-	return r
+	return Request{Prompt: "Greet the reader in a JSON object.", Schema: like.Schema, MaxTokens: 32, Temperature: like.Temperature, TopLogprobs: like.TopLogprobs}
 }
 
 // Negotiate finds out, with a question or two of a few words, what the server
@@ -162,20 +156,42 @@ func (d *dialect) fewerLogprobs() {
 	}
 }
 
-// holds says whether the answer to the probe shows that the format is at work.
-// One that was cut before its first word (a model that thinks first) is no
-// evidence against it.
+// holds says whether the answer to the probe, mostly cut, shows that the format
+// is at work. One that was cut before its first word (a model that thinks
+// first) is no evidence against it.
 func (d dialect) holds(resp openai.ChatCompletionResponse, want Request) bool {
 	text := strings.TrimSpace(resp.Choices[0].Message.Content)
 	if want.Schema == nil || d.format == byPrompt || text == "" {
 		return true
 	}
-	var object map[string]any
-	if err := json.Unmarshal([]byte(text), &object); err != nil {
-		return d.format == byObject && strings.HasPrefix(text, "{") && resp.Choices[0].FinishReason == openai.FinishReasonLength
+	first, isObject := firstMember(text)
+	return isObject && (d.format == byObject || first == firstProperty(want.Schema))
+}
+
+// firstMember is the name of the first member of the object that a text starts with.
+func firstMember(text string) (name string, isObject bool) {
+	d := json.NewDecoder(strings.NewReader(text))
+	if t, err := d.Token(); err != nil || t != json.Delim('{') {
+		return "", false
 	}
-	_, ok := object[probeMember]
-	return d.format == byObject || ok && len(object) == 1
+	t, err := d.Token()
+	if err != nil {
+		return "", true
+	}
+	name, _ = t.(string)
+	return name, true
+}
+
+// firstProperty is the first that a schema names: the first member of an answer.
+func firstProperty(schema json.RawMessage) string {
+	var s struct {
+		Properties json.RawMessage `json:"properties"`
+	}
+	if err := json.Unmarshal(schema, &s); err != nil {
+		return ""
+	}
+	name, _ := firstMember(string(s.Properties))
+	return name
 }
 
 // agree keeps the dialect and says what it costs the verdicts.

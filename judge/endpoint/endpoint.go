@@ -47,6 +47,7 @@ type Client struct {
 	ledger  *ledger
 	alive   singleflight.Group
 	success atomic.Int64 // time of the last answer, Unix nanoseconds
+	said    atomic.Int64 // time of the last word about throttling, Unix nanoseconds
 	count   counts
 	holds   sync.Map // of batches: id to cost
 }
@@ -225,14 +226,23 @@ func (c *Client) once(ctx context.Context, r Request) (*Reply, *fault) {
 	resp, f := c.paid(ctx, c.dialect, r)
 	c.pace.headers(resp.Header(), c.ledger.bound(r).tokens())
 	if f != nil {
-		if f.throttled {
-			c.count.throttled.Add(1)
-		}
 		c.pace.failed(f)
+		if f.throttled {
+			c.throttled(f)
+		}
 		return nil, f
 	}
 	c.pace.release(resp.Usage.TotalTokens)
 	return c.dialect.read(resp, r)
+}
+
+// throttled counts "too many requests" and says so once a minute.
+func (c *Client) throttled(f *fault) {
+	c.count.throttled.Add(1)
+	now := time.Now().UnixNano()
+	if last := c.said.Load(); now-last > int64(time.Minute) && c.said.CompareAndSwap(last, now) {
+		c.cfg.Log.Info("the judge asks for fewer questions", "at_once", c.pace.now(), "wait", f.wait, "so_far", c.count.throttled.Load())
+	}
 }
 
 // paid sends the question when the budget allows it.

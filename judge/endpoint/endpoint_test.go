@@ -89,7 +89,7 @@ func answer(content string) string {
 func obliging(reply func(body string) (int, string)) func(int, string) (int, string) {
 	return func(_ int, body string) (int, string) {
 		if isProbe(body) {
-			return 200, answer(`{"ok":true}`)
+			return 200, answer(`{"b":"hello, rea`)
 		}
 		return reply(body)
 	}
@@ -157,13 +157,14 @@ func TestDialects(t *testing.T) {
 		chat func(string) (int, string)
 		want dialect
 	}{
-		"all understood":         {func(string) (int, string) { return 200, answer(`{"ok":false}`) }, dialect{topLogprobs: 5}},
+		"all understood":         {func(string) (int, string) { return 200, answer(`{"b": "hi", "a": true}`) }, dialect{topLogprobs: 5}},
 		"schema refused":         {refuse(`json_schema`), dialect{format: byObject, topLogprobs: 5}},
 		"any format refused":     {refuse(`response_format`), dialect{format: byPrompt, topLogprobs: 5}},
 		"schema passed over":     {refuse(`nothing`), dialect{format: byObject, topLogprobs: 5}},
 		"formats passed over":    {func(string) (int, string) { return 200, answer(`Hello!`) }, dialect{format: byPrompt, topLogprobs: 5}},
 		"logprobs refused":       {refuse(`logprobs`), dialect{format: byObject}},
 		"wants the newer limit":  {newLimitOnly, dialect{topLogprobs: 5, newLimit: true}},
+		"only an object begun":   {func(string) (int, string) { return 200, answer(`{`) }, dialect{format: byObject, topLogprobs: 5}},
 		"thinks before it talks": {func(string) (int, string) { return 200, strings.Replace(answer(""), "stop", "length", 1) }, dialect{topLogprobs: 5}},
 	} {
 		s := &fakeServer{chat: func(_ int, body string) (int, string) { return c.chat(body) }}
@@ -177,7 +178,7 @@ func newLimitOnly(body string) (int, string) {
 	if strings.Contains(body, `"max_tokens"`) {
 		return 400, `{"error":{"message":"Unsupported parameter: 'max_tokens'. Use 'max_completion_tokens' instead.","code":"unsupported_parameter"}}`
 	}
-	return 200, answer(`{"ok":true}`)
+	return 200, answer(`{"b":"hello, rea`)
 }
 
 // go-openai itself keeps some models from logprobs.
@@ -293,7 +294,7 @@ func TestDeadServerStopsTheRun(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := &fakeServer{chat: func(n int, _ string) (int, string) {
 			if n == 1 {
-				return 200, answer(`{"ok":true}`)
+				return 200, answer(`{"b":"hello, rea`)
 			}
 			return 500, "down"
 		}}
@@ -315,13 +316,17 @@ func TestRetryAfterHoldsEveryoneBack(t *testing.T) {
 			}
 			return 200, answer("fine")
 		})}
-		c := open(t, s, nil)
+		var log bytes.Buffer
+		c := open(t, s, func(c *Config) { c.Log = slog.New(slog.NewTextHandler(&log, nil)) })
 		start := time.Now()
 		if _, err := c.Ask(t.Context(), question); err != nil {
 			t.Fatal(err)
 		}
 		if took := time.Since(start); took != 90*time.Second {
 			t.Errorf("went on after %s", took)
+		}
+		if said := log.String(); strings.Count(said, "fewer questions") != 1 || !strings.Contains(said, "at_once=4 wait=1m30s") {
+			t.Errorf("said %s", said)
 		}
 		if u := c.Usage(); u.Throttled != 1 || u.Retries != 0 {
 			t.Errorf("got %+v", u)

@@ -187,6 +187,13 @@ func (p *pace) failed(f *fault) {
 	p.admit()
 }
 
+// now is how many requests may be under way.
+func (p *pace) now() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return int(p.limit)
+}
+
 // cut halves the limit, once for all requests that were under way together.
 func (p *pace) cut() {
 	p.doubling, p.before, p.settled = false, 0, 0
