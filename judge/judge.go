@@ -205,7 +205,10 @@ func majority(all []answer) answer {
 	return first
 }
 
-const tries = 3 // of an asking whose answers can't be used
+const (
+	tries      = 3 // of an asking whose answers can't be used
+	wordTokens = 8 // that "false" may take under a grammar: f, al, se
+)
 
 // vote asks until there is a verdict, or no point in going on.
 func (j *Judge) vote(ctx context.Context, k asking) (answer, error) {
@@ -229,7 +232,7 @@ func (j *Judge) vote(ctx context.Context, k asking) (answer, error) {
 		case last.Class == Length:
 			k.request.MaxTokens *= 2
 		case j.prompt.form.schema == nil && k.request.Schema == nil: // a judge that will not answer in one word of itself
-			k.request.Schema = j.prompt.form.word
+			k.request.Schema, k.request.MaxTokens = j.prompt.form.word, wordTokens
 		}
 	}
 	return answer{}, &endpoint.Error{Class: last.Class, Message: fmt.Sprintf("%s (asked %d times)", last.Message, tries), Raw: last.Raw}
