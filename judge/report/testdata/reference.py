@@ -25,7 +25,8 @@ differences = []
 
 def same(what: str, got: object, want: object, tolerance: float = 1e-9) -> None:
     """Notes a difference; NaN equals NaN."""
-    if not np.allclose(np.asarray(got, float), np.asarray(want, float), rtol=tolerance, atol=tolerance, equal_nan=True):
+    got, want = np.asarray(got, float), np.asarray(want, float)
+    if got.shape != want.shape or not np.allclose(got, want, rtol=tolerance, atol=tolerance, equal_nan=True):
         differences.append(f"{what}: report has {got}, want {want}")
 
 
