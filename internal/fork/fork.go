@@ -141,11 +141,16 @@ func Direct(ends Ends, real []int32, p int, token int32, limit int) (*Tail, *Res
 	return t, &Rest{int32(p), token}
 }
 
-// ReadOff continues along the real text itself (the reference side of trajectories real).
+// ReadOff continues along the real text itself (the reference side of
+// trajectories real). An end of text that stands there is kept: only a
+// generated one is not.
 func ReadOff(ends Ends, real []int32, p, limit int) *Tail {
 	t := Start(ends, before(real, p), real[p], limit)
 	for _, id := range real[p+1:] {
 		if t.Take(id) {
+			if t.Finish == job.FinishEOS {
+				t.IDs = append(t.IDs, id)
+			}
 			return t
 		}
 	}
