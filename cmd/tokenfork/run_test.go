@@ -292,7 +292,7 @@ func stamp(t *testing.T, dir string) string {
 // slow makes runs last long enough to be met half way.
 func (m *mainJob) slow(t *testing.T) {
 	for _, r := range []*vllmtest.Recorder{m.small, m.reference} {
-		r.Delay(100 * time.Millisecond)
+		r.Delay(50 * time.Millisecond)
 		t.Cleanup(func() { r.Delay(0) })
 	}
 }
@@ -323,7 +323,7 @@ func (m *mainJob) killed(t *testing.T, first string) {
 			m.merge(t, dir)
 			sameResults(t, first, dir)
 			return
-		case <-time.After(time.Duration(300+r.IntN(1500)) * time.Millisecond):
+		case <-time.After(time.Duration(1000+r.IntN(1000)+300*kills) * time.Millisecond): // longer each time, so that it ends
 			if err := cmd.Process.Kill(); err != nil {
 				t.Fatal(err)
 			}

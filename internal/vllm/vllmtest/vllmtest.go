@@ -134,7 +134,7 @@ func (r *Recorder) Fresh() int64 { return r.fresh.Load() }
 // Down makes the server seem gone, or back.
 func (r *Recorder) Down(down bool) { r.down.Store(down) }
 
-// Delay slows every answer down, so that a run can be met half way.
+// Delay slows generation down, so that a run can be met half way.
 func (r *Recorder) Delay(d time.Duration) { r.delay.Store(int64(d)) }
 
 // ServeHTTP forwards a request, or repeats its answer. Only generation is recorded.
@@ -155,7 +155,9 @@ func (r *Recorder) ServeHTTP(w http.ResponseWriter, q *http.Request) {
 		http.Error(w, fmt.Sprint(a.err), http.StatusBadGateway)
 		return
 	}
-	time.Sleep(time.Duration(r.delay.Load()))
+	if q.Method == http.MethodPost {
+		time.Sleep(time.Duration(r.delay.Load()))
+	}
 	w.Header().Set("Content-Type", a.kind)
 	w.WriteHeader(a.status)
 	_, _ = w.Write(a.body) // a client that has gone is told the same next time
