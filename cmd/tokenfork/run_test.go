@@ -292,9 +292,25 @@ func stamp(t *testing.T, dir string) string {
 // slow makes runs last long enough to be met half way.
 func (m *mainJob) slow(t *testing.T) {
 	for _, r := range []*vllmtest.Recorder{m.small, m.reference} {
-		r.Delay(50 * time.Millisecond)
+		r.Delay(200 * time.Millisecond)
 		t.Cleanup(func() { r.Delay(0) })
 	}
+}
+
+// halfWay starts infer and returns once it has put a part in the job.
+func halfWay(t *testing.T, dir string, args ...string) (*exec.Cmd, *bytes.Buffer) {
+	t.Helper()
+	before := len(partsOf(t, dir))
+	cmd, out := command(args...)
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	for deadline := time.Now().Add(2 * time.Minute); len(partsOf(t, dir)) == before; time.Sleep(20 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("no part after two minutes\n%s", out)
+		}
+	}
+	return cmd, out
 }
 
 func (m *mainJob) killed(t *testing.T, first string) {
@@ -304,33 +320,19 @@ func (m *mainJob) killed(t *testing.T, first string) {
 	seed := uint64(time.Now().UnixNano())
 	t.Logf("seed %d", seed)
 	r := rand.New(rand.NewPCG(seed, 0))
-	kills := 0
-	for {
-		cmd, out := command(m.infer(dir)...)
-		if err := cmd.Start(); err != nil {
+	for range 3 {
+		cmd, out := halfWay(t, dir, m.infer(dir)...)
+		time.Sleep(time.Duration(r.IntN(300)) * time.Millisecond)
+		if err := cmd.Process.Kill(); err != nil {
 			t.Fatal(err)
 		}
-		ended := make(chan error, 1)
-		go func() { ended <- cmd.Wait() }()
-		select {
-		case err := <-ended:
-			if err != nil {
-				t.Fatalf("after %d kills: %v\n%s", kills, err, out)
-			}
-			if kills < 2 {
-				t.Errorf("killed only %d times: the run is too short for this test", kills)
-			}
-			m.merge(t, dir)
-			sameResults(t, first, dir)
-			return
-		case <-time.After(time.Duration(1000+r.IntN(1000)+300*kills) * time.Millisecond): // longer each time, so that it ends
-			if err := cmd.Process.Kill(); err != nil {
-				t.Fatal(err)
-			}
-			<-ended
-			kills++
+		if err := cmd.Wait(); err == nil {
+			t.Fatalf("it ended before it was killed: too short for this test\n%s", out)
 		}
 	}
+	must(t, []int{0}, m.infer(dir)...)
+	m.merge(t, dir)
+	sameResults(t, first, dir)
 }
 
 func (m *mainJob) twice(t *testing.T, first string) {
@@ -358,11 +360,7 @@ func (m *mainJob) stopped(t *testing.T, first string, sig os.Signal) {
 	m.slow(t)
 	dir := filepath.Join(t.TempDir(), "job")
 	m.plan(t, dir, 1)
-	cmd, out := command(append(m.infer(dir), "--grace", "500ms")...)
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	time.Sleep(1500 * time.Millisecond)
+	cmd, out := halfWay(t, dir, append(m.infer(dir), "--grace", "500ms")...)
 	if err := cmd.Process.Signal(sig); err != nil {
 		t.Fatal(err)
 	}
@@ -379,11 +377,7 @@ func (m *mainJob) gone(t *testing.T, first string) {
 	m.slow(t)
 	dir := filepath.Join(t.TempDir(), "job")
 	m.plan(t, dir, 1)
-	cmd, out := command(m.infer(dir)...)
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	time.Sleep(time.Second)
+	cmd, out := halfWay(t, dir, m.infer(dir)...)
 	m.reference.Down(true)
 	time.Sleep(2 * time.Second)
 	m.reference.Down(false)
