@@ -76,6 +76,9 @@ func (r *replica) generate(ctx context.Context, w *sentence, rest *rest) error {
 			if tries++; tries == refusedTries {
 				return &failedError{ClassServer, err}
 			}
+			if status.Status >= 500 { // the engine may be dead behind a server that still answers
+				r.server.Lost(generation, err)
+			}
 			if err := sleep(ctx, time.Second<<min(tries, 5)); err != nil {
 				return err
 			}
