@@ -58,13 +58,17 @@ func Run(ctx context.Context, o Options) error {
 		o.Log.Info("nothing to do: every shard is committed")
 		return nil
 	}
+	fleets, err := arrange(ctx, &o, plan, todo)
+	if err != nil {
+		return err
+	}
 	meter := progress.New(o.Console, "infer", "forks", forks(ctx, o.Store, plan, todo))
 	defer meter.Close()
 	var sum summary
 	g, gctx := errgroup.WithContext(work)
 	for _, side := range job.Sides {
 		if len(todo[side]) > 0 {
-			g.Go(func() error { return runSide(ctx, gctx, &o, plan, side, todo[side], meter, &sum) })
+			g.Go(func() error { return runSide(ctx, gctx, &o, plan, side, &fleets[side], todo[side], meter, &sum) })
 		}
 	}
 	if err := g.Wait(); err != nil {
@@ -163,8 +167,8 @@ func commits(ctx context.Context, s store.Store) (map[string]bool, error) {
 }
 
 // runSide brings up the side's servers and sends its shards through them.
-func runSide(admit, ctx context.Context, o *Options, plan *job.Plan, side job.Side, shards []int, meter *progress.Meter, sum *summary) (err error) {
-	servers, err := startServers(admit, o, plan, side)
+func runSide(admit, ctx context.Context, o *Options, plan *job.Plan, side job.Side, f *fleet, shards []int, meter *progress.Meter, sum *summary) (err error) {
+	servers, err := startServers(admit, o, plan, side, f)
 	if err != nil {
 		return err
 	}

@@ -24,6 +24,7 @@ import (
 // takes its place, a few times.
 type owned struct {
 	config   vllm.Config
+	turns    []*sync.Mutex // of its GPUs
 	stall    time.Duration
 	log      *slog.Logger
 	inFlight atomic.Int64
@@ -40,20 +41,20 @@ type owned struct {
 
 const maxRestarts = 5
 
-func newOwned(ctx context.Context, o *Options, plan *job.Plan, side job.Side) (*owned, error) {
-	s := o.Servers[side]
-	dir, err := modelFolder(&plan.Models[side], side, s.Model)
-	if err != nil {
-		return nil, err
+// newOwned starts a server in its place. Its label tells replicas apart.
+func newOwned(ctx context.Context, o *Options, plan *job.Plan, side job.Side, f *fleet, i int) (*owned, error) {
+	s, at, label := o.Servers[side], f.servers[i], side.String()
+	if len(f.servers) > 1 {
+		label += "-" + strconv.Itoa(i+1)
 	}
 	args := []string{"--max-model-len", strconv.Itoa(servedLength(plan, side))}
-	c := vllm.Config{Command: s.Command, Model: dir, Name: side.String(), TensorParallel: s.TensorParallel, Args: append(args, s.Args...),
-		LogPath: filepath.Join(s.LogDir, "vllm-"+side.String()+".log"), StartTimeout: s.StartTimeout, Logger: o.Log}
+	c := vllm.Config{Command: s.Command, Model: f.dir, Name: label, TensorParallel: at.TP, GPUs: at.GPUs, MemoryFraction: at.Fraction,
+		Args: append(args, s.Args...), LogPath: filepath.Join(s.LogDir, "vllm-"+label+".log"), StartTimeout: s.StartTimeout, Logger: o.Log}
 	if plan.Settings.Deterministic {
 		c.Env = append(c.Env, "VLLM_BATCH_INVARIANT=1")
 	}
-	w := &owned{config: c, stall: o.Stall, log: o.Log.With("server", side), lost: make(chan int), ready: make(chan struct{}), stopped: make(chan struct{})}
-	server, err := vllm.Start(ctx, c)
+	w := &owned{config: c, turns: f.turns[i], stall: o.Stall, log: o.Log.With("server", label), lost: make(chan int), ready: make(chan struct{}), stopped: make(chan struct{})}
+	server, err := w.start(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -65,22 +66,32 @@ func newOwned(ctx context.Context, o *Options, plan *job.Plan, side job.Side) (*
 	return w, nil
 }
 
-// modelFolder finds the side's model, here perhaps in another place than where
+// start waits its turn on each of its GPUs: vLLM measures how much memory is
+// free, and another server that loads meanwhile would be counted as its own.
+func (w *owned) start(ctx context.Context) (*vllm.Server, error) {
+	for _, turn := range w.turns {
+		turn.Lock()
+		defer turn.Unlock()
+	}
+	return vllm.Start(ctx, w.config)
+}
+
+// findModel finds the side's model, here perhaps in another place than where
 // the job was planned, and makes sure that it is the same.
-func modelFolder(planned *job.Model, side job.Side, name string) (string, error) {
+func findModel(planned *job.Model, side job.Side, name string) (*model.Model, error) {
 	dir, err := model.Resolve(cmp.Or(name, planned.Name), os.Getenv)
 	if err != nil {
-		return "", fmt.Errorf("find the %s model: %w", side, err)
+		return nil, fmt.Errorf("find the %s model: %w", side, err)
 	}
 	m, err := model.Load(dir)
 	if err != nil {
-		return "", err
+		return nil, err
 	}
 	if d := planned.Fingerprint.Diff(m.Fingerprint()); len(d) > 0 {
-		return "", failure.New(failure.Refused, fmt.Sprintf("give the planned one by --%s-model, or plan anew", side),
+		return nil, failure.New(failure.Refused, fmt.Sprintf("give the planned one by --%s-model, or plan anew", side),
 			"%s is not the %s model that the job was planned for: %s", dir, side, strings.Join(d, "; "))
 	}
-	return dir, nil
+	return m, nil
 }
 
 // servedLength is what the longest fork needs, in full blocks of 256, if the
@@ -170,7 +181,7 @@ func (w *owned) restart(ctx context.Context, n int, cause error) (*vllm.Server, 
 	if n > maxRestarts {
 		return nil, failure.New(failure.Other, "see "+w.config.LogPath, "the %s server died more than %d times: %w", w.config.Name, maxRestarts, cause)
 	}
-	return vllm.Start(ctx, w.config)
+	return w.start(ctx)
 }
 
 // watch returns why the server has to be replaced, nil when ctx ends.

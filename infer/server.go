@@ -10,9 +10,13 @@ import (
 	"io/fs"
 	"log/slog"
 	"strconv"
+	"sync"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"tokenfork/internal/failure"
+	"tokenfork/internal/gpu"
 	"tokenfork/internal/job"
 	"tokenfork/internal/vllm"
 )
@@ -25,38 +29,99 @@ type Servers struct {
 
 	Command        []string // "vllm", or what stands before its arguments in a container
 	Model          string   // folder
-	TensorParallel int
+	TensorParallel int      // GPUs of each server; 0 finds the fewest that will do
 	Args           []string // to vllm serve, after ours
 	StartTimeout   time.Duration
 	LogDir         string
 }
 
-func startServers(ctx context.Context, o *Options, plan *job.Plan, side job.Side) ([]Server, error) {
-	var all []Server
-	for _, url := range o.Servers[side].URLs {
-		s, err := newRemote(ctx, url, o.Servers[side].Key, o.Log)
-		if err != nil {
-			return nil, errors.Join(err, stopServers(all))
+// fleet is where a side's own servers run.
+type fleet struct {
+	dir     string // the model's folder
+	servers []gpu.Server
+	turns   [][]*sync.Mutex // by server: of its GPUs, in the same order for all
+}
+
+// arrange finds the models that the task serves itself, and a place for each server.
+func arrange(ctx context.Context, o *Options, plan *job.Plan, todo [2][]int) (fleets [2]fleet, err error) {
+	var needs [2]*gpu.Need
+	for _, side := range job.Sides {
+		s := &o.Servers[side]
+		if len(todo[side]) == 0 || len(s.URLs) > 0 {
+			continue
 		}
-		all = append(all, s)
+		m, err := findModel(&plan.Models[side], side, s.Model)
+		if err != nil {
+			return fleets, err
+		}
+		fleets[side].dir = m.Dir
+		needs[side] = &gpu.Need{Name: side.String(), Model: m, Longest: plan.Longest, Cost: plan.Cost[side], TP: s.TensorParallel, Args: s.Args}
 	}
-	if len(all) > 0 {
-		return all, nil
-	}
-	s, err := newOwned(ctx, o, plan, side)
+	devices, err := gpu.Visible(ctx)
 	if err != nil {
-		return nil, err
+		return fleets, err
 	}
-	return []Server{s}, nil
+	layout, err := gpu.Arrange(devices, needs)
+	if err != nil {
+		return fleets, err
+	}
+	for _, line := range layout.Lines() {
+		o.Log.Info(line)
+	}
+	turns := map[string]*sync.Mutex{}
+	for side := range fleets {
+		fleets[side].servers = layout[side]
+		for _, s := range layout[side] {
+			var own []*sync.Mutex
+			for _, entry := range s.GPUs {
+				if turns[entry] == nil {
+					turns[entry] = new(sync.Mutex)
+				}
+				own = append(own, turns[entry])
+			}
+			fleets[side].turns = append(fleets[side].turns, own)
+		}
+	}
+	return fleets, nil
+}
+
+// startServers connects to the side's servers, or starts its own, side by side
+// where they share no GPU.
+func startServers(ctx context.Context, o *Options, plan *job.Plan, side job.Side, f *fleet) ([]Server, error) {
+	urls := o.Servers[side].URLs
+	all := make([]Server, len(urls)+len(f.servers))
+	for i, url := range urls {
+		r, err := newRemote(url, o.Servers[side].Key, o.Log)
+		if err != nil {
+			return nil, err
+		}
+		all[i] = r
+	}
+	g, gctx := errgroup.WithContext(ctx)
+	for i := range f.servers {
+		g.Go(func() error {
+			s, err := newOwned(gctx, o, plan, side, f, i)
+			if err == nil {
+				all[len(urls)+i] = s
+			}
+			return err
+		})
+	}
+	if err := g.Wait(); err != nil {
+		return nil, errors.Join(err, stopServers(all))
+	}
+	return all, nil
 }
 
 func stopServers(all []Server) error {
-	var errs []error
-	for _, s := range all {
+	errs := make([]error, len(all))
+	var wg sync.WaitGroup
+	for i, s := range all {
 		if c, ok := s.(io.Closer); ok {
-			errs = append(errs, c.Close())
+			wg.Go(func() { errs[i] = c.Close() })
 		}
 	}
+	wg.Wait()
 	return errors.Join(errs...)
 }
 
@@ -70,7 +135,7 @@ type remote struct {
 // remoteWait is how long a server at a URL may be gone before the task stops, resumable.
 const remoteWait = 2 * time.Minute
 
-func newRemote(ctx context.Context, url, key string, log *slog.Logger) (*remote, error) {
+func newRemote(url, key string, log *slog.Logger) (*remote, error) {
 	c, err := vllm.NewClient(url, key)
 	if err != nil {
 		return nil, failure.New(failure.Usage, "", "%w", err)

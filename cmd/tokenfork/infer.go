@@ -46,7 +46,7 @@ type inferFlags struct {
 	ReferenceURL      []string      `name:"reference-url" placeholder:"URL" help:"Servers of the reference model that already run."`
 	SmallArgs         string        `placeholder:"ARGS" help:"Further flags for vllm serve of the small model."`
 	ReferenceArgs     string        `placeholder:"ARGS" help:"Further flags for vllm serve of the reference model."`
-	ReferenceTP       int           `name:"reference-tp" default:"1" placeholder:"N" help:"GPUs that the reference is spread over (tensor parallel)."`
+	ReferenceTP       int           `name:"reference-tp" placeholder:"N" help:"GPUs that each server of the reference is spread over (tensor parallel; default: the fewest that will do)."`
 	ServerKey         string        `env:"TOKENFORK_SERVER_KEY" hidden:"" help:"API key of the servers at URLs; set the variable."`
 	InFlight          int           `placeholder:"N" help:"Requests in flight per server (default: found by measuring)."`
 	Stall             time.Duration `default:"2m" help:"Without a token for so long, a server is looked at."`
@@ -93,7 +93,7 @@ func (f *inferFlags) infer(ctx context.Context, con *console, j *jobFlags, w *wo
 		flag, args, model string
 		urls              []string
 		tp                int
-	}{{"--small-args", f.SmallArgs, m.SmallModel, f.SmallURL, 1}, {"--reference-args", f.ReferenceArgs, m.ReferenceModel, f.ReferenceURL, f.ReferenceTP}} {
+	}{{"--small-args", f.SmallArgs, m.SmallModel, f.SmallURL, 0}, {"--reference-args", f.ReferenceArgs, m.ReferenceModel, f.ReferenceURL, f.ReferenceTP}} {
 		o.Servers[side] = common
 		o.Servers[side].Model, o.Servers[side].URLs, o.Servers[side].TensorParallel = own.model, own.urls, own.tp
 		if o.Servers[side].Args, err = words(own.flag, own.args); err != nil {

@@ -122,6 +122,7 @@ type Plan struct {
 	Input    Input           `json:"input"`
 	Ends     *tokenizer.Ends `json:"ends"`
 	Longest  int             `json:"longest"` // tokens of the longest fork with its continuation
+	Cost     [2]float64      `json:"cost"`    // predicted GPU seconds by Side, at the throughputs that plan was given
 }
 
 // Shard says what a manifest holds.

@@ -24,6 +24,7 @@ type Config struct {
 
 	TensorParallel int      // GPUs; 0 is 1
 	GPUs           []string // CUDA_VISIBLE_DEVICES entries: index, UUID or MIG; nil leaves the environment as it is
+	MemoryFraction float64  // of the GPUs' memory; 0 leaves it to vLLM
 	Args           []string // further vLLM flags, last so that they win
 	Env            []string // further NAME=VALUE settings, last so that they win
 
@@ -119,6 +120,9 @@ func (l *launch) argv(c *Config) []string {
 	if c.TensorParallel > 1 {
 		argv = append(argv, "--tensor-parallel-size", strconv.Itoa(c.TensorParallel))
 	}
+	if c.MemoryFraction > 0 {
+		argv = append(argv, "--gpu-memory-utilization", strconv.FormatFloat(c.MemoryFraction, 'g', -1, 64))
+	}
 	for _, flag := range optionalFlags {
 		if !slices.Contains(l.without, flag) {
 			argv = append(argv, flag)
@@ -140,7 +144,8 @@ func (l *launch) environ(c *Config) []string {
 		"VLLM_API_KEY=" + l.key, // empty on a socket: no key, whatever the user's environment says
 	}
 	if c.GPUs != nil {
-		set = append(set, "CUDA_VISIBLE_DEVICES="+strings.Join(c.GPUs, ","))
+		set = append(set, "CUDA_VISIBLE_DEVICES="+strings.Join(c.GPUs, ","),
+			"CUDA_DEVICE_ORDER=PCI_BUS_ID") // nvidia-smi's, by whose indices they were chosen
 	}
 	set = append(set, c.Env...)
 	set = append(set, serverVar+"="+l.nonce, runnerVar+"="+runnerID(),

@@ -2,17 +2,16 @@ package vllm
 
 import (
 	"context"
-	"encoding/csv"
 	"errors"
 	"fmt"
 	"os"
-	"os/exec"
 	"slices"
 	"strconv"
 	"strings"
 	"time"
 
 	"tokenfork/internal/failure"
+	"tokenfork/internal/gpu"
 )
 
 // foreignMiB is the memory that others may hold on a GPU: drivers and desktops
@@ -22,9 +21,7 @@ const foreignMiB = 2048
 // freeWait is how long an ended process's GPU memory may take to come back.
 const freeWait = 60 * time.Second
 
-const smiTimeout = 30 * time.Second
-
-type gpu struct {
+type usedGPU struct {
 	index, uuid string
 	usedMiB     int64
 }
@@ -35,29 +32,8 @@ type gpuProcess struct {
 	usedMiB int64 // 0 where not told
 }
 
-// querySMI runs nvidia-smi; ok is false where there is none.
-func querySMI(ctx context.Context, query string) (rows [][]string, ok bool, err error) {
-	path, err := exec.LookPath("nvidia-smi")
-	if err != nil {
-		return nil, false, nil
-	}
-	ctx, cancel := context.WithTimeout(ctx, smiTimeout) // it hangs on a broken GPU
-	defer cancel()
-	out, err := exec.CommandContext(ctx, path, query, "--format=csv,noheader,nounits").Output()
-	if err != nil {
-		return nil, true, fmt.Errorf("nvidia-smi %s: %w: %s", query, err, out)
-	}
-	r := csv.NewReader(strings.NewReader(string(out)))
-	r.TrimLeadingSpace, r.FieldsPerRecord = true, -1
-	rows, err = r.ReadAll()
-	if err != nil {
-		return nil, true, fmt.Errorf("nvidia-smi %s: %w", query, err)
-	}
-	return rows, true, nil
-}
-
 func gpuProcesses(ctx context.Context) ([]gpuProcess, error) {
-	rows, _, err := querySMI(ctx, "--query-compute-apps=gpu_uuid,pid,used_memory")
+	rows, err := gpu.Query(ctx, "--query-compute-apps=gpu_uuid,pid,used_memory")
 	if err != nil {
 		return nil, err
 	}
@@ -67,7 +43,7 @@ func gpuProcesses(ctx context.Context) ([]gpuProcess, error) {
 			continue // a remark instead of a row
 		}
 		if pid, err := strconv.Atoi(row[1]); err == nil {
-			list = append(list, gpuProcess{gpu: row[0], pid: pid, usedMiB: mib(row[2])})
+			list = append(list, gpuProcess{gpu: row[0], pid: pid, usedMiB: gpu.MiB(row[2])})
 		}
 	}
 	return list, nil
@@ -75,12 +51,12 @@ func gpuProcesses(ctx context.Context) ([]gpuProcess, error) {
 
 // gpus lists those of the machine that entries name by index or UUID; MIG
 // devices are left out, since their GPU's figures count others' slices.
-func gpus(ctx context.Context, entries []string) ([]gpu, error) {
-	rows, _, err := querySMI(ctx, "--query-gpu=index,uuid,memory.used")
+func gpus(ctx context.Context, entries []string) ([]usedGPU, error) {
+	rows, err := gpu.Query(ctx, "--query-gpu=index,uuid,memory.used")
 	if err != nil {
 		return nil, err
 	}
-	var list []gpu
+	var list []usedGPU
 	for _, row := range rows {
 		if len(row) != 3 {
 			continue
@@ -89,18 +65,10 @@ func gpus(ctx context.Context, entries []string) ([]gpu, error) {
 			return e == row[0] || len(e) > 4 && strings.HasPrefix(row[1], e) // CUDA takes shortened UUIDs
 		})
 		if named {
-			list = append(list, gpu{index: row[0], uuid: row[1], usedMiB: mib(row[2])})
+			list = append(list, usedGPU{index: row[0], uuid: row[1], usedMiB: gpu.MiB(row[2])})
 		}
 	}
 	return list, nil
-}
-
-func mib(field string) int64 {
-	n, err := strconv.ParseInt(strings.TrimSpace(field), 10, 64)
-	if err != nil {
-		return 0 // "[N/A]"
-	}
-	return n
 }
 
 // checkForeign fails if processes other than this runner's servers hold memory
@@ -150,7 +118,7 @@ func foreignUse(ctx context.Context, entries []string) (use error, dying bool) {
 	return nil, false
 }
 
-func foreignError(d gpu, foreign int64, pids []string) error {
+func foreignError(d usedGPU, foreign int64, pids []string) error {
 	by := "processes that are not visible here"
 	if len(pids) > 0 {
 		by = "pid " + strings.Join(pids, ", ")
