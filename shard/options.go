@@ -56,4 +56,5 @@ type Estimate struct {
 	Shards     int
 	Largest    float64 // GPU seconds of the costliest shard
 	Spool      int64   // bytes it took
+	Longest    int     // tokens of the longest fork with its continuation
 }

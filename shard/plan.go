@@ -284,6 +284,7 @@ func (p *planner) sum() error {
 	p.print.Write(histograms)
 	e, t := &p.estimate, &p.total
 	e.Rows, e.Positions, e.Padding, e.Skipped, e.Work = p.stitcher.rows, t.positions, t.padding, p.stitcher.skipped, t.work
+	e.Longest = t.longest
 	e.Alignment, e.Evidence = p.settings.Alignment, t.agreement.evidence()
 	for side := range t.cost {
 		e.GPUHours[side] = t.cost[side] / 1e9 / 3600

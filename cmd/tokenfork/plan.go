@@ -79,8 +79,9 @@ type labelFlags struct {
 type shardFlags struct {
 	Shards      int           `default:"1" placeholder:"N" help:"How many array tasks to plan for."`
 	ShardTime   time.Duration `placeholder:"D" help:"In place of --shards: how long a task takes, by the rates below."`
-	ShardGPUs   int           `name:"shard-gpus" default:"1" placeholder:"N" help:"GPUs that a task has, for --shard-time."`
+	ShardGPUs   int           `name:"shard-gpus" default:"1" placeholder:"N" help:"GPUs that a task has, for --shard-time and for the layout that --dry-run shows."`
 	ShardCost   float64       `placeholder:"S" help:"In place of --shards: GPU seconds of a task."`
+	GPUMemory   int64         `name:"gpu-memory" default:"80" placeholder:"GIB" help:"Memory of a GPU, for the layout that --dry-run shows where this machine has no GPUs."`
 	PrefillRate []float64     `default:"60000,9300" placeholder:"SMALL,REFERENCE" help:"Prompt tokens a second that a GPU computes with each model."`
 	DecodeRate  []float64     `default:"8000,3300" placeholder:"SMALL,REFERENCE" help:"Tokens a second that a GPU generates with each model at position 2500."`
 }
@@ -101,7 +102,10 @@ func (c *planCmd) Run(ctx context.Context, con *console) error {
 		if err != nil {
 			return err
 		}
-		return describePlan(con.out, e)
+		if err := describePlan(con.out, e); err != nil {
+			return err
+		}
+		return c.describeLayout(ctx, con.out, o.Settings.Servers(), e)
 	}
 	j, e, err := shard.Plan(ctx, o)
 	if err != nil {

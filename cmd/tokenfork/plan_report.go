@@ -1,11 +1,14 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
 	"strings"
 
+	"tokenfork/internal/failure"
+	"tokenfork/internal/gpu"
 	"tokenfork/internal/job"
 	"tokenfork/shard"
 )
@@ -48,6 +51,40 @@ func describePlan(w io.Writer, e *shard.Estimate) error {
 		t := e.TooLong[i]
 		return fmt.Sprintf("%s: %d tokens, %d mismatches will be listed as context_length", t.SentenceID, t.Tokens, t.Mismatches)
 	})
+	return l.err
+}
+
+// describeLayout says where a task's servers would run: on this machine's
+// GPUs, or on those that the flags describe.
+func (c *planCmd) describeLayout(ctx context.Context, w io.Writer, sides []job.Side, e *shard.Estimate) error {
+	devices, err := gpu.Visible(ctx)
+	if err != nil {
+		return err
+	}
+	l := &lines{w: w}
+	if len(devices) == 0 {
+		for i := range c.ShardGPUs {
+			devices = append(devices, gpu.Device{Entry: fmt.Sprint(i), MiB: c.GPUMemory << 10})
+		}
+		l.add("a task with %d GPUs of %d GiB (--shard-gpus, --gpu-memory):", c.ShardGPUs, c.GPUMemory)
+	} else {
+		l.add("a task on this machine's %d GPUs:", len(devices))
+	}
+	var needs [2]*gpu.Need
+	for _, side := range sides {
+		m, err := findModel(side, [2]string{c.SmallModel, c.ReferenceModel}[side])
+		if err != nil {
+			return err
+		}
+		needs[side] = &gpu.Need{Name: side.String(), Model: m, Longest: e.Longest, Cost: e.GPUHours[side]}
+	}
+	layout, err := gpu.Arrange(devices, needs)
+	if err != nil {
+		l.add("  %v: %s", err, failure.Hint(err)) // a plan is none the worse for it
+	}
+	for _, line := range layout.Lines() {
+		l.add("  %s", line)
+	}
 	return l.err
 }
 

@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"tokenfork/internal/failure"
+	"tokenfork/internal/gpu"
 	"tokenfork/internal/job"
 	"tokenfork/internal/model"
 	"tokenfork/internal/store"
@@ -52,7 +53,7 @@ type Options struct {
 // of failure.Other, counts those that failed.
 func Check(ctx context.Context, o Options, tell func(Finding) error) error {
 	failed := 0
-	for _, check := range []func(context.Context, *Options) []Finding{gpus, vllm, models, place, cluster, folders} {
+	for _, check := range []func(context.Context, *Options) []Finding{gpus, vllm, models, layout, place, cluster, folders} {
 		for _, f := range check(ctx, &o) {
 			if f.Level == Fail {
 				failed++
@@ -80,27 +81,65 @@ func failed(check string, err error, hint string) []Finding {
 	return []Finding{{Fail, check, err.Error(), hint}}
 }
 
-const commandTimeout = 30 * time.Second
-
 func gpus(ctx context.Context, _ *Options) []Finding {
-	path, err := exec.LookPath("nvidia-smi")
-	if err != nil {
+	if _, err := exec.LookPath("nvidia-smi"); err != nil {
 		return found(Warn, "gpus", "right for a login node; on a GPU node ask for the driver", "no nvidia-smi")
 	}
-	ctx, cancel := context.WithTimeout(ctx, commandTimeout)
-	defer cancel()
-	out, err := exec.CommandContext(ctx, path, "--query-gpu=name,memory.total,memory.used", "--format=csv,noheader").CombinedOutput()
+	devices, err := gpu.Visible(ctx)
 	if err != nil {
-		return found(Fail, "gpus", "a GPU that does not answer needs the administrators", "nvidia-smi: %v: %s", err, firstLine(out))
+		return failed("gpus", err, "a GPU that does not answer needs the administrators")
 	}
 	var all []Finding
-	for line := range strings.Lines(string(out)) {
-		all = append(all, found(OK, "gpus", "", "%s", strings.TrimSpace(line))...)
+	for _, d := range devices {
+		all = append(all, found(OK, "gpus", "", "%s: %s, %d MiB", d.Entry, d.Name, d.MiB)...)
 	}
 	if len(all) == 0 {
-		return found(Warn, "gpus", "in a Slurm task: does it ask for GPUs?", "nvidia-smi shows none")
+		return found(Warn, "gpus", "in a Slurm task: does it ask for GPUs?", "none are visible (CUDA_VISIBLE_DEVICES is %q)", os.Getenv("CUDA_VISIBLE_DEVICES"))
 	}
 	return all
+}
+
+// usualLongest stands for the longest text where no job tells.
+const usualLongest = 8192
+
+// layout shows where infer would run its servers on this node.
+func layout(ctx context.Context, o *Options) []Finding {
+	devices, err := gpu.Visible(ctx)
+	if err != nil || len(devices) == 0 {
+		return nil // gpus has told
+	}
+	longest, cost, sides := usualLongest, [2]float64{1, 1}, job.Sides[:]
+	if planned := o.job(ctx); planned != nil {
+		longest, cost, sides = planned.Longest, planned.Cost, planned.Settings.Servers()
+	}
+	var needs [2]*gpu.Need
+	for _, side := range sides {
+		dir, err := model.Resolve(o.Models[side], o.Env)
+		if o.Models[side] == "" || err != nil {
+			continue // models has told
+		}
+		if m, err := model.Load(dir); err == nil {
+			needs[side] = &gpu.Need{Name: side.String(), Model: m, Longest: longest, Cost: cost[side]}
+		}
+	}
+	l, err := gpu.Arrange(devices, needs)
+	if err != nil {
+		return failed("layout", err, "")
+	}
+	var all []Finding
+	for _, line := range l.Lines() {
+		all = append(all, found(OK, "layout", "", "%s", line)...)
+	}
+	return all
+}
+
+// job is the planned one, nil if there is none: the store's own check tells.
+func (o *Options) job(ctx context.Context) *job.Job {
+	if o.Store == nil {
+		return nil
+	}
+	planned, _ := job.Load(ctx, o.Store)
+	return planned
 }
 
 // versionTimeout is long: importing torch from a shared file system is slow.
@@ -128,10 +167,7 @@ func vllm(ctx context.Context, o *Options) []Finding {
 }
 
 func models(ctx context.Context, o *Options) []Finding {
-	var planned *job.Job
-	if o.Store != nil {
-		planned, _ = job.Load(ctx, o.Store) // the store's own check tells
-	}
+	planned := o.job(ctx)
 	var all []Finding
 	for _, side := range job.Sides {
 		if o.Models[side] != "" {
@@ -226,11 +262,6 @@ func folders(_ context.Context, o *Options) []Finding {
 		return append(all, found(Warn, "temporary files", "set TMPDIR to a folder with more room", "%s has %.1f GiB free", o.Tmp, float64(free)/(1<<30))...)
 	}
 	return append(all, found(OK, "temporary files", "", "%s has %.0f GiB free", o.Tmp, float64(free)/(1<<30))...)
-}
-
-func firstLine(b []byte) string {
-	line, _, _ := strings.Cut(strings.TrimSpace(string(b)), "\n")
-	return line
 }
 
 func lastLine(b []byte) string {

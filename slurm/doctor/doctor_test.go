@@ -10,6 +10,7 @@ import (
 
 	"tokenfork/internal/failure"
 	"tokenfork/internal/store"
+	"tokenfork/internal/vllm/vllmtest"
 	"tokenfork/slurm"
 	"tokenfork/slurm/doctor"
 	"tokenfork/slurm/slurmtest"
@@ -74,4 +75,26 @@ func TestStoreThatCannotBeWritten(t *testing.T) {
 		t.Error("no failure")
 	}
 	wants(t, out, "fail  store: ", "can this node write there?")
+}
+
+// A fake nvidia-smi, for GPUs that a machine of the tests lacks.
+func TestLayoutOnFakeGPUs(t *testing.T) {
+	dir := t.TempDir()
+	script := "#!/bin/sh\nprintf '0, GPU-a, NVIDIA L4, 23034\\n1, GPU-b, NVIDIA L4, 23034\\n'\n"
+	if err := os.WriteFile(filepath.Join(dir, "nvidia-smi"), []byte(script), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("PATH", dir)
+	models := [2]string{filepath.Join(vllmtest.Models(), "small"), filepath.Join(vllmtest.Models(), "reference")}
+	out, err := examine(t, doctor.Options{Tmp: t.TempDir(), Sockets: "/tmp", Models: models})
+	if err != nil {
+		t.Error(err)
+	}
+	wants(t, out, "ok    gpus: 0: NVIDIA L4, 23034 MiB", "ok    layout: small on GPU 1, KV cache of about ", "ok    layout: reference on GPU 0, KV cache of about ")
+	t.Setenv("CUDA_VISIBLE_DEVICES", "7")
+	out, err = examine(t, doctor.Options{Tmp: t.TempDir(), Sockets: "/tmp", Models: models})
+	if err != nil {
+		t.Error(err)
+	}
+	wants(t, out, `warn  gpus: none are visible (CUDA_VISIBLE_DEVICES is "7")`)
 }
