@@ -112,14 +112,14 @@ func TestArrange(t *testing.T) {
 		want    string
 	}{
 		{"one small GPU cannot hold the pair", machine(1, l40s), pair(8192, 1, 4), "1 GPUs of 45 GiB do not hold the small model (3.3 GiB of weights, 0.2 GiB of KV cache for a text of 8192 tokens) and the reference model (61.0 GiB of weights, 2.0 GiB of KV cache for a text of 8192 tokens)"},
-		{"one H200 for both", machine(1, h200), pair(8192, 1, 4), "0:6 | 0:84"},
+		{"one H200 for both", machine(1, h200), pair(8192, 1, 4), "0:7 | 0:83"},
 		{"two H100: both share", machine(2, h100), pair(8192, 1, 4), "0:11 | 0,1:79"},
 		{"four H100", machine(4, h100), pair(8192, 1, 4), "0:11 | 0,1:79 2,3"},
 		{"eight H100", machine(8, h100), pair(8192, 1, 6), "6 7 | 0,1 2,3 4,5"},
 		{"little for the small to do", machine(8, h100), pair(8192, 0.01, 6), "0:11 | 0,1:79 2,3 4,5 6,7"},
 		{"much for the small to do", machine(8, h100), pair(8192, 3, 3), "4 5 6 7 | 0,1 2,3"},
 		{"four H100, both with much to do", machine(4, h100), pair(8192, 3, 3), "2 3 | 0,1"},
-		{"long texts on GPUs of 45 GiB", machine(8, l40s), pair(32768, 1, 6), "0:25 | 0,1,2,3:65 4,5,6,7"},
+		{"long texts on GPUs of 45 GiB", machine(8, l40s), pair(32768, 1, 6), "0:26 | 0,1,2,3:64 4,5,6,7"},
 		{"the reference alone", machine(8, h100), [2]*Need{1: pair(8192, 0, 1)[1]}, " | 0,1 2,3 4,5 6,7"},
 		{"the small alone", machine(3, l40s), [2]*Need{0: pair(8192, 1, 0)[0]}, "0 1 2 | "},
 		{"no GPUs known", nil, pair(8192, 1, 4), " | "},

@@ -33,9 +33,11 @@ type Server struct {
 type Layout [2][]Server
 
 const (
-	// enough texts of the longest kind have to fit a server's KV cache at
-	// once: with fewer, a text is thrown out while its forks still wait.
-	enough = 4
+	// enoughTexts of the longest kind, and the forks in flight, have to fit a
+	// server's KV cache at once: with fewer, a text is thrown out while its
+	// forks still wait.
+	enoughTexts = 4
+	forkTokens  = 16_384
 	// usual is the share of a GPU's memory that vLLM takes by default.
 	usual = 0.9
 	// reserve is what a GPU needs beside weights and KV cache: activations,
@@ -170,7 +172,7 @@ func separate(g int, bytes int64, small, reference *Need) (best *candidate) {
 func together(g int, bytes int64, small, reference *Need) *candidate {
 	s, r := small.fraction, reference.fraction
 	if s == 0 {
-		wants := float64(small.Model.Weights.Bytes + reserve + enough*int64(small.Longest)*small.kvBytes(1))
+		wants := float64(small.Model.Weights.Bytes + reserve + small.enough()*small.kvBytes(1))
 		s = math.Ceil(100*wants/float64(bytes)) / 100
 	}
 	if r == 0 {
@@ -251,6 +253,9 @@ func (n *Need) share() float64 {
 	return usual
 }
 
+// enough is the tokens that a KV cache should hold.
+func (n *Need) enough() int64 { return enoughTexts*int64(n.Longest) + forkTokens }
+
 // size is the fewest GPUs whose KV cache holds enough of the longest texts,
 // else the most that hold one; 0 if none do.
 func (n *Need) size(g int, bytes int64, fraction float64) (tp int, kv int64) {
@@ -266,7 +271,7 @@ func (n *Need) size(g int, bytes int64, fraction float64) (tp int, kv int64) {
 		if tokens >= int64(n.Longest) {
 			tp, kv = try, tokens
 		}
-		if n.TP > 0 || tokens >= enough*int64(n.Longest) {
+		if n.TP > 0 || tokens >= n.enough() {
 			break
 		}
 	}
