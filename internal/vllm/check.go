@@ -51,19 +51,22 @@ func (c *Client) Probe(ctx context.Context) error {
 	return err
 }
 
-// chooseAPI takes Generate where the server has it.
+// chooseAPI takes Generate where the server has it, in a version that counts
+// tokens in its answers.
 func (c *Client) chooseAPI(ctx context.Context) error {
 	if c.API == Generate {
 		return nil
 	}
 	lighter := *c
 	lighter.API = Generate
-	err := lighter.Probe(ctx)
+	answer, err := lighter.Complete(ctx, CompletionRequest{Prompts: []Prompt{Tokens(0)}, MaxTokens: 1})
 	var status *StatusError
-	if errors.As(err, &status) && status.Status < 500 {
+	switch {
+	case errors.As(err, &status) && status.Status < 500:
 		return nil
+	case err == nil && answer.Usage.PromptTokens > 0:
+		c.API = Generate
 	}
-	c.API = Generate
 	return err
 }
 
