@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"encoding/json"
 	"fmt"
 	"math/rand/v2"
 	"os"
@@ -129,6 +130,7 @@ func TestMainJob(t *testing.T) {
 	run = append(append(run, m.servers()...), m.judge()...)
 	must(t, done, run...)
 
+	t.Run("each prefix is computed once", func(t *testing.T) { computedOnce(t, first) })
 	t.Run("another implementation agrees", func(t *testing.T) {
 		t.Log(python(t, "oracle", append([]string{filepath.Join(first, merge.ParquetKey), m.table, "--max-new-tokens", maxNewTokens}, m.models()...)...))
 	})
@@ -175,6 +177,28 @@ func TestMainJob(t *testing.T) {
 		}
 		must(t, []int{failure.Partial}, "merge", "--job", dir, "--judge", "none", "--allow-missing")
 	})
+}
+
+// computedOnce compares what a cold server computed, by its own count, with the
+// least that any order of the requests takes.
+func computedOnce(t *testing.T, dir string) {
+	b, err := os.ReadFile(filepath.Join(dir, merge.SummaryKey))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var summary struct {
+		Run map[string]job.Counters `json:"run"`
+	}
+	if err := json.Unmarshal(b, &summary); err != nil {
+		t.Fatal(err)
+	}
+	for _, side := range job.Sides {
+		c := summary.Run[side.String()]
+		computed, ideal := c["computed_tokens"], c["ideal_tokens"]
+		if ideal == 0 || computed*100 > ideal*110 {
+			t.Errorf("%s: %d prompt tokens were computed, ideal are %d", side, computed, ideal)
+		}
+	}
 }
 
 // step4 reads r2r.csv as step 4 of R2R's data labelling does: verdicts are
