@@ -51,13 +51,16 @@ type shardRun struct {
 // and gives up what is in flight once ctx is.
 func (l *lane) run(admit, ctx context.Context, shards []int) error {
 	l.queue = make(chan *item)
+	ctx, giveUp := context.WithCancelCause(ctx)
+	defer giveUp(nil)
 	g, gctx := errgroup.WithContext(ctx)
-	tuning, settle := context.WithCancel(gctx)
-	defer settle()
 	for _, r := range l.replicas {
 		g.Go(func() error { return r.serve(gctx, l) })
 		if l.options.InFlight == 0 {
-			go r.tune(tuning, l.log.With("server", l.side))
+			go r.tune(ctx, l.log.With("server", l.side))
+		}
+		if _, theirs := r.server.(*remote); theirs {
+			go r.watch(ctx, l.options.Stall, giveUp)
 		}
 	}
 	opened := make(chan *shardRun) // one ahead of the one that is fed

@@ -120,11 +120,21 @@ func hashOf(of ...any) uint64 {
 	return h.Sum64()
 }
 
-// next asks for the next token at the recorded position.
+// next asks for the next token at the recorded position, of another server if
+// one dies meanwhile.
 func (r *replica) next(ctx context.Context, p recorded) (vllm.Completion, error) {
-	client, _, err := r.server.Client(ctx)
-	if err != nil {
-		return vllm.Completion{}, err
+	q := vllm.CompletionRequest{Prompts: []vllm.Prompt{vllm.Tokens(p.sentence.Real[:p.at]...)}, MaxTokens: 1, StopTokenIDs: r.stop}
+	for try := 1; ; try++ {
+		client, generation, err := r.server.Client(ctx)
+		if err != nil {
+			return vllm.Completion{}, err
+		}
+		r.fly(1)
+		answer, err := client.Complete(ctx, q)
+		r.fly(-1)
+		if err == nil || !vllm.IsGone(err) || ctx.Err() != nil || try == refusedTries {
+			return answer, err
+		}
+		r.server.Lost(generation, err)
 	}
-	return client.Complete(ctx, vllm.CompletionRequest{Prompts: []vllm.Prompt{vllm.Tokens(p.sentence.Real[:p.at]...)}, MaxTokens: 1, StopTokenIDs: r.stop})
 }

@@ -166,6 +166,7 @@ func TestMainJob(t *testing.T) {
 	t.Run("stopped by SIGTERM", func(t *testing.T) { m.stopped(t, first, syscall.SIGTERM) })
 	t.Run("stopped by SIGUSR1", func(t *testing.T) { m.stopped(t, first, syscall.SIGUSR1) })
 	t.Run("servers gone for a while", func(t *testing.T) { m.gone(t, first) })
+	t.Run("a server hangs", func(t *testing.T) { m.hung(t, first) })
 	t.Run("a task needs its manifest alone", func(t *testing.T) { m.alone(t) })
 	t.Run("merged early", func(t *testing.T) {
 		dir := filepath.Join(t.TempDir(), "job")
@@ -408,6 +409,25 @@ func (m *mainJob) gone(t *testing.T, first string) {
 	if err := cmd.Wait(); err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
+	m.merge(t, dir)
+	sameResults(t, first, dir)
+}
+
+// hung has a server that says it is well, and answers nothing.
+func (m *mainJob) hung(t *testing.T, first string) {
+	m.slow(t)
+	dir := filepath.Join(t.TempDir(), "job")
+	m.plan(t, dir, 1)
+	cmd, out := halfWay(t, dir, append(m.infer(dir), "--stall", "1s")...)
+	m.reference.Delay(10 * time.Second)
+	m.small.Delay(10 * time.Second)
+	_ = cmd.Wait()
+	if c := cmd.ProcessState.ExitCode(); c != failure.Stopped || !strings.Contains(out.String(), "hangs") {
+		t.Errorf("exit code %d, want %d and a word of the hang\n%s", c, failure.Stopped, out)
+	}
+	m.reference.Delay(0)
+	m.small.Delay(0)
+	must(t, []int{0}, m.infer(dir)...)
 	m.merge(t, dir)
 	sameResults(t, first, dir)
 }
