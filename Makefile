@@ -4,7 +4,7 @@ MODELS := $(or $(TOKENFORK_MODELS),$(CURDIR)/.cache/models)
 export TOKENFORK_VENV = $(VENV)
 export TOKENFORK_MODELS = $(MODELS)
 
-.PHONY: all build install setup demo test check bench bench-plan clean
+.PHONY: all build install setup demo test check bench bench-plan bench-infer clean
 
 all: build
 
@@ -43,10 +43,13 @@ check: ## style
 	go vet ./...
 	go run honnef.co/go/tools/cmd/staticcheck@v0.8.2 ./...
 
-bench: bench-plan ## figures of docs/performance.md
+bench: bench-plan bench-infer ## figures of docs/performance.md
 
 bench-plan: build setup
 	scripts/bench-plan
+
+bench-infer: build setup ## against R2R's two ways, on the demo's table and real vLLM
+	scripts/bench-infer
 
 clean:
 	rm -rf bin demo-job

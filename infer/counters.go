@@ -64,8 +64,13 @@ func (w *sentence) countIdeal(block int) {
 	w.counters[IdealTokens] += int64(once + tails)
 }
 
-// kvTokens is the room that the sentence takes in the KV cache: the text once,
-// and some blocks for the forks in flight.
-func (w *sentence) kvTokens() int64 {
-	return int64(len(w.Real) + 64*min(len(w.rests), 64))
-}
+// prefix is the room that the sentence takes in the KV cache while any of its
+// rests is in flight: the text up to the last of them, once.
+func (w *sentence) prefix() int64 { return int64(w.rests[len(w.rests)-1].At) }
+
+// forkTokens is what a request in flight takes beside its text: a block that
+// it shares with nobody, and on average no more than half of what it generates.
+func (r *replica) forkTokens() int64 { return min(int64(r.block+meanGenerated), r.capacity/2) }
+
+// meanGenerated is more than half of a sentence.
+const meanGenerated = 32

@@ -64,11 +64,12 @@ func (g *gate) endAlone() {
 	g.mu.Unlock()
 }
 
-// full says whether nobody more can enter.
+// full says whether the bound is what holds the callers back. A place or two
+// may be free at the moment of asking.
 func (g *gate) full() bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	return g.inUse >= g.limit
+	return g.inUse >= g.limit*9/10
 }
 
 func (g *gate) setLimit(n int) {

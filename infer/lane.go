@@ -51,23 +51,27 @@ type shardRun struct {
 // and gives up what is in flight once ctx is.
 func (l *lane) run(admit, ctx context.Context, shards []int) error {
 	l.queue = make(chan *item)
+	ctx, giveUp := context.WithCancelCause(ctx)
+	defer giveUp(nil)
 	g, gctx := errgroup.WithContext(ctx)
-	tuning, settle := context.WithCancel(gctx)
-	defer settle()
 	for _, r := range l.replicas {
 		g.Go(func() error { return r.serve(gctx, l) })
 		if l.options.InFlight == 0 {
-			go r.tune(tuning, l.log.With("server", l.side))
+			go r.tune(ctx, l.log.With("server", l.side))
+		}
+		if _, theirs := r.server.(*remote); theirs {
+			go r.watch(ctx, l.options.Stall, giveUp)
 		}
 	}
+	opened := make(chan *shardRun) // one ahead of the one that is fed
+	g.Go(func() error {
+		defer close(opened)
+		return l.openAll(admit, gctx, shards, opened)
+	})
 	g.Go(func() error {
 		defer close(l.queue)
-		for _, k := range shards {
-			if admit.Err() != nil {
-				l.sum.stopped(job.Task{Stage: "infer", Shard: k, Side: l.side.String()})
-				continue
-			}
-			if err := l.shard(admit, gctx, g, k); err != nil {
+		for run := range opened {
+			if err := l.shard(admit, gctx, g, run); err != nil {
 				return err
 			}
 		}
@@ -76,13 +80,32 @@ func (l *lane) run(admit, ctx context.Context, shards []int) error {
 	return g.Wait()
 }
 
+// openAll opens the shards, each while the one before is on its way.
+func (l *lane) openAll(admit, ctx context.Context, shards []int, opened chan<- *shardRun) error {
+	for _, k := range shards {
+		if admit.Err() != nil {
+			l.sum.stopped(job.Task{Stage: "infer", Shard: k, Side: l.side.String()})
+			continue
+		}
+		run, err := l.open(ctx, k)
+		if err != nil {
+			return err
+		}
+		if run == nil {
+			continue
+		}
+		select {
+		case opened <- run:
+		case <-ctx.Done():
+			return errors.Join(context.Cause(ctx), run.log.Close())
+		}
+	}
+	return nil
+}
+
 // shard feeds one shard and leaves its commit to g, so that the next shard's
 // first sentences run beside this one's last.
-func (l *lane) shard(admit, ctx context.Context, g *errgroup.Group, k int) error {
-	run, err := l.open(ctx, k)
-	if err != nil || run == nil {
-		return err
-	}
+func (l *lane) shard(admit, ctx context.Context, g *errgroup.Group, run *shardRun) error {
 	complete, err := l.feed(admit, ctx, run)
 	if err != nil {
 		return errors.Join(err, run.log.Close())
@@ -105,13 +128,6 @@ func (l *lane) open(ctx context.Context, k int) (*shardRun, error) {
 	if err != nil || log == nil {
 		return nil, err
 	}
-	if set := m.Settings; set.Replay && set.Temperature == 0 {
-		c, err := l.probe(ctx, m)
-		if err != nil {
-			return nil, errors.Join(err, log.Close())
-		}
-		log.Count(c)
-	}
 	return &shardRun{manifest: m, log: log}, nil
 }
 
@@ -121,6 +137,13 @@ func task(m *job.Manifest, side job.Side) job.Task {
 
 // feed puts the shard's open sentences on the queue and says whether it got through.
 func (l *lane) feed(admit, ctx context.Context, run *shardRun) (bool, error) {
+	if set := run.manifest.Settings; set.Replay && set.Temperature == 0 && admit.Err() == nil {
+		c, err := l.probe(ctx, run)
+		if err != nil {
+			return false, err
+		}
+		run.log.Count(c)
+	}
 	for s, err := range run.manifest.Sentences() {
 		if err != nil {
 			return false, fmt.Errorf("read manifest of shard %d: %w", run.manifest.Index, err)
@@ -208,21 +231,27 @@ func (r *replica) serve(ctx context.Context, l *lane) error {
 }
 
 func (r *replica) dispatch(ctx context.Context, g *errgroup.Group, l *lane, it *item) error {
-	held := min(it.kvTokens(), r.capacity)
-	if err := r.tokens.Acquire(ctx, held); err != nil {
+	// A text longer than the cache is refused by the server, not here: room
+	// for one fork is left in any case.
+	text, own := min(it.prefix(), r.capacity-r.forkTokens()), r.forkTokens()
+	if err := r.tokens.Acquire(ctx, text); err != nil {
 		return context.Cause(ctx)
 	}
 	for _, rest := range it.rests {
+		if err := r.tokens.Acquire(ctx, own); err != nil {
+			return context.Cause(ctx)
+		}
 		if err := r.gate.acquire(ctx); err != nil {
 			return err
 		}
 		g.Go(func() error {
 			err := r.finish(ctx, it.sentence, rest)
 			r.gate.release()
+			r.tokens.Release(own)
 			if err != nil || !it.last() {
 				return err
 			}
-			r.tokens.Release(held)
+			r.tokens.Release(text)
 			it.countIdeal(r.block)
 			return l.finish(it)
 		})

@@ -17,20 +17,21 @@ import (
 
 const (
 	probes         = 64
-	probeSentences = 8 // whose prefixes the forks need in the cache anyway
+	probeSentences = 8
 )
 
 // probe asks the server for the next token at recorded positions of the shard,
-// chosen by hash, before anything recorded is taken for what the model says.
-func (l *lane) probe(ctx context.Context, m *job.Manifest) (job.Counters, error) {
-	picks, err := l.pick(m)
+// before anything recorded is taken for what the model says.
+func (l *lane) probe(ctx context.Context, run *shardRun) (job.Counters, error) {
+	m := run.manifest
+	picks, err := l.pick(run)
 	if err != nil {
 		return nil, err
 	}
 	var agreed, asked, prompt, cached atomic.Int64
 	g, gctx := errgroup.WithContext(ctx)
-	for i, p := range picks {
-		r := l.replicas[i%len(l.replicas)]
+	for _, p := range picks {
+		r := l.replicas[p.text%len(l.replicas)] // a text's prefix is computed on one alone
 		if err := r.gate.acquire(gctx); err != nil {
 			break
 		}
@@ -65,29 +66,44 @@ func (l *lane) probe(ctx context.Context, m *job.Manifest) (job.Counters, error)
 // recorded is a position at which the table says what the model predicts.
 type recorded struct {
 	sentence *job.Sentence
+	text     int // number of the sentence among those asked for
 	at       int
 	order    uint64
 }
 
-// pick chooses positions by hash: the same ones whatever the run.
-func (l *lane) pick(m *job.Manifest) ([]recorded, error) {
-	var texts, picks []recorded
-	for s, err := range m.Sentences() {
+// pick chooses positions by hash, of the sentences that are fed first: their
+// forks find the prefixes in the cache then. Positions after a full cache block
+// go first, where a request computes one token and not half a block.
+func (l *lane) pick(run *shardRun) ([]recorded, error) {
+	r := l.replicas[0]
+	var cheap, dear []recorded
+	texts, tokens := 0, int64(0)
+	for s, err := range run.manifest.Sentences() {
 		if err != nil {
 			return nil, err
 		}
-		texts = append(texts, recorded{s, 0, hashOf(m.ID, s.ID)})
-		slices.SortFunc(texts, byOrder)
-		texts = texts[:min(len(texts), probeSentences)]
-	}
-	for _, t := range texts {
-		for q, id := range t.sentence.Predictions(l.side) {
-			if q > 0 && id != fork.None && q+1 <= l.length {
-				picks = append(picks, recorded{t.sentence, q, hashOf(t.sentence.ID, q)})
+		if run.log.Has(s.Ordinal) {
+			continue
+		}
+		tokens += int64(len(s.Real))
+		if texts > 0 && tokens > r.capacity/2 || texts >= probeSentences && len(cheap) >= probes {
+			break
+		}
+		for q, id := range s.Predictions(l.side) {
+			p := recorded{s, texts, q, hashOf(run.manifest.ID, s.ID, q)}
+			switch {
+			case q == 0 || id == fork.None || q+1 > l.length:
+			case q%r.block == 1%r.block:
+				cheap = append(cheap, p)
+			default:
+				dear = append(dear, p)
 			}
 		}
+		texts++
 	}
-	slices.SortFunc(picks, byOrder)
+	slices.SortFunc(cheap, byOrder)
+	slices.SortFunc(dear, byOrder)
+	picks := append(cheap, dear...)
 	return picks[:min(len(picks), probes)], nil
 }
 
@@ -104,11 +120,21 @@ func hashOf(of ...any) uint64 {
 	return h.Sum64()
 }
 
-// next asks for the next token at the recorded position.
+// next asks for the next token at the recorded position, of another server if
+// one dies meanwhile.
 func (r *replica) next(ctx context.Context, p recorded) (vllm.Completion, error) {
-	client, _, err := r.server.Client(ctx)
-	if err != nil {
-		return vllm.Completion{}, err
+	q := vllm.CompletionRequest{Prompts: []vllm.Prompt{vllm.Tokens(p.sentence.Real[:p.at]...)}, MaxTokens: 1, StopTokenIDs: r.stop}
+	for try := 1; ; try++ {
+		client, generation, err := r.server.Client(ctx)
+		if err != nil {
+			return vllm.Completion{}, err
+		}
+		r.fly(1)
+		answer, err := client.Complete(ctx, q)
+		r.fly(-1)
+		if err == nil || !vllm.IsGone(err) || ctx.Err() != nil || try == refusedTries {
+			return answer, err
+		}
+		r.server.Lost(generation, err)
 	}
-	return client.Complete(ctx, vllm.CompletionRequest{Prompts: []vllm.Prompt{vllm.Tokens(p.sentence.Real[:p.at]...)}, MaxTokens: 1, StopTokenIDs: r.stop})
 }

@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sync/semaphore"
 
+	"tokenfork/internal/failure"
 	"tokenfork/internal/job"
 	"tokenfork/internal/vllm"
 )
@@ -38,6 +39,7 @@ type replica struct {
 	isStop   map[int32]bool
 	block    int // tokens of a KV cache block
 	answers  atomic.Int64
+	inFlight atomic.Int64 // requests that wait for an answer
 }
 
 const (
@@ -128,9 +130,9 @@ func (r *replica) complete(ctx context.Context, client *vllm.Client, w *sentence
 	if r.set.Temperature > 0 {
 		q.Sampling.Seed = seed(r.set.Seed, w.ID, rest)
 	}
-	r.server.Flying(1)
+	r.fly(1)
 	answer, err := client.Complete(ctx, q)
-	r.server.Flying(-1)
+	r.fly(-1)
 	if err != nil {
 		return err
 	}
@@ -148,6 +150,24 @@ func (r *replica) complete(ctx context.Context, client *vllm.Client, w *sentence
 		return &vllm.AnswerError{Reason: fmt.Sprintf("%d tokens of %d without a stop token", n, wants)}
 	}
 	return nil
+}
+
+func (r *replica) fly(n int) {
+	r.server.Flying(n)
+	r.inFlight.Add(int64(n))
+}
+
+// watch gives the task up when a server that somebody else runs hangs: nobody
+// here can restart it.
+func (r *replica) watch(ctx context.Context, stall time.Duration, giveUp context.CancelCauseFunc) {
+	client, _, err := r.server.Client(ctx)
+	if err != nil {
+		return // whoever sends a request is told the same
+	}
+	dog := vllm.NewWatchdog(client, stall, func() int { return int(r.inFlight.Load()) })
+	if err := dog.Watch(ctx); err != nil {
+		giveUp(failure.New(failure.Stopped, "restart it and run the same command", "the server at %s hangs: %w", client.URL(), err))
+	}
 }
 
 // seed depends on the job's seed and the fork alone, never on order or shard.

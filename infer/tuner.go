@@ -4,64 +4,82 @@ import (
 	"context"
 	"log/slog"
 	"time"
+
+	"tokenfork/internal/vllm"
 )
 
 // The search for the number of requests in flight, by measuring.
 const (
-	startInFlight = 64
+	startInFlight = 256 // where a large model is about as fast as it gets
 	leastInFlight = 16
 	mostInFlight  = 1024
 	tuneEvery     = 5 * time.Second
-	worthwhile    = 1.05 // a rate that counts as better
+	noise         = 0.95 // rates of two windows that differ by less may be the same
 	retryAfter    = 24   // windows before a settled number is questioned
 )
 
 // tuner climbs towards the number of requests in flight that gives the most
-// answers a second, and steps back when the server throws requests out of its
-// KV cache.
+// answers a second. More cost nothing as long as the KV cache holds them, too
+// few cost throughput: so of two numbers that measure alike it takes the
+// larger. It steps back when the server throws requests out of its KV cache,
+// and climbs no further when the server lets requests wait.
 type tuner struct {
 	limit   int
 	ceiling int     // found too high
-	best    float64 // answers a second at bestAt
-	bestAt  int
-	settled int // windows since the search ended; 0 while it runs
+	best    float64 // answers a second, the most so far
+	bestAt  int     // the largest limit that came near it
+	settled int     // windows since the search ended; 0 while it runs
 }
 
-func newTuner() *tuner { return &tuner{limit: startInFlight, ceiling: mostInFlight} }
+func newTuner() *tuner {
+	return &tuner{limit: startInFlight, ceiling: mostInFlight, bestAt: startInFlight}
+}
 
-// next gives the limit for the coming window, from the last one's rate. A
-// window in which the limit was not reached says nothing of it.
-func (t *tuner) next(rate float64, full, preempted bool) int {
+// window is what was measured while the limit held.
+type window struct {
+	rate      float64 // answers a second
+	full      bool    // the limit was reached; else the rate says nothing of it
+	preempted bool
+	waiting   int // requests that the server has not begun
+}
+
+// next gives the limit for the coming window.
+func (t *tuner) next(w window) int {
 	switch {
-	case preempted:
+	case w.preempted:
 		t.ceiling = max(leastInFlight, t.limit*7/10)
-		t.limit, t.best, t.settled = t.ceiling, 0, 0
-	case !full:
+		t.limit, t.bestAt, t.best, t.settled = t.ceiling, t.ceiling, 0, 0
+	case !w.full:
 	case t.settled > 0 && t.settled < retryAfter:
 		t.settled++
 	case t.settled == retryAfter: // the load may have changed
-		t.settled, t.best, t.bestAt = 0, rate, t.limit
-		t.limit = t.above()
-	case rate >= t.best*worthwhile:
-		t.best, t.bestAt = rate, t.limit
-		if t.limit = t.above(); t.limit == t.bestAt {
-			t.settled = 1
-		}
+		t.best, t.settled = 0, 0
+		t.climb(w)
+	case w.rate >= t.best*noise:
+		t.climb(w)
 	default:
 		t.limit, t.settled = t.bestAt, 1
 	}
 	return t.limit
 }
 
-func (t *tuner) above() int { return min(t.ceiling, t.limit*3/2) }
+func (t *tuner) climb(w window) {
+	t.best, t.bestAt = max(t.best, w.rate), t.limit
+	if w.waiting <= t.limit/4 {
+		t.limit = min(t.ceiling, t.limit*3/2)
+	}
+	if t.limit == t.bestAt {
+		t.settled = 1
+	}
+}
 
 // tune adjusts the replica's gate until ctx ends.
 func (r *replica) tune(ctx context.Context, log *slog.Logger) {
 	t := newTuner()
-	tick := time.NewTicker(tuneEvery)
+	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
-	last, preempted := r.answers.Load(), int64(-1)
-	since := time.Now()
+	last, since, preemptions := r.answers.Load(), time.Now(), r.metrics(ctx).Preemptions
+	settling := int64(t.limit) // answers still to come of what was sent before the limit changed
 	for {
 		select {
 		case <-ctx.Done():
@@ -69,28 +87,36 @@ func (r *replica) tune(ctx context.Context, log *slog.Logger) {
 		case <-tick.C:
 		}
 		n := r.answers.Load()
-		if n-last < int64(2*t.limit) { // too few to tell one number from another
+		if settling > 0 {
+			settling -= n - last
+			last, since = n, time.Now()
 			continue
 		}
-		now := r.preemptions(ctx)
+		passed := time.Since(since)
+		if n-last < int64(2*t.limit) || passed < tuneEvery { // too few to tell one number from another
+			continue
+		}
+		m := r.metrics(ctx)
 		before := t.limit
-		r.gate.setLimit(t.next(float64(n-last)/time.Since(since).Seconds(), r.gate.full(), preempted >= 0 && now > preempted))
+		r.gate.setLimit(t.next(window{rate: float64(n-last) / passed.Seconds(), full: r.gate.full(),
+			preempted: m.Preemptions > preemptions, waiting: m.Waiting}))
 		if t.limit != before {
 			log.Info("requests in flight", "from", before, "to", t.limit, "best_answers_per_s", t.best)
+			settling = int64(max(t.limit, before))
 		}
-		last, preempted, since = n, now, time.Now()
+		last, since, preemptions = n, time.Now(), max(preemptions, m.Preemptions)
 	}
 }
 
-// preemptions is the server's counter, -1 if it does not tell.
-func (r *replica) preemptions(ctx context.Context) int64 {
+// metrics are the server's, zero if it does not tell.
+func (r *replica) metrics(ctx context.Context) vllm.Metrics {
 	client, _, err := r.server.Client(ctx)
 	if err != nil {
-		return -1
+		return vllm.Metrics{}
 	}
 	m, err := client.Metrics(ctx)
 	if err != nil {
-		return -1
+		return vllm.Metrics{}
 	}
-	return m.Preemptions
+	return m
 }

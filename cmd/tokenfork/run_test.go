@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"encoding/json"
 	"fmt"
 	"math/rand/v2"
 	"os"
@@ -129,6 +130,7 @@ func TestMainJob(t *testing.T) {
 	run = append(append(run, m.servers()...), m.judge()...)
 	must(t, done, run...)
 
+	t.Run("each prefix is computed once", func(t *testing.T) { computedOnce(t, first) })
 	t.Run("another implementation agrees", func(t *testing.T) {
 		t.Log(python(t, "oracle", append([]string{filepath.Join(first, merge.ParquetKey), m.table, "--max-new-tokens", maxNewTokens}, m.models()...)...))
 	})
@@ -164,6 +166,7 @@ func TestMainJob(t *testing.T) {
 	t.Run("stopped by SIGTERM", func(t *testing.T) { m.stopped(t, first, syscall.SIGTERM) })
 	t.Run("stopped by SIGUSR1", func(t *testing.T) { m.stopped(t, first, syscall.SIGUSR1) })
 	t.Run("servers gone for a while", func(t *testing.T) { m.gone(t, first) })
+	t.Run("a server hangs", func(t *testing.T) { m.hung(t, first) })
 	t.Run("a task needs its manifest alone", func(t *testing.T) { m.alone(t) })
 	t.Run("merged early", func(t *testing.T) {
 		dir := filepath.Join(t.TempDir(), "job")
@@ -175,6 +178,28 @@ func TestMainJob(t *testing.T) {
 		}
 		must(t, []int{failure.Partial}, "merge", "--job", dir, "--judge", "none", "--allow-missing")
 	})
+}
+
+// computedOnce compares what a cold server computed, by its own count, with the
+// least that any order of the requests takes.
+func computedOnce(t *testing.T, dir string) {
+	b, err := os.ReadFile(filepath.Join(dir, merge.SummaryKey))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var summary struct {
+		Run map[string]job.Counters `json:"run"`
+	}
+	if err := json.Unmarshal(b, &summary); err != nil {
+		t.Fatal(err)
+	}
+	for _, side := range job.Sides {
+		c := summary.Run[side.String()]
+		computed, ideal := c["computed_tokens"], c["ideal_tokens"]
+		if ideal == 0 || computed*100 > ideal*110 {
+			t.Errorf("%s: %d prompt tokens were computed, ideal are %d", side, computed, ideal)
+		}
+	}
 }
 
 // step4 reads r2r.csv as step 4 of R2R's data labelling does: verdicts are
@@ -384,6 +409,25 @@ func (m *mainJob) gone(t *testing.T, first string) {
 	if err := cmd.Wait(); err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
+	m.merge(t, dir)
+	sameResults(t, first, dir)
+}
+
+// hung has a server that says it is well, and answers nothing.
+func (m *mainJob) hung(t *testing.T, first string) {
+	m.slow(t)
+	dir := filepath.Join(t.TempDir(), "job")
+	m.plan(t, dir, 1)
+	cmd, out := halfWay(t, dir, append(m.infer(dir), "--stall", "1s")...)
+	m.reference.Delay(10 * time.Second)
+	m.small.Delay(10 * time.Second)
+	_ = cmd.Wait()
+	if c := cmd.ProcessState.ExitCode(); c != failure.Stopped || !strings.Contains(out.String(), "hangs") {
+		t.Errorf("exit code %d, want %d and a word of the hang\n%s", c, failure.Stopped, out)
+	}
+	m.reference.Delay(0)
+	m.small.Delay(0)
+	must(t, []int{0}, m.infer(dir)...)
 	m.merge(t, dir)
 	sameResults(t, first, dir)
 }

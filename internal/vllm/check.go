@@ -51,16 +51,23 @@ func (c *Client) Probe(ctx context.Context) error {
 	return err
 }
 
-// HasGenerate reports whether the Generate API can be used.
-func (c *Client) HasGenerate(ctx context.Context) (bool, error) {
-	probe := *c
-	probe.API = Generate
-	_, err := probe.Complete(ctx, CompletionRequest{Prompts: []Prompt{Tokens(0)}, MaxTokens: 1})
-	var status *StatusError
-	if errors.As(err, &status) && (status.Status == http.StatusForbidden || status.Status == http.StatusNotFound) {
-		return false, nil
+// chooseAPI takes Generate where the server has it, in a version that counts
+// tokens in its answers.
+func (c *Client) chooseAPI(ctx context.Context) error {
+	if c.API == Generate {
+		return nil
 	}
-	return err == nil, err
+	lighter := *c
+	lighter.API = Generate
+	answer, err := lighter.Complete(ctx, CompletionRequest{Prompts: []Prompt{Tokens(0)}, MaxTokens: 1})
+	var status *StatusError
+	switch {
+	case errors.As(err, &status) && status.Status < 500:
+		return nil
+	case err == nil && answer.Usage.PromptTokens > 0:
+		c.API = Generate
+	}
+	return err
 }
 
 // Detokenize is the server's own text for ids.
@@ -97,7 +104,8 @@ type Want struct {
 }
 
 // Check compares the server with want before any row is sent, and sets
-// c.Model. An error names what differs.
+// c.Model, and c.API to the lighter one where the server has it. An error names
+// what differs.
 func (c *Client) Check(ctx context.Context, want Want) (Model, error) {
 	models, err := c.Models(ctx)
 	if err != nil {
@@ -108,6 +116,9 @@ func (c *Client) Check(ctx context.Context, want Want) (Model, error) {
 		return m, err
 	}
 	c.Model = m.ID
+	if err := c.chooseAPI(ctx); err != nil {
+		return m, fmt.Errorf("check server %s: %w", c.url, err)
+	}
 	if m.MaxModelLen > 0 && m.MaxModelLen < want.MaxModelLen {
 		return m, failure.New(failure.Refused, "start it with a larger --max-model-len",
 			"%s serves %q with a max_model_len of %d tokens, needed are %d", c.url, m.ID, m.MaxModelLen, want.MaxModelLen)

@@ -150,6 +150,10 @@ func TestRealServer(t *testing.T) {
 	}
 	defer stopServer(t, s)
 	client := s.Endpoint()
+	if client.API != Generate {
+		t.Error("Start did not find the generate API")
+	}
+	client.API = Completions
 	realChoices = askAll(t, client)
 	t.Run("engine", func(t *testing.T) { testRealEngine(t, s) })
 	t.Run("marks", func(t *testing.T) { testRealMarks(t, s) })
@@ -194,6 +198,7 @@ func testRealMarks(t *testing.T, s *Server) {
 }
 
 func testRealCheck(t *testing.T, c *Client) {
+	defer func() { c.API = Completions }()
 	model := c.Model
 	defer func() { c.Model = model }()
 	sample := []int32{504, 3575, 282, 4649} // " The capital of France" in this vocabulary
@@ -272,9 +277,6 @@ func testRealBatch(t *testing.T, c *Client) {
 }
 
 func testRealGenerate(t *testing.T, c *Client) {
-	if has, err := c.HasGenerate(t.Context()); err != nil || !has {
-		t.Fatalf("HasGenerate = %v, %v", has, err)
-	}
 	c.API = Generate
 	defer func() { c.API = Completions }()
 	assertSame(t, "generate", askAll(t, c), realChoices)

@@ -14,7 +14,7 @@ const (
 	// several prompts in one request, and sends each prompt's ids back.
 	Completions API = iota
 	// Generate is /inference/v1/generate: token ids in, token ids out, no
-	// text made. One prompt a request. Client.HasGenerate tells if it is there.
+	// text made. One prompt a request. Client.Check finds out if it is there.
 	Generate
 )
 
