@@ -48,6 +48,9 @@ func newOwned(ctx context.Context, o *Options, plan *job.Plan, side job.Side, f 
 		label += "-" + strconv.Itoa(i+1)
 	}
 	args := []string{"--max-model-len", strconv.Itoa(servedLength(plan, side))}
+	if f.fronts > 1 { // one Python process does not keep a GPU with a small model busy
+		args = append(args, "--api-server-count", strconv.Itoa(f.fronts))
+	}
 	c := vllm.Config{Command: s.Command, Model: f.dir, Name: label, TensorParallel: at.TP, GPUs: at.GPUs, MemoryFraction: at.Fraction,
 		Args: append(args, s.Args...), LogPath: filepath.Join(s.LogDir, "vllm-"+label+".log"), StartTimeout: s.StartTimeout, Logger: o.Log}
 	if plan.Settings.Deterministic {

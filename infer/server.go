@@ -9,6 +9,7 @@ import (
 	"io"
 	"io/fs"
 	"log/slog"
+	"runtime"
 	"strconv"
 	"sync"
 	"time"
@@ -40,7 +41,11 @@ type fleet struct {
 	dir     string // the model's folder
 	servers []gpu.Server
 	turns   [][]*sync.Mutex // by server: of its GPUs, in the same order for all
+	fronts  int             // API processes of each server; 0 leaves them to vLLM
 }
+
+// mostFronts is where more API processes stopped being worth it, see docs/performance.md.
+const mostFronts = 4
 
 // arrange finds the models that the task serves itself, and a place for each server.
 func arrange(ctx context.Context, o *Options, plan *job.Plan, todo [2][]int) (fleets [2]fleet, err error) {
@@ -68,9 +73,13 @@ func arrange(ctx context.Context, o *Options, plan *job.Plan, todo [2][]int) (fl
 	for _, line := range layout.Lines() {
 		o.Log.Info(line)
 	}
+	fronts := 0
+	if n := len(layout[job.Small]) + len(layout[job.Reference]); len(devices) > 0 && n > 0 {
+		fronts = min(mostFronts, runtime.NumCPU()/n/2)
+	}
 	turns := map[string]*sync.Mutex{}
 	for side := range fleets {
-		fleets[side].servers = layout[side]
+		fleets[side].servers, fleets[side].fronts = layout[side], fronts
 		for _, s := range layout[side] {
 			var own []*sync.Mutex
 			for _, entry := range s.GPUs {

@@ -10,7 +10,7 @@ import (
 
 // The search for the number of requests in flight, by measuring.
 const (
-	startInFlight = 256 // where a large model is about as fast as it gets
+	startInFlight = 384 // where large models and small ones are about as fast as they get
 	leastInFlight = 16
 	mostInFlight  = 1024
 	tuneEvery     = 5 * time.Second
