@@ -59,30 +59,52 @@ type Header struct {
 
 const headerKey = "tokenfork_manifest"
 
-// WriteManifest writes the sentences, in ascending order of ordinal, as a
-// sealed zstd-compressed Arrow stream with the header in its schema. It
+// ManifestWriter encodes sentences, one by one, as pieces of manifests yet to
+// be written: which shard a sentence belongs to is known only when all costs
+// are. Encode belongs to one goroutine, Write to any.
+type ManifestWriter struct{ pieces *columnar.Pieces[Sentence] }
+
+// NewManifestWriter prepares to encode.
+func NewManifestWriter() (*ManifestWriter, error) {
+	p, err := columnar.NewPieces[Sentence]()
+	return &ManifestWriter{p}, err
+}
+
+// Encode gives the sentence's piece, appended to dst.
+func (m *ManifestWriter) Encode(dst []byte, s *Sentence) ([]byte, error) {
+	piece, err := m.pieces.Row(dst, s)
+	if err != nil {
+		return nil, fmt.Errorf("encode sentence %s: %w", s.ID, err)
+	}
+	return piece, nil
+}
+
+// Write writes a manifest of encoded sentences, in ascending order of ordinal:
+// a sealed zstd-compressed Arrow stream with the header in its schema. It
 // returns the seal's hash.
-func WriteManifest(w io.Writer, h Header, sentences iter.Seq2[*Sentence, error]) (sum string, err error) {
-	sealed := newSealer(w)
+func (m *ManifestWriter) Write(w io.Writer, h Header, sentences iter.Seq2[[]byte, error]) (sum string, err error) {
 	h.Shard.SHA256 = ""
-	head, err := json.Marshal(h)
+	said, err := json.Marshal(h)
 	if err != nil {
 		return "", fmt.Errorf("encode manifest header: %w", err)
 	}
-	// A batch holds few sentences: they are long, and a task reads them one by one.
-	cw, err := columnar.NewStreamWriter[Sentence](sealed, columnar.Metadata(map[string]string{headerKey: string(head)}), columnar.BatchRows(16))
+	head, tail, err := m.pieces.Ends(columnar.Metadata(map[string]string{headerKey: string(said)}))
 	if err != nil {
-		return "", err
+		return "", fmt.Errorf("write manifest: %w", err)
 	}
-	for s, err := range sentences {
+	sealed := newSealer(w)
+	if _, err := sealed.Write(head); err != nil {
+		return "", fmt.Errorf("write manifest: %w", err)
+	}
+	for piece, err := range sentences {
 		if err != nil {
 			return "", err
 		}
-		if err := cw.Write(s); err != nil {
-			return "", fmt.Errorf("write sentence %s to manifest: %w", s.ID, err)
+		if _, err := sealed.Write(piece); err != nil {
+			return "", fmt.Errorf("write manifest: %w", err)
 		}
 	}
-	if err := cw.Close(); err != nil {
+	if _, err := sealed.Write(tail); err != nil {
 		return "", fmt.Errorf("write manifest: %w", err)
 	}
 	return sealed.seal()

@@ -116,10 +116,14 @@ func Sentence(n int) *job.Sentence {
 func writeShard(tb testing.TB, s store.Store, plan *job.Plan, k, of int, mine []*job.Sentence) job.Shard {
 	tb.Helper()
 	h := job.Header{Plan: *plan, Index: k, Of: of, Shard: job.Shard{Sentences: len(mine), Mismatches: len(mine) * PerSentence}}
-	err := s.Create(tb.Context(), job.ManifestKey(k), func(w io.Writer) (err error) {
-		h.Shard.SHA256, err = job.WriteManifest(w, h, func(yield func(*job.Sentence, error) bool) {
+	m, err := job.NewManifestWriter()
+	if err != nil {
+		tb.Fatal(err)
+	}
+	err = s.Create(tb.Context(), job.ManifestKey(k), func(w io.Writer) (err error) {
+		h.Shard.SHA256, err = m.Write(w, h, func(yield func([]byte, error) bool) {
 			for _, x := range mine {
-				if !yield(x, nil) {
+				if !yield(m.Encode(nil, x)) {
 					return
 				}
 			}
