@@ -71,7 +71,7 @@ func (a *analyst) work(s *sentence) *worked {
 	if a.writes {
 		a.whole.Cost = out.planned.cost
 		out.packed, out.err = a.writer.Encode(nil, &a.whole)
-		a.describe(out)
+		a.describe(s, out)
 	}
 	return out
 }
@@ -79,7 +79,8 @@ func (a *analyst) work(s *sentence) *worked {
 // align sets each prediction at the position it is for.
 func (a *analyst) align(s *sentence) {
 	w := &a.whole
-	w.Ordinal, w.ID, w.RowIDs, w.Real, w.TokenType = s.ordinal, s.id, s.rowID, s.real, s.types
+	w.Ordinal, w.ID, w.Real, w.TokenType = s.ordinal, s.id, s.real, s.types
+	w.SetRowIDs(s.rowID)
 	if len(s.types) == 0 {
 		w.TokenType = nil
 	}

@@ -10,11 +10,11 @@ import (
 // content appends what the fingerprint of the input is over: all that a manifest
 // says of the sentence but its cost, in a form that depends on nothing else.
 func content(dst []byte, s *job.Sentence) []byte {
-	for _, n := range [...]int64{s.Ordinal, int64(len(s.ID)), int64(len(s.Real)), int64(len(s.TokenType)), int64(len(s.Mismatches))} {
+	for _, n := range [...]int64{s.Ordinal, int64(len(s.ID)), int64(len(s.Real)), int64(len(s.TokenType)), int64(len(s.Mismatches)), int64(len(s.RowRuns))} {
 		dst = binary.LittleEndian.AppendUint64(dst, uint64(n))
 	}
 	dst = append(dst, s.ID...)
-	for _, v := range s.RowIDs {
+	for _, v := range s.RowRuns {
 		dst = binary.LittleEndian.AppendUint64(dst, uint64(v))
 	}
 	for _, ids := range [...][]int32{s.Real, s.SmallPredictions, s.ReferencePredictions, s.TokenType, s.Mismatches} {

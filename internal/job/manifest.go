@@ -19,7 +19,7 @@ import (
 type Sentence struct {
 	Ordinal   int64   `col:"ordinal"` // place in the input, from 0
 	ID        string  `col:"sentence_id"`
-	RowIDs    []int64 `col:"row_ids"`    // n
+	RowRuns   []int64 `col:"row_runs"`   // the n row ids as runs of consecutive ones: the first and how many
 	Real      []int32 `col:"real"`       // n token ids
 	TokenType []int32 `col:"token_type"` // n, or nil where the table has none
 
@@ -38,6 +38,29 @@ type Sentence struct {
 	ReferenceEU      []float64 `col:"reference_eu"`
 
 	Cost float64 `col:"cost"`
+}
+
+// SetRowIDs says which rows of the table the sentence is.
+func (s *Sentence) SetRowIDs(ids []int64) {
+	s.RowRuns = s.RowRuns[:0]
+	for i := 0; i < len(ids); {
+		first := i
+		for i++; i < len(ids) && ids[i] == ids[i-1]+1; i++ {
+		}
+		s.RowRuns = append(s.RowRuns, ids[first], int64(i-first))
+	}
+}
+
+// RowID is the id of the k-th row; false if the sentence has fewer.
+func (s *Sentence) RowID(k int64) (id int64, ok bool) {
+	for i := 0; i+1 < len(s.RowRuns); i += 2 {
+		first, n := s.RowRuns[i], s.RowRuns[i+1]
+		if k < n {
+			return first + k, k >= 0
+		}
+		k -= n
+	}
+	return 0, false
 }
 
 // Predictions are the recorded predictions of the side's model.
