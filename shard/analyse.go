@@ -25,16 +25,19 @@ type analyst struct {
 	tally  tally
 	walker walker
 	whole  job.Sentence
+	writer *job.ManifestWriter
 	plain  []byte
 	counts []cell
 
 	contextEnds []int
 }
 
-func newAnalyst(p *planner) *analyst {
+func newAnalyst(p *planner) (*analyst, error) {
 	a := &analyst{planner: p, counts: make([]cell, maxTypes*classCount)}
 	a.walker = walker{ends: p.Ends, limit: p.settings.MaxNewTokens, replay: p.settings.Replay && p.settings.Temperature == 0}
-	return a
+	var err error
+	a.writer, err = job.NewManifestWriter()
+	return a, err
 }
 
 // cell is a count of rates.parquet within a sentence.
@@ -44,7 +47,8 @@ type cell struct{ positions, mismatches int64 }
 type worked struct {
 	planned    planned
 	digest     [sha256.Size]byte
-	packed     []byte
+	packed     []byte // as a manifest will have it
+	err        error
 	mismatches []job.Mismatch
 	csv        []byte // the same as lines of CSV
 	rates      []job.Rate
@@ -58,15 +62,16 @@ func (a *analyst) work(s *sentence) *worked {
 	a.findMismatches(s)
 	out := &worked{planned: planned{ordinal: s.ordinal, mismatches: int32(len(a.whole.Mismatches))}}
 	a.countRates(s, out)
-	a.plain = encode(a.plain[:0], &a.whole)
+	a.plain = content(a.plain[:0], &a.whole)
 	out.digest = sha256.Sum256(a.plain)
 	if len(a.whole.Mismatches) == 0 {
 		return out
 	}
 	a.estimate(out)
 	if a.writes {
-		out.packed = pack(a.plain, nil)
-		a.describe(out)
+		a.whole.Cost = out.planned.cost
+		out.packed, out.err = a.writer.Encode(nil, &a.whole)
+		a.describe(s, out)
 	}
 	return out
 }
@@ -74,7 +79,8 @@ func (a *analyst) work(s *sentence) *worked {
 // align sets each prediction at the position it is for.
 func (a *analyst) align(s *sentence) {
 	w := &a.whole
-	w.Ordinal, w.ID, w.RowIDs, w.Real, w.TokenType = s.ordinal, s.id, s.rowID, s.real, s.types
+	w.Ordinal, w.ID, w.Real, w.TokenType = s.ordinal, s.id, s.real, s.types
+	w.SetRowIDs(s.rowID)
 	if len(s.types) == 0 {
 		w.TokenType = nil
 	}

@@ -80,6 +80,10 @@ func bytesOf(b []byte) func(io.Writer) error {
 
 // manifests writes each shard's manifest.
 func (p *planner) manifests(ctx context.Context, head job.Plan) ([]job.Shard, error) {
+	writer, err := job.NewManifestWriter()
+	if err != nil {
+		return nil, err
+	}
 	shards := make([]job.Shard, len(p.dealt))
 	g, ctx := errgroup.WithContext(ctx)
 	g.SetLimit(runtime.GOMAXPROCS(0))
@@ -91,7 +95,7 @@ func (p *planner) manifests(ctx context.Context, head job.Plan) ([]job.Shard, er
 			}
 			h := job.Header{Plan: head, Index: k, Of: len(p.dealt), Shard: said}
 			err := create(ctx, p.Store, job.ManifestKey(k), func(w io.Writer) (err error) {
-				said.SHA256, err = job.WriteManifest(w, h, p.spooled(ctx, s))
+				said.SHA256, err = writer.Write(w, h, p.spooled(ctx, s))
 				return err
 			})
 			shards[k] = said
@@ -102,15 +106,14 @@ func (p *planner) manifests(ctx context.Context, head job.Plan) ([]job.Shard, er
 }
 
 // spooled yields the sentences from the spool.
-func (p *planner) spooled(ctx context.Context, all []planned) iter.Seq2[*job.Sentence, error] {
-	return func(yield func(*job.Sentence, error) bool) {
+func (p *planner) spooled(ctx context.Context, all []planned) iter.Seq2[[]byte, error] {
+	return func(yield func([]byte, error) bool) {
 		for _, x := range all {
-			s, err := p.spool.read(x.at, int(x.size))
+			piece, err := p.spool.read(x.at, int(x.size))
 			if err == nil {
-				s.Cost = x.cost
 				err = ctx.Err()
 			}
-			if !yield(s, err) || err != nil {
+			if !yield(piece, err) || err != nil {
 				return
 			}
 		}

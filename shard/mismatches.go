@@ -42,7 +42,7 @@ func (t *texts) of(id int32) *tokenText {
 }
 
 // describe makes the rows of the sentence's mismatches.
-func (a *analyst) describe(out *worked) {
+func (a *analyst) describe(s *sentence, out *worked) {
 	w := &a.whole
 	contexts := a.contexts()
 	out.mismatches = make([]job.Mismatch, len(w.Mismatches))
@@ -55,7 +55,7 @@ func (a *analyst) describe(out *worked) {
 		m := &out.mismatches[i]
 		*m = job.Mismatch{SentenceID: w.ID, Position: int64(p) + int64(a.settings.FirstPosition), TokenID: w.Real[p],
 			RealToken: realText.text, PredSmall: smallText.text, PredReference: againstText.text,
-			PredSmallTokenID: small, PredReferenceTokenID: against, Context: contexts[from:a.contextEnds[i]], RowID: w.RowIDs[int(p)-a.offset]}
+			PredSmallTokenID: small, PredReferenceTokenID: against, Context: contexts[from:a.contextEnds[i]], RowID: s.rowID[int(p)-a.offset]}
 		from = a.contextEnds[i]
 		b = append(append(b, id...), ',')
 		b = append(strconv.AppendInt(b, m.Position, 10), ',')

@@ -111,7 +111,11 @@ func (p *planner) read(ctx context.Context) error {
 	workers := runtime.GOMAXPROCS(0)
 	p.analysts = make(chan *analyst, workers)
 	for range workers {
-		p.analysts <- newAnalyst(p)
+		a, err := newAnalyst(p)
+		if err != nil {
+			return err
+		}
+		p.analysts <- a
 	}
 	if err := ordered.Map(ctx, workers, p.stitcher.sentences(follow(head, next)), p.work, p.collect); err != nil {
 		return err
@@ -233,6 +237,9 @@ func (p *planner) work(s *sentence) *worked {
 
 // collect takes the sentences' results in the table's order.
 func (p *planner) collect(w *worked) error {
+	if w.err != nil {
+		return w.err
+	}
 	p.print.Write(w.digest[:])
 	e := &p.estimate
 	e.Sentences++

@@ -161,7 +161,8 @@ func compareSentence(t *testing.T, j *job.Job, x *job.Sentence, want []mismatch)
 		if j.Settings.Trajectories == job.Real {
 			reference = x.Real[p]
 		}
-		got := mismatch{Sentence: x.ID, Position: int64(p), Small: int64(x.SmallPredictions[p]), Reference: int64(reference), Real: int64(x.Real[p]), Row: x.RowIDs[int(p)-j.Settings.PredictionOffset()]}
+		row, _ := x.RowID(int64(p) - int64(j.Settings.PredictionOffset()))
+		got := mismatch{Sentence: x.ID, Position: int64(p), Small: int64(x.SmallPredictions[p]), Reference: int64(reference), Real: int64(x.Real[p]), Row: row}
 		for k, v := range w.Measures {
 			m := (*measuresOf(x)[k])[i]
 			if v == nil && m == m || v != nil && *v != m {

@@ -38,7 +38,7 @@ func NewArrowWriter[T any](w io.Writer, opts ...Option) (Writer[T], error) {
 // the text, become smaller than buffer by buffer.
 func NewStreamWriter[T any](w io.Writer, opts ...Option) (Writer[T], error) {
 	return newBatchWriter[T](opts, func(s *arrow.Schema) (batchSink, error) {
-		z, err := zstd.NewWriter(w, zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithEncoderConcurrency(1), zstd.WithWindowSize(streamWindow))
+		z, err := zstd.NewWriter(w, streamOptions...)
 		if err != nil {
 			return nil, err
 		}
@@ -46,8 +46,8 @@ func NewStreamWriter[T any](w io.Writer, opts ...Option) (Writer[T], error) {
 	})
 }
 
-// streamWindow is how far back zstd looks, and about half the memory it takes.
-const streamWindow = 1 << 20
+// streamOptions let zstd look back 1 MiB, which is about half the memory it takes.
+var streamOptions = []zstd.EOption{zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithEncoderConcurrency(1), zstd.WithWindowSize(1 << 20)}
 
 // zstdSink completes the compressed stream after what is in it.
 type zstdSink struct {
@@ -117,7 +117,7 @@ type batchWriter[T any] struct {
 	batch   int
 }
 
-func newBatchWriter[T any](opts []Option, open func(*arrow.Schema) (batchSink, error)) (Writer[T], error) {
+func newBatchWriter[T any](opts []Option, open func(*arrow.Schema) (batchSink, error)) (*batchWriter[T], error) {
 	o := newOptions(opts)
 	cols := o.apply(columnsOf[T]())
 	schema := o.schema(cols)

@@ -19,7 +19,7 @@ import (
 type Sentence struct {
 	Ordinal   int64   `col:"ordinal"` // place in the input, from 0
 	ID        string  `col:"sentence_id"`
-	RowIDs    []int64 `col:"row_ids"`    // n
+	RowRuns   []int64 `col:"row_runs"`   // the n row ids as runs of consecutive ones: the first and how many
 	Real      []int32 `col:"real"`       // n token ids
 	TokenType []int32 `col:"token_type"` // n, or nil where the table has none
 
@@ -38,6 +38,29 @@ type Sentence struct {
 	ReferenceEU      []float64 `col:"reference_eu"`
 
 	Cost float64 `col:"cost"`
+}
+
+// SetRowIDs says which rows of the table the sentence is.
+func (s *Sentence) SetRowIDs(ids []int64) {
+	s.RowRuns = s.RowRuns[:0]
+	for i := 0; i < len(ids); {
+		first := i
+		for i++; i < len(ids) && ids[i] == ids[i-1]+1; i++ {
+		}
+		s.RowRuns = append(s.RowRuns, ids[first], int64(i-first))
+	}
+}
+
+// RowID is the id of the k-th row; false if the sentence has fewer.
+func (s *Sentence) RowID(k int64) (id int64, ok bool) {
+	for i := 0; i+1 < len(s.RowRuns); i += 2 {
+		first, n := s.RowRuns[i], s.RowRuns[i+1]
+		if k < n {
+			return first + k, k >= 0
+		}
+		k -= n
+	}
+	return 0, false
 }
 
 // Predictions are the recorded predictions of the side's model.
@@ -59,30 +82,52 @@ type Header struct {
 
 const headerKey = "tokenfork_manifest"
 
-// WriteManifest writes the sentences, in ascending order of ordinal, as a
-// sealed zstd-compressed Arrow stream with the header in its schema. It
+// ManifestWriter encodes sentences, one by one, as pieces of manifests yet to
+// be written: which shard a sentence belongs to is known only when all costs
+// are. Encode belongs to one goroutine, Write to any.
+type ManifestWriter struct{ pieces *columnar.Pieces[Sentence] }
+
+// NewManifestWriter prepares to encode.
+func NewManifestWriter() (*ManifestWriter, error) {
+	p, err := columnar.NewPieces[Sentence]()
+	return &ManifestWriter{p}, err
+}
+
+// Encode gives the sentence's piece, appended to dst.
+func (m *ManifestWriter) Encode(dst []byte, s *Sentence) ([]byte, error) {
+	piece, err := m.pieces.Row(dst, s)
+	if err != nil {
+		return nil, fmt.Errorf("encode sentence %s: %w", s.ID, err)
+	}
+	return piece, nil
+}
+
+// Write writes a manifest of encoded sentences, in ascending order of ordinal:
+// a sealed zstd-compressed Arrow stream with the header in its schema. It
 // returns the seal's hash.
-func WriteManifest(w io.Writer, h Header, sentences iter.Seq2[*Sentence, error]) (sum string, err error) {
-	sealed := newSealer(w)
+func (m *ManifestWriter) Write(w io.Writer, h Header, sentences iter.Seq2[[]byte, error]) (sum string, err error) {
 	h.Shard.SHA256 = ""
-	head, err := json.Marshal(h)
+	said, err := json.Marshal(h)
 	if err != nil {
 		return "", fmt.Errorf("encode manifest header: %w", err)
 	}
-	// A batch holds few sentences: they are long, and a task reads them one by one.
-	cw, err := columnar.NewStreamWriter[Sentence](sealed, columnar.Metadata(map[string]string{headerKey: string(head)}), columnar.BatchRows(16))
+	head, tail, err := m.pieces.Ends(columnar.Metadata(map[string]string{headerKey: string(said)}))
 	if err != nil {
-		return "", err
+		return "", fmt.Errorf("write manifest: %w", err)
 	}
-	for s, err := range sentences {
+	sealed := newSealer(w)
+	if _, err := sealed.Write(head); err != nil {
+		return "", fmt.Errorf("write manifest: %w", err)
+	}
+	for piece, err := range sentences {
 		if err != nil {
 			return "", err
 		}
-		if err := cw.Write(s); err != nil {
-			return "", fmt.Errorf("write sentence %s to manifest: %w", s.ID, err)
+		if _, err := sealed.Write(piece); err != nil {
+			return "", fmt.Errorf("write manifest: %w", err)
 		}
 	}
-	if err := cw.Close(); err != nil {
+	if _, err := sealed.Write(tail); err != nil {
 		return "", fmt.Errorf("write manifest: %w", err)
 	}
 	return sealed.seal()

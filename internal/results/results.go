@@ -84,11 +84,10 @@ func (r *Reader) planned(s *job.Sentence, i int) job.Result {
 }
 
 func rowID(s *job.Sentence, p int32) *int64 {
-	if p < 0 || int(p) >= len(s.RowIDs) {
-		return nil
+	if id, ok := s.RowID(int64(p)); ok {
+		return &id
 	}
-	id := s.RowIDs[p]
-	return &id
+	return nil
 }
 
 func number(of []float64, i int) *float64 {

@@ -101,9 +101,7 @@ func put(tb testing.TB, s store.Store, key string, b []byte) {
 // Sentence is the job's n-th.
 func Sentence(n int) *job.Sentence {
 	s := &job.Sentence{Ordinal: int64(n), ID: fmt.Sprint("s", n), Real: []int32{int32(n % 2), 2, 4, 6, 9, 11}}
-	for p := range s.Real {
-		s.RowIDs = append(s.RowIDs, int64(100*n+p))
-	}
+	s.RowRuns = []int64{int64(100 * n), int64(len(s.Real))}
 	s.SmallPredictions = []int32{-1, 3, 5, 7, 10, 11, -1}
 	s.ReferencePredictions = []int32{-1, 2, 4, 6, 9, 0, -1}
 	for p := range PerSentence {
@@ -116,10 +114,14 @@ func Sentence(n int) *job.Sentence {
 func writeShard(tb testing.TB, s store.Store, plan *job.Plan, k, of int, mine []*job.Sentence) job.Shard {
 	tb.Helper()
 	h := job.Header{Plan: *plan, Index: k, Of: of, Shard: job.Shard{Sentences: len(mine), Mismatches: len(mine) * PerSentence}}
-	err := s.Create(tb.Context(), job.ManifestKey(k), func(w io.Writer) (err error) {
-		h.Shard.SHA256, err = job.WriteManifest(w, h, func(yield func(*job.Sentence, error) bool) {
+	m, err := job.NewManifestWriter()
+	if err != nil {
+		tb.Fatal(err)
+	}
+	err = s.Create(tb.Context(), job.ManifestKey(k), func(w io.Writer) (err error) {
+		h.Shard.SHA256, err = m.Write(w, h, func(yield func([]byte, error) bool) {
 			for _, x := range mine {
-				if !yield(x, nil) {
+				if !yield(m.Encode(nil, x)) {
 					return
 				}
 			}
