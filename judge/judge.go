@@ -207,6 +207,7 @@ func majority(all []answer) answer {
 
 const (
 	tries      = 3 // of an asking whose answers can't be used
+	roomier    = 4 // times the limit for an answer that was cut; one that outgrows that too mostly never ends
 	wordTokens = 8 // that "false" may take under a grammar: f, al, se
 )
 
@@ -215,9 +216,8 @@ func (j *Judge) vote(ctx context.Context, k asking) (answer, error) {
 	if a, ok := j.batched.LoadAndDelete(requestID(k.request)); ok {
 		return a.(answer).named(j.judging.Settings.Blind, k.order), nil
 	}
-	var last *endpoint.Error
-	for range tries {
-		reply, err := j.asker.Ask(ctx, k.request)
+	for r, asked := k.request, 1; ; asked++ {
+		reply, err := j.asker.Ask(ctx, r)
 		var a answer
 		if err == nil {
 			a, err = j.read(reply)
@@ -225,17 +225,29 @@ func (j *Judge) vote(ctx context.Context, k asking) (answer, error) {
 		if err == nil {
 			return a.named(j.judging.Settings.Blind, k.order), nil
 		}
-		if !errors.As(err, &last) || !again[last.Class] {
+		var failed *endpoint.Error
+		if !errors.As(err, &failed) || !again[failed.Class] {
 			return answer{}, err
 		}
-		switch {
-		case last.Class == Length:
-			k.request.MaxTokens *= 2
-		case j.prompt.form.schema == nil && k.request.Schema == nil: // a judge that will not answer in one word of itself
-			k.request.Schema, k.request.MaxTokens = j.prompt.form.word, wordTokens
+		if asked == tries || failed.Class == Length && r.MaxTokens > k.request.MaxTokens {
+			return answer{}, &endpoint.Error{Class: failed.Class, Message: fmt.Sprintf("%s (asked %d times)", failed.Message, asked), Raw: failed.Raw}
 		}
+		r = j.otherwise(r, failed.Class)
 	}
-	return answer{}, &endpoint.Error{Class: last.Class, Message: fmt.Sprintf("%s (asked %d times)", last.Message, tries), Raw: last.Raw}
+}
+
+// otherwise is a request whose answer could not be used, put so that the next may be.
+func (j *Judge) otherwise(r endpoint.Request, class string) endpoint.Request {
+	switch {
+	case class == Length:
+		r.MaxTokens *= roomier
+	case j.prompt.form.schema == nil && r.Schema == nil: // a judge that will not answer in one word of itself
+		r.Schema, r.MaxTokens = j.prompt.form.word, wordTokens
+	}
+	if r.Seed != nil { // the same would draw the same answer
+		r.Seed = ptr(voteSeed(int64(*r.Seed), r.Prompt, 0))
+	}
+	return r
 }
 
 // again are the classes after which the same question may do better.

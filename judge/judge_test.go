@@ -230,7 +230,7 @@ func TestAskedAgainThenListed(t *testing.T) {
 		times  int
 	}{
 		"malformed":      {reply(`{"meaning_match":null}`, false), Malformed, `{"meaning_match":null}`, 3},
-		"cut":            {reply(`{"explanation":"on and on`, true), Length, `{"explanation":"on and on`, 3},
+		"cut":            {reply(`{"explanation":"on and on`, true), Length, `{"explanation":"on and on`, 2},
 		"refusal":        {fail(endpoint.Refusal), endpoint.Refusal, "raw", 3},
 		"content filter": {fail(endpoint.ContentFilter), endpoint.ContentFilter, "raw", 3},
 		"too long":       {fail(endpoint.ContextLength), endpoint.ContextLength, "raw", 1},
@@ -250,6 +250,22 @@ func TestAskedAgainThenListed(t *testing.T) {
 		if last := f.asked[len(f.asked)-1].MaxTokens; c.class == Length && last != 2048 {
 			t.Errorf("%s: last limit %d", name, last)
 		}
+	}
+}
+
+// A seeded server would say the same to the same seed.
+func TestAskedAgainWithAnotherSeed(t *testing.T) {
+	j, f := newTestJudge(t, func(s *Settings) { s.Temperature = ptr(0.7) }, func(n int, _ endpoint.Request) (*endpoint.Reply, error) {
+		if n < 3 {
+			return &endpoint.Reply{Text: "hm"}, nil
+		}
+		return says(true), nil
+	})
+	if v, err := j.Ask(t.Context(), example()); err != nil || v.Error != nil {
+		t.Errorf("got %+v, %v", v, err)
+	}
+	if a, b, c := *f.asked[0].Seed, *f.asked[1].Seed, *f.asked[2].Seed; a == b || b == c || a == c {
+		t.Errorf("seeds %d, %d, %d", a, b, c)
 	}
 }
 

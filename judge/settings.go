@@ -19,7 +19,7 @@ type Settings struct {
 	Votes         int         `json:"votes"`        // ask so many times, the majority counts
 	Swap          bool        `json:"swap"`         // ask each time with the sides exchanged too
 	Temperature   *float64    `json:"temperature"`  // nil leaves it to the server
-	MaxTokens     int         `json:"max_tokens"`   // of an analysis; doubled when one is cut short
+	MaxTokens     int         `json:"max_tokens"`   // of an analysis
 	Seed          int64       `json:"seed"`
 	Normalisation string      `json:"normalisation"` // what makes continuations identical: space or exact
 }

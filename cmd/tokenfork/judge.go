@@ -10,14 +10,10 @@ import (
 	"time"
 
 	"tokenfork/internal/failure"
-	"tokenfork/internal/job"
 	"tokenfork/internal/model"
-	"tokenfork/internal/results"
-	"tokenfork/internal/store"
 	"tokenfork/internal/vllm"
 	"tokenfork/judge"
 	"tokenfork/judge/endpoint"
-	"tokenfork/judge/merge"
 )
 
 // judgeCmd asks whether continuations mean the same.
@@ -53,7 +49,7 @@ type judgeFlags struct {
 	Votes            int               `default:"1" placeholder:"N" help:"Ask N times; the majority counts."`
 	Swap             bool              `help:"Ask each time with the two sides exchanged too."`
 	JudgeTemperature string            `default:"0" placeholder:"T" help:"Temperature of the judge; default leaves it to the model."`
-	JudgeMaxTokens   int               `default:"512" placeholder:"N" help:"Longest analysis; doubled when one is cut short."`
+	JudgeMaxTokens   int               `default:"512" placeholder:"N" help:"Longest analysis; asked once more with four times as many when it is cut."`
 	JudgeSeed        int64             `placeholder:"N" help:"Decides what --blind shows first, and sampling."`
 	JudgeNormalise   string            `default:"space" enum:"space,exact" help:"When continuations count as identical, so that nobody is asked: but for white space, or exactly."`
 	JudgeInFlight    int               `placeholder:"N" help:"Most questions at once (256); how many is found by measuring."`
@@ -205,88 +201,4 @@ func startJudge(ctx context.Context, own vllm.Config, cfg endpoint.Config) (judg
 	}
 	cfg.URL, cfg.Model, cfg.Key = s.Endpoint().URL(), s.Endpoint().Model, ""
 	return judge.Server{Config: cfg, Done: s.Done(), Err: s.Err, Close: func() error { return s.Stop(context.WithoutCancel(ctx)) }}, nil
-}
-
-// judged judges what is not yet judged, or takes the job's only judging where
-// nobody is named. The results are then to be merged with that judging.
-func (c *mergeCmd) judged(ctx context.Context, con *console, s store.Store) (id string, accept merge.Accept, err error) {
-	switch c.Judge {
-	case judgeNobody:
-		return "", nil, nil
-	case "":
-		if id, err = c.onlyJudging(ctx, s); err != nil {
-			return "", nil, err
-		}
-	default:
-		o, err := c.judge(ctx, con, &c.jobFlags, &c.workFlags)
-		if err != nil {
-			return "", nil, err
-		}
-		o.AllowMissing = c.AllowMissing
-		by, err := judge.Run(ctx, o)
-		if err != nil && failure.Code(err) != failure.Partial { // what has no verdict is listed
-			return "", nil, err
-		}
-		id = by.ID()
-	}
-	accept, err = acceptance(ctx, s, id)
-	return id, accept, err
-}
-
-func (c *mergeCmd) onlyJudging(ctx context.Context, s store.Store) (string, error) {
-	all, err := judge.Judgings(ctx, s)
-	if err != nil {
-		return "", err
-	}
-	var which []string
-	for _, r := range all {
-		if c.Judging == "" || r.ID() == c.Judging {
-			which = append(which, r.ID())
-		}
-	}
-	switch {
-	case len(which) == 1:
-		return which[0], nil
-	case len(all) == 0:
-		return "", failure.New(failure.Usage, "give --judge URL, --judge local, or --judge none", "the job is not judged, and nobody is named to judge it")
-	case c.Judging != "":
-		return "", failure.New(failure.Usage, "its judgings are "+describe(all), "the job has no judging %s", c.Judging)
-	}
-	return "", failure.New(failure.Usage, "choose with --judging: "+describe(all), "the job has %d judgings", len(all))
-}
-
-func describe(all []judge.Record) string {
-	var b strings.Builder
-	for i, r := range all {
-		if i > 0 {
-			b.WriteString("; ")
-		}
-		fmt.Fprintf(&b, "%s by %s, prompt %s", r.ID(), r.Model, r.PromptVersion)
-		if i > 0 {
-			fmt.Fprintf(&b, " (against the first: %s)", strings.Join(r.Differences(all[0].Judging), ", "))
-		}
-	}
-	return b.String()
-}
-
-// acceptance checks verdicts against the questions of the judging.
-func acceptance(ctx context.Context, s store.Store, id string) (merge.Accept, error) {
-	all, err := judge.Judgings(ctx, s)
-	if err != nil {
-		return nil, err
-	}
-	j, err := job.Load(ctx, s)
-	if err != nil {
-		return nil, err
-	}
-	text, err := results.LoadText(ctx, s)
-	if err != nil {
-		return nil, err
-	}
-	for _, r := range all {
-		if r.ID() == id {
-			return r.Accept(&j.Plan, text)
-		}
-	}
-	return nil, fmt.Errorf("judging %s is not in %s", id, s)
 }

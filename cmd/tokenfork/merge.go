@@ -3,13 +3,23 @@ package main
 import (
 	"context"
 	"fmt"
+	"strings"
 
+	"tokenfork/internal/failure"
+	"tokenfork/internal/job"
+	"tokenfork/internal/results"
+	"tokenfork/internal/store"
+	"tokenfork/judge"
 	"tokenfork/judge/merge"
 )
 
-// mergeCmd writes the results.
+// mergeCmd writes the results, of one job or of several.
 type mergeCmd struct {
-	jobFlags     `embed:""`
+	Jobs         []string          `arg:"" optional:"" name:"jobs" help:"Several jobs to merge into one table, in this order; with --out."`
+	Job          string            `placeholder:"DIR|s3://…" help:"The job: a folder, or a prefix in S3."`
+	Out          string            `placeholder:"DIR|s3://…" help:"Where the results of several jobs go."`
+	Tag          map[string]string `placeholder:"JOB=NAME" mapsep:"," help:"Name a job in a column job, where tables use the same sentence ids."`
+	storeFlags   `embed:""`
 	workFlags    `embed:""`
 	judgeFlags   `embed:""`
 	Judging      string `placeholder:"ID" help:"Which of the job's judgings to merge, if there are several and --judge names nobody."`
@@ -17,19 +27,171 @@ type mergeCmd struct {
 	AllowMissing bool   `help:"Merge what is there although tasks are unfinished; summary.json says so."`
 }
 
+// Help shows how it is used.
+func (mergeCmd) Help() string {
+	return `Examples:
+  tokenfork merge --job ./job --judge none
+  tokenfork merge --job ./job --format r2r
+  tokenfork merge ./math ./code --out ./both --tag ./math=math,./code=code
+`
+}
+
 // Run is the command.
 func (c *mergeCmd) Run(ctx context.Context, con *console) error {
-	s, err := c.open(ctx, con.logger())
+	jobs, out, err := c.places()
 	if err != nil {
 		return err
 	}
-	judging, accept, err := c.judged(ctx, con, s)
-	if err != nil {
+	o := merge.Options{AllowMissing: c.AllowMissing, R2R: c.Format == "r2r", TempDir: c.Tmp, Console: con.err}
+	if o.Out, err = store.Open(ctx, out, c.options(con.logger())); err != nil {
 		return err
 	}
-	sum, err := merge.Merge(ctx, merge.Options{Store: s, Judging: judging, Accept: accept, AllowMissing: c.AllowMissing, R2R: c.Format == "r2r", TempDir: c.Tmp, Console: con.err})
+	var by []*judge.Record
+	for _, name := range jobs {
+		j := &jobFlags{Job: name, storeFlags: c.storeFlags}
+		s, err := j.open(ctx, con.logger())
+		if err != nil {
+			return err
+		}
+		r, err := c.judged(ctx, con, j, s)
+		if err != nil {
+			return err
+		}
+		src := merge.Source{Store: s, Tag: c.Tag[name]}
+		if r != nil {
+			src.Judging = r.ID()
+			if src.Accept, err = acceptance(ctx, s, r); err != nil {
+				return err
+			}
+		}
+		o.Jobs, by = append(o.Jobs, src), append(by, r)
+	}
+	if err := judgedAlike(jobs, by); err != nil {
+		return err
+	}
+	sum, err := merge.Merge(ctx, o)
 	if sum != nil {
-		fmt.Fprintf(con.out, "%d mismatches in %s/%s (also %s, %s)\n", sum.Mismatches, s, merge.ParquetKey, merge.ArrowKey, merge.CSVKey)
+		fmt.Fprintf(con.out, "%d mismatches in %s/%s (also %s, %s)\n", sum.Mismatches, o.Out, merge.ParquetKey, merge.ArrowKey, merge.CSVKey)
 	}
 	return err
+}
+
+// places are the jobs and where their results go.
+func (c *mergeCmd) places() (jobs []string, out string, err error) {
+	usage := func(hint, what string) error { return failure.New(failure.Usage, hint, "%s", what) }
+	switch {
+	case c.Job != "" && (len(c.Jobs) > 0 || c.Out != "" || len(c.Tag) > 0):
+		return nil, "", usage("merge --job J, or merge JOB… --out DIR", "--job is for one job, whose results go into it")
+	case c.Job != "":
+		return []string{c.Job}, c.Job, nil
+	case len(c.Jobs) == 0:
+		return nil, "", usage("merge --job J, or merge JOB… --out DIR", "no job is named")
+	case c.Out == "":
+		return nil, "", usage("add --out DIR", "the results of several jobs need a place of their own")
+	case c.Format == "r2r" && len(c.Tag) > 0:
+		return nil, "", usage("merge the jobs by themselves", "R2R's table has no column for tags")
+	}
+	named := map[string]bool{}
+	for _, j := range c.Jobs {
+		if named[j] {
+			return nil, "", usage("name it once", j+" is named twice")
+		}
+		named[j] = true
+	}
+	for j := range c.Tag {
+		if !named[j] {
+			return nil, "", usage("tag a job as it is named", "--tag "+j+": there is no such job among "+strings.Join(c.Jobs, ", "))
+		}
+	}
+	if named[c.Out] {
+		return nil, "", usage("give another --out", c.Out+" is one of the jobs")
+	}
+	return c.Jobs, c.Out, nil
+}
+
+// judgedAlike refuses jobs of different judgings, and says what differs.
+func judgedAlike(jobs []string, by []*judge.Record) error {
+	for i, r := range by {
+		switch first := by[0]; {
+		case (r == nil) != (first == nil):
+			return failure.New(failure.Refused, "judge both, or --judge none", "of %s and %s one is judged and one is not", jobs[0], jobs[i])
+		case r != nil && r.ID() != first.ID():
+			return failure.New(failure.Refused, "judge them alike, choose with --judging, or --judge none", "%s and %s were judged differently: %s",
+				jobs[i], jobs[0], strings.Join(r.Differences(first.Judging), "; "))
+		}
+	}
+	return nil
+}
+
+// judged judges what is not yet judged, or takes the job's only judging where
+// nobody is named; nil if the results are to have no verdicts.
+func (c *mergeCmd) judged(ctx context.Context, con *console, j *jobFlags, s store.Store) (*judge.Record, error) {
+	id := c.Judging
+	switch c.Judge {
+	case judgeNobody:
+		return nil, nil
+	case "":
+	default:
+		o, err := c.judge(ctx, con, j, &c.workFlags)
+		if err != nil {
+			return nil, err
+		}
+		o.AllowMissing = c.AllowMissing
+		by, err := judge.Run(ctx, o)
+		if err != nil && failure.Code(err) != failure.Partial { // what has no verdict is listed
+			return nil, err
+		}
+		id = by.ID()
+	}
+	all, err := judge.Judgings(ctx, s)
+	if err != nil {
+		return nil, err
+	}
+	return choose(s, all, id)
+}
+
+// choose takes the judging of that id, or the only one.
+func choose(s store.Store, all []judge.Record, id string) (*judge.Record, error) {
+	var which []judge.Record
+	for _, r := range all {
+		if id == "" || r.ID() == id {
+			which = append(which, r)
+		}
+	}
+	switch {
+	case len(which) == 1:
+		return &which[0], nil
+	case len(all) == 0:
+		return nil, failure.New(failure.Usage, "give --judge URL, --judge local, or --judge none", "%s is not judged, and nobody is named to judge it", s)
+	case id != "":
+		return nil, failure.New(failure.Usage, "its judgings are "+describe(all), "%s has no judging %s", s, id)
+	}
+	return nil, failure.New(failure.Usage, "choose with --judging: "+describe(all), "%s has %d judgings", s, len(all))
+}
+
+func describe(all []judge.Record) string {
+	var b strings.Builder
+	for i, r := range all {
+		if i > 0 {
+			b.WriteString("; ")
+		}
+		fmt.Fprintf(&b, "%s by %s, prompt %s", r.ID(), r.Model, r.PromptVersion)
+		if i > 0 {
+			fmt.Fprintf(&b, " (against the first: %s)", strings.Join(r.Differences(all[0].Judging), ", "))
+		}
+	}
+	return b.String()
+}
+
+// acceptance checks verdicts against the questions of the judging.
+func acceptance(ctx context.Context, s store.Store, r *judge.Record) (merge.Accept, error) {
+	j, err := job.Load(ctx, s)
+	if err != nil {
+		return nil, err
+	}
+	text, err := results.LoadText(ctx, s)
+	if err != nil {
+		return nil, err
+	}
+	return r.Accept(&j.Plan, text)
 }

@@ -36,7 +36,7 @@ func (c *runCmd) Run(ctx context.Context, con *console) error {
 	}
 	plan := planCmd{jobFlags: c.jobFlags, modelFlags: c.modelFlags, planFlags: c.planFlags}
 	infer := inferCmd{jobFlags: c.jobFlags, workFlags: c.workFlags, modelFlags: c.modelFlags, inferFlags: c.inferFlags, Side: "both"}
-	merge := mergeCmd{jobFlags: c.jobFlags, workFlags: c.workFlags, judgeFlags: c.judgeFlags}
+	merge := mergeCmd{Job: c.Job, storeFlags: c.storeFlags, workFlags: c.workFlags, judgeFlags: c.judgeFlags}
 	if strings.HasPrefix(c.Replay, "audit=") {
 		share, err := c.audit()
 		if err != nil {

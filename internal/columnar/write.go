@@ -60,7 +60,9 @@ func (s *zstdSink) Close() error { return errors.Join(s.Writer.Close(), s.z.Clos
 // NewParquetWriter writes zstd-compressed Parquet with the Arrow schema kept in it.
 func NewParquetWriter[T any](w io.Writer, opts ...Option) (Writer[T], error) {
 	return newBatchWriter[T](opts, func(s *arrow.Schema) (batchSink, error) {
-		props := parquet.NewWriterProperties(parquet.WithCompression(compress.Codecs.Zstd), parquet.WithCreatedBy("tokenfork"))
+		// Version 2: in one of version 1 the library moves all levels so far with every few hundred of them.
+		props := parquet.NewWriterProperties(parquet.WithCompression(compress.Codecs.Zstd), parquet.WithCreatedBy("tokenfork"),
+			parquet.WithDataPageVersion(parquet.DataPageV2))
 		return pqarrow.NewFileWriter(s, noClose{w}, props, pqarrow.NewArrowWriterProperties(pqarrow.WithStoreSchema()))
 	})
 }

@@ -5,10 +5,9 @@ package merge
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
-	"io/fs"
+	"iter"
 	"strings"
 
 	"tokenfork/internal/columnar"
@@ -17,7 +16,6 @@ import (
 	"tokenfork/internal/progress"
 	"tokenfork/internal/results"
 	"tokenfork/internal/store"
-	"tokenfork/internal/tokenizer"
 )
 
 // Keys of the merged outputs.
@@ -31,13 +29,20 @@ const (
 
 // Options say what to merge.
 type Options struct {
-	Store        store.Store
-	Judging      string // id of the judging whose verdicts count; "" leaves them out
-	Accept       Accept // checks a verdict against its question
-	AllowMissing bool   // merge although shards are not finished
-	R2R          bool   // write R2R\'s table too
+	Jobs         []Source
+	Out          store.Store // where the results go: the job itself, or elsewhere for several
+	AllowMissing bool        // merge although shards are not finished
+	R2R          bool        // write R2R's table too
 	TempDir      string
 	Console      io.Writer
+}
+
+// Source is a job that is merged.
+type Source struct {
+	Store   store.Store
+	Judging string // id of the judging whose verdicts count; "" leaves them out
+	Accept  Accept // checks a verdict against its question
+	Tag     string // for column job, where several jobs are merged
 }
 
 // Failure is a row of failures.csv: a mismatch that is not ok, and what to do.
@@ -49,21 +54,29 @@ type Failure struct {
 	Retry            string `col:"retry"`
 }
 
-// Summary is summary.json. Everything but Run is the same however the job ran.
+// Summary is summary.json. Everything but Run is the same however the jobs ran.
 type Summary struct {
-	Job        string              `json:"job"`
+	Jobs       []Merged            `json:"jobs"`
 	Settings   job.Settings        `json:"settings"`
-	Input      job.Input           `json:"input"`
 	Mismatches int64               `json:"mismatches"`
+	Repeated   int64               `json:"repeated,omitempty"` // mismatches that more than one job has, counted once
 	ByStatus   map[string]int64    `json:"by_status"`
-	Verdicts   map[string]int64    `json:"verdicts"` // same, different
-	Finish     [2]map[string]int64 `json:"finish"`   // by side
-	Partial    bool                `json:"partial"`  // merged with --allow-missing while shards were missing
-	Missing    []string            `json:"missing_tasks,omitempty"`
+	Verdicts   map[string]int64    `json:"verdicts"`               // same, different
+	Finish     [2]map[string]int64 `json:"finish"`                 // by side
+	Partial    bool                `json:"partial"`                // merged with --allow-missing while tasks were not finished
 	R2RLeftOut []string            `json:"r2r_left_out,omitempty"` // sentences without all verdicts, left out of r2r.csv
 	Run        Run                 `json:"run"`
 
 	engines map[string]bool
+}
+
+// Merged is what the summary says of a job.
+type Merged struct {
+	Job        string    `json:"job"`
+	Tag        string    `json:"tag,omitempty"`
+	Input      job.Input `json:"input"`
+	Mismatches int64     `json:"mismatches"` // planned
+	Missing    []string  `json:"missing_tasks,omitempty"`
 }
 
 // Run is how the job came about: it differs from run to run.
@@ -73,27 +86,22 @@ type Run struct {
 	Judge     job.Counters `json:"judge"`
 }
 
-// Merge merges the job. It returns the summary; with failures listed the error
+// Merge merges the jobs. It returns the summary; with failures listed the error
 // has failure.Partial.
 func Merge(ctx context.Context, o Options) (*Summary, error) {
-	j, err := job.Load(ctx, o.Store)
-	if err != nil {
+	m := &merger{Options: o, unjudged: map[string]place{}}
+	if err := m.open(ctx); err != nil {
 		return nil, err
 	}
-	text, err := results.LoadText(ctx, o.Store)
-	if err != nil {
+	if err := m.checkComplete(); err != nil {
 		return nil, err
 	}
-	m := &merger{unjudged: map[int64]string{}, Options: o, job: j, text: text, sum: newSummary(j)}
-	if err := m.checkComplete(ctx); err != nil {
-		return nil, err
-	}
-	spool, err := newSpool(o.TempDir, len(j.Shards))
+	spool, err := newSpool(o.TempDir, m.shards())
 	if err != nil {
 		return nil, err
 	}
 	defer spool.close()
-	m.meter = progress.New(o.Console, "merge", "mismatches", j.Mismatches)
+	m.meter = progress.New(o.Console, "merge", "mismatches", m.planned())
 	defer m.meter.Close()
 	if err := m.fill(ctx, spool); err != nil {
 		return nil, err
@@ -101,97 +109,103 @@ func Merge(ctx context.Context, o Options) (*Summary, error) {
 	if err := m.write(ctx, spool); err != nil {
 		return nil, err
 	}
-	return m.sum, m.sum.result(o.Store)
+	return m.sum, m.result()
 }
 
 type merger struct {
 	Options
-	job   *job.Job
-	text  *tokenizer.Tokenizer
+	jobs  []*source
 	sum   *Summary
 	meter *progress.Meter
 	runs  []section // of the spool, one per shard, each in order
-	// sentences with a mismatch that has no verdict, by ordinal
-	unjudged map[int64]string
+	ids   sentenceIDs
+	// sentences with a mismatch that has no verdict
+	unjudged map[string]place
 }
 
-func newSummary(j *job.Job) *Summary {
-	return &Summary{Job: j.ID, Settings: j.Settings, Input: j.Input, Mismatches: j.Mismatches, ByStatus: map[string]int64{}, Verdicts: map[string]int64{},
+func newSummary(settings job.Settings, jobs int) *Summary {
+	return &Summary{Jobs: make([]Merged, jobs), Settings: settings, ByStatus: map[string]int64{}, Verdicts: map[string]int64{},
 		Finish: [2]map[string]int64{{}, {}}, Run: Run{job.Counters{}, job.Counters{}, job.Counters{}}, engines: map[string]bool{}}
 }
 
-// checkComplete refuses a job with unfinished tasks before anything is read,
-// and names them.
-func (m *merger) checkComplete(ctx context.Context) error {
-	done := map[string]bool{}
-	for o, err := range m.Store.List(ctx, "parts/") {
-		if err != nil {
-			return fmt.Errorf("list the parts of %s: %w", m.Store, err)
-		}
-		if prefix, ok := strings.CutSuffix(o.Key, "commit.json"); ok {
-			done[prefix] = true
-		}
+func (m *merger) shards() (n int) {
+	for _, src := range m.jobs {
+		n += len(src.job.Shards)
 	}
-	for k := range m.job.Shards {
-		for _, t := range m.tasks(k) {
-			if !done[t.Prefix()] {
-				m.sum.Missing = append(m.sum.Missing, t.String())
+	return n
+}
+
+func (m *merger) planned() (n int64) {
+	for _, src := range m.jobs {
+		n += src.job.Mismatches
+	}
+	return n
+}
+
+// checkComplete refuses jobs with unfinished tasks before anything is read,
+// and names them.
+func (m *merger) checkComplete() error {
+	n := 0
+	var all, hints []string
+	for _, src := range m.jobs {
+		if len(src.missing) == 0 {
+			continue
+		}
+		n += len(src.about.Missing)
+		all = append(all, fmt.Sprintf("of %s: %s", src.Store, strings.Join(src.about.Missing, "; ")))
+		hints = append(hints, fmt.Sprintf("`tokenfork status --job %s`", src.Store))
+	}
+	m.sum.Partial = n > 0
+	if n > 0 && !m.AllowMissing {
+		return failure.New(failure.Refused, "finish them ("+strings.Join(hints, ", ")+" gives the commands), or --allow-missing",
+			"%d tasks are not finished, %s", n, strings.Join(all, "; "))
+	}
+	return nil
+}
+
+// fill writes each shard's results to the spool as one ordered run. Of several
+// jobs only finished shards count: another job may have what one lacks.
+func (m *merger) fill(ctx context.Context, spool *spool) error {
+	for _, src := range m.jobs {
+		for k := range src.job.Shards {
+			if src.missing[k] && len(m.jobs) > 1 {
+				continue
+			}
+			if err := m.fillShard(ctx, spool, src, k); err != nil {
+				return fmt.Errorf("merge shard %d of %s: %w", k, src.Store, err)
 			}
 		}
 	}
-	m.sum.Partial = len(m.sum.Missing) > 0
-	if m.sum.Partial && !m.AllowMissing {
-		return failure.New(failure.Refused, "finish them (`tokenfork status --job "+m.Store.String()+"` gives the commands), or --allow-missing",
-			"%d tasks are not finished: %s", len(m.sum.Missing), strings.Join(m.sum.Missing, "; "))
-	}
 	return nil
 }
 
-// tasks of a shard whose commits the results need.
-func (m *merger) tasks(k int) []job.Task {
-	var ts []job.Task
-	for _, side := range m.job.Settings.Servers() {
-		ts = append(ts, job.Task{Stage: "infer", Shard: k, Side: side.String(), Manifest: m.job.Shards[k].SHA256})
+func (m *merger) fillShard(ctx context.Context, spool *spool, src *source, k int) error {
+	mf, err := job.OpenManifest(ctx, src.Store, k)
+	if err != nil {
+		return err
 	}
-	if m.Judging != "" {
-		ts = append(ts, job.Task{Stage: "judge", Shard: k, Side: m.Judging, Manifest: m.job.Shards[k].SHA256})
+	if mf.Shard.SHA256 != src.job.Shards[k].SHA256 {
+		return failure.New(failure.Refused, "restore it or plan the job again", "manifest %s is not the one that %s lists", job.ManifestKey(k), job.Key)
 	}
-	return ts
-}
-
-// fill writes each shard's results to the spool as one ordered run.
-func (m *merger) fill(ctx context.Context, spool *spool) error {
-	for k := range m.job.Shards {
-		mf, err := job.OpenManifest(ctx, m.Store, k)
-		if err != nil {
-			return err
-		}
-		if mf.Shard.SHA256 != m.job.Shards[k].SHA256 {
-			return failure.New(failure.Refused, "restore it or plan the job again", "manifest %s is not the one that %s lists", job.ManifestKey(k), job.Key)
-		}
-		r, err := m.reader(ctx, k)
-		if err != nil {
-			return err
-		}
-		if err := m.spoolShard(ctx, spool, mf, r); err != nil {
-			return fmt.Errorf("merge shard %d: %w", k, err)
-		}
+	r, err := m.reader(ctx, src, k)
+	if err != nil {
+		return err
 	}
-	return nil
+	return m.spoolShard(ctx, spool, src, mf, r)
 }
 
 // reader opens what is committed of a shard.
-func (m *merger) reader(ctx context.Context, k int) (*shardReader, error) {
-	r := &shardReader{Reader: results.Reader{Plan: &m.job.Plan, Text: m.text}, accept: m.Accept}
-	for _, t := range m.tasks(k) {
+func (m *merger) reader(ctx context.Context, src *source, k int) (*shardReader, error) {
+	r := &shardReader{Reader: results.Reader{Plan: &src.job.Plan, Text: src.text}, accept: src.Accept}
+	for _, t := range src.tasks(k) {
 		var err error
 		switch {
 		case t.Stage == "judge":
-			r.verdicts, err = committed[job.Verdict](ctx, m, t, m.sum.Run.Judge)
+			r.verdicts, err = committed[job.Verdict](ctx, src, t, m.sum.Run.Judge)
 		case t.Side == job.Small.String():
-			r.Sides[job.Small], err = committed[job.Continuation](ctx, m, t, m.sum.Run.Small)
+			r.Sides[job.Small], err = committed[job.Continuation](ctx, src, t, m.sum.Run.Small)
 		default:
-			r.Sides[job.Reference], err = committed[job.Continuation](ctx, m, t, m.sum.Run.Reference)
+			r.Sides[job.Reference], err = committed[job.Continuation](ctx, src, t, m.sum.Run.Reference)
 		}
 		if err != nil {
 			return nil, err
@@ -200,23 +214,14 @@ func (m *merger) reader(ctx context.Context, k int) (*shardReader, error) {
 	return r, nil
 }
 
-func committed[T job.Row](ctx context.Context, m *merger, t job.Task, run job.Counters) (*job.Committed[T], error) {
-	c, err := job.OpenCommitted[T](ctx, m.Store, t)
-	if errors.Is(err, fs.ErrNotExist) && m.AllowMissing {
-		return nil, nil
-	}
-	if err != nil {
-		return nil, err
-	}
-	run.Add(c.Commit().Counters)
-	return c, nil
-}
-
-func (m *merger) spoolShard(ctx context.Context, spool *spool, mf *job.Manifest, r *shardReader) error {
+func (m *merger) spoolShard(ctx context.Context, spool *spool, src *source, mf *job.Manifest, r *shardReader) error {
 	n := 0
 	run, err := spool.run(func(write func(*job.Result) error) error {
 		for s, err := range mf.Sentences() {
 			if err != nil {
+				return err
+			}
+			if err := m.ids.add(src, s.ID); err != nil {
 				return err
 			}
 			rows, err := r.rows(ctx, s)
@@ -224,12 +229,9 @@ func (m *merger) spoolShard(ctx context.Context, spool *spool, mf *job.Manifest,
 				return err
 			}
 			for i := range rows {
+				m.note(src, &rows[i])
 				if err := write(&rows[i]); err != nil {
 					return err
-				}
-				m.sum.count(&rows[i])
-				if rows[i].MeaningMatch == nil {
-					m.unjudged[s.Ordinal] = s.ID
 				}
 			}
 			n += len(rows)
@@ -237,14 +239,33 @@ func (m *merger) spoolShard(ctx context.Context, spool *spool, mf *job.Manifest,
 		}
 		return nil
 	})
-	if err == nil && n != m.job.Shards[mf.Index].Mismatches {
-		err = fmt.Errorf("%d mismatches, planned were %d", n, m.job.Shards[mf.Index].Mismatches)
+	if err == nil && n != src.job.Shards[mf.Index].Mismatches {
+		err = fmt.Errorf("%d mismatches, planned were %d", n, src.job.Shards[mf.Index].Mismatches)
 	}
+	run.input, run.job = src.input, src.number
 	m.runs = append(m.runs, run)
 	return err
 }
 
+// note sees to what has to be known of all rows before the first is written.
+func (m *merger) note(src *source, r *job.Result) {
+	if src.Tag != "" {
+		r.Job = &src.Tag
+	}
+	if r.Stage != nil {
+		again := fmt.Sprintf("tokenfork %s --job %s --retry", *r.Stage, src.Store)
+		r.Stage = &again
+	}
+	if r.MeaningMatch == nil {
+		m.unjudged[r.SentenceID] = place{src.input, r.Ordinal}
+	}
+	if r.Engine != nil && r.ContinuationSmall != nil && r.ContinuationReference != nil {
+		m.sum.engines[*r.Engine] = true
+	}
+}
+
 func (s *Summary) count(r *job.Result) {
+	s.Mismatches++
 	s.ByStatus[r.Status]++
 	if r.MeaningMatch != nil {
 		s.Verdicts[map[bool]string{true: "same", false: "different"}[*r.MeaningMatch]]++
@@ -254,21 +275,21 @@ func (s *Summary) count(r *job.Result) {
 			s.Finish[side][*f]++
 		}
 	}
-	if r.Engine != nil && r.ContinuationSmall != nil && r.ContinuationReference != nil {
-		s.engines[*r.Engine] = true
-	}
 }
 
 // result is the error that says how complete the results are.
-func (s *Summary) result(in store.Store) error {
+func (m *merger) result() error {
 	bad := int64(0)
-	for status, n := range s.ByStatus {
+	for status, n := range m.sum.ByStatus {
 		if status != results.OK && status != results.NotJudged {
 			bad += n
 		}
 	}
-	if bad > 0 {
-		return failure.New(failure.Partial, "see "+FailuresKey+" of "+in.String(), "%d of %d mismatches have no verdict", bad, s.Mismatches)
+	switch {
+	case bad > 0:
+		return failure.New(failure.Partial, "see "+FailuresKey+" of "+m.Out.String(), "%d of %d mismatches have no verdict", bad, m.sum.Mismatches)
+	case m.sum.Partial && len(m.jobs) > 1:
+		return failure.New(failure.Partial, SummaryKey+" of "+m.Out.String()+" lists each job's gaps", "some jobs' shards are missing from the results")
 	}
 	return nil
 }
@@ -280,41 +301,60 @@ func (m *merger) write(ctx context.Context, spool *spool) error {
 		to(ArrowKey, columnar.NewArrowWriter[job.Result], options, same),
 		to(ParquetKey, columnar.NewParquetWriter[job.Result], options, same),
 		to(CSVKey, columnar.NewCSVWriter[job.Result], options, same),
-		to(FailuresKey, columnar.NewCSVWriter[Failure], nil, m.failure),
+		to(FailuresKey, columnar.NewCSVWriter[Failure], nil, failed),
 	}
 	if m.R2R {
 		outs = append(outs, to(R2RKey, columnar.NewCSVWriter[R2RRow], nil, m.r2r))
 		m.sum.R2RLeftOut = m.leftOut()
 	}
-	if err := writeAll(ctx, m.Store, outs, spool.ordered(m.runs)); err != nil {
+	if err := writeAll(ctx, m.Out, outs, m.counted(spool.ordered(m.runs, &m.sum.Repeated))); err != nil {
 		return err
 	}
 	b, err := json.MarshalIndent(m.sum, "", " ")
 	if err != nil {
 		return fmt.Errorf("encode summary: %w", err)
 	}
-	return m.Store.Replace(ctx, SummaryKey, func(w io.Writer) error {
-		_, err := w.Write(append(b, '\n'))
-		return err
-	})
+	return store.ReplaceBytes(ctx, m.Out, SummaryKey, append(b, '\n'))
+}
+
+// counted counts the rows on their way to the outputs.
+func (m *merger) counted(rows iter.Seq2[*job.Result, error]) iter.Seq2[*job.Result, error] {
+	return func(yield func(*job.Result, error) bool) {
+		for r, err := range rows {
+			if err == nil {
+				m.sum.count(r)
+			}
+			if !yield(r, err) {
+				return
+			}
+		}
+	}
 }
 
 func same(r *job.Result) *job.Result { return r }
 
-// failure is r's row in failures.csv; nil if it is ok.
-func (m *merger) failure(r *job.Result) *Failure {
+// failed is r's row in failures.csv; nil if it is ok.
+func failed(r *job.Result) *Failure {
 	if r.Status == results.OK {
 		return nil
 	}
-	retry := fmt.Sprintf("tokenfork %s --job %s --retry", *r.Stage, m.Store)
-	return &Failure{r.SentenceID, r.MismatchPosition, r.Status, *r.Reason, retry}
+	return &Failure{r.SentenceID, r.MismatchPosition, r.Status, *r.Reason, *r.Stage}
 }
 
-// columns leaves out what this job has not, and types the sentence ids.
+// columns leaves out what these jobs have not, and types the sentence ids.
 func (m *merger) columns() []columnar.Option {
-	set := &m.job.Settings
-	md := map[string]string{"tokenfork_job": m.job.ID, "tokenfork_format": fmt.Sprint(job.Format)}
-	options := []columnar.Option{columnar.Metadata(md), columnar.Without("job"), columnar.Without("ordinal"), columnar.Without("reason"), columnar.Without("stage")}
+	set := &m.sum.Settings
+	var ids []string
+	tagged := false
+	for _, j := range m.sum.Jobs {
+		ids = append(ids, j.Job)
+		tagged = tagged || j.Tag != ""
+	}
+	md := map[string]string{"tokenfork_job": strings.Join(ids, ","), "tokenfork_format": fmt.Sprint(job.Format)}
+	options := []columnar.Option{columnar.Metadata(md), columnar.Without("ordinal"), columnar.Without("reason"), columnar.Without("stage")}
+	if !tagged {
+		options = append(options, columnar.Without("job"))
+	}
 	if set.SentenceIDType == "int64" {
 		options = append(options, columnar.AsInt64("sentence_id"))
 	}

@@ -1,6 +1,7 @@
 package merge
 
 import (
+	"cmp"
 	"maps"
 	"slices"
 
@@ -29,7 +30,7 @@ type R2RRow struct {
 
 // r2r is r's row in R2R's table; nil if its sentence is left out.
 func (m *merger) r2r(r *job.Result) *R2RRow {
-	if _, out := m.unjudged[r.Ordinal]; out {
+	if _, out := m.unjudged[r.SentenceID]; out {
 		return nil
 	}
 	row := &R2RRow{DataID: r.SentenceID, TokenID: r.MismatchPosition, RealToken: r.RealTokenID, RealText: r.RealToken,
@@ -46,9 +47,8 @@ func (m *merger) r2r(r *job.Result) *R2RRow {
 
 // leftOut lists the sentences that R2R's table lacks, in the order of the input.
 func (m *merger) leftOut() []string {
-	ids := []string{}
-	for _, n := range slices.Sorted(maps.Keys(m.unjudged)) {
-		ids = append(ids, m.unjudged[n])
-	}
-	return ids
+	return slices.SortedFunc(maps.Keys(m.unjudged), func(a, b string) int {
+		p, q := m.unjudged[a], m.unjudged[b]
+		return cmp.Or(cmp.Compare(p.input, q.input), cmp.Compare(p.ordinal, q.ordinal))
+	})
 }

@@ -2,6 +2,7 @@ package merge
 
 import (
 	"bufio"
+	"cmp"
 	"container/heap"
 	"context"
 	"errors"
@@ -9,11 +10,13 @@ import (
 	"io"
 	"iter"
 	"os"
+	"reflect"
 	"sync"
 
 	"golang.org/x/sync/errgroup"
 
 	"tokenfork/internal/columnar"
+	"tokenfork/internal/failure"
 	"tokenfork/internal/job"
 	"tokenfork/internal/store"
 )
@@ -25,8 +28,11 @@ type spool struct {
 	batch int // rows of a run that are in memory when all runs are read at once
 }
 
-// section is a stretch of the spool.
-type section struct{ from, size int64 }
+// section is a stretch of the spool: the rows of one of the jobs.
+type section struct {
+	from, size int64
+	input, job int // among those merged
+}
 
 // rowsInMemory bounds what all runs together hold while they are merged.
 const rowsInMemory = 1 << 16
@@ -68,12 +74,14 @@ func (s *spool) run(fill func(write func(*job.Result) error) error) (section, er
 	if err := b.Flush(); err != nil {
 		return section{}, fmt.Errorf("write %s: %w (give another folder by --tmp)", s.f.Name(), err)
 	}
-	return section{from, s.size - from}, nil
+	return section{from: from, size: s.size - from}, nil
 }
 
-// ordered yields the rows of all runs by sentence; a sentence is in one run.
-func (s *spool) ordered(runs []section) iter.Seq2[*job.Result, error] {
+// ordered yields the rows of all runs by sentence; of a job, a sentence is in
+// one run. Rows that a further job has too are counted and passed over.
+func (s *spool) ordered(runs []section, repeated *int64) iter.Seq2[*job.Result, error] {
 	return func(yield func(*job.Result, error) bool) {
+		var t twins
 		h := &cursors{}
 		defer h.stop()
 		for _, r := range runs {
@@ -89,7 +97,13 @@ func (s *spool) ordered(runs []section) iter.Seq2[*job.Result, error] {
 		heap.Init(h)
 		for h.Len() > 0 {
 			c := (*h)[0]
-			if !yield(c.row, c.err) || c.err != nil {
+			twin, err := false, c.err
+			if err == nil {
+				twin, err = t.next(c)
+			}
+			if twin {
+				*repeated++
+			} else if !yield(c.row, err) || err != nil {
 				return
 			}
 			if c.advance(); c.row == nil && c.err == nil {
@@ -97,6 +111,9 @@ func (s *spool) ordered(runs []section) iter.Seq2[*job.Result, error] {
 			} else {
 				heap.Fix(h, 0)
 			}
+		}
+		if err := t.complete(); err != nil {
+			yield(nil, err)
 		}
 	}
 }
@@ -106,17 +123,18 @@ func (s *spool) open(at section) (*cursor, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read %s: %w", s.f.Name(), err)
 	}
-	c := &cursor{}
+	c := &cursor{input: at.input, job: at.job}
 	c.next, c.stop = iter.Pull2(r.Rows())
 	return c, nil
 }
 
 // cursor is the next row of a run; row is nil at its end.
 type cursor struct {
-	row  *job.Result
-	err  error
-	next func() (*job.Result, error, bool)
-	stop func()
+	input, job int
+	row        *job.Result
+	err        error
+	next       func() (*job.Result, error, bool)
+	stop       func()
 }
 
 func (c *cursor) advance() { c.row, c.err, _ = c.next() }
@@ -128,7 +146,8 @@ func (h cursors) Less(i, j int) bool {
 	if h[i].row == nil || h[j].row == nil {
 		return h[i].row == nil && h[j].row != nil // an error comes up at once
 	}
-	return h[i].row.Ordinal < h[j].row.Ordinal
+	a, b := h[i], h[j]
+	return cmp.Or(cmp.Compare(a.input, b.input), cmp.Compare(a.row.Ordinal, b.row.Ordinal), cmp.Compare(a.job, b.job)) < 0
 }
 func (h cursors) Swap(i, j int) { h[i], h[j] = h[j], h[i] }
 func (h *cursors) Push(x any)   { *h = append(*h, x.(*cursor)) }
@@ -144,6 +163,63 @@ func (h cursors) stop() {
 	for _, c := range h {
 		c.stop()
 	}
+}
+
+// twins finds the rows of a sentence that several jobs have.
+type twins struct {
+	of     place
+	first  int           // the job whose rows count
+	rows   []*job.Result // of it
+	second int           // the job whose rows are compared
+	same   int           // of its rows so far
+}
+
+// next says whether the row repeats one of an earlier job; an error if the two differ.
+func (t *twins) next(c *cursor) (bool, error) {
+	if of := (place{c.input, c.row.Ordinal}); of != t.of || t.rows == nil {
+		if err := t.complete(); err != nil {
+			return false, err
+		}
+		*t = twins{of: of, first: c.job, second: c.job}
+	}
+	if c.job == t.first {
+		t.rows = append(t.rows, c.row)
+		return false, nil
+	}
+	if c.job != t.second {
+		if err := t.complete(); err != nil {
+			return false, err
+		}
+		t.second, t.same = c.job, 0
+	}
+	if t.same == len(t.rows) || !equalRows(t.rows[t.same], c.row) {
+		return false, t.differ(c.row.MismatchPosition)
+	}
+	t.same++
+	return true, nil
+}
+
+// complete is an error if a later job has fewer rows of the sentence.
+func (t *twins) complete() error {
+	if t.second != t.first && t.same < len(t.rows) {
+		return t.differ(t.rows[t.same].MismatchPosition)
+	}
+	return nil
+}
+
+func (t *twins) differ(position int64) error {
+	return failure.New(failure.Refused, "leave one of them out: which is right cannot be known here",
+		"jobs %d and %d of those named have sentence %s both, and differ at position %d", t.first+1, t.second+1, t.rows[0].SentenceID, position)
+}
+
+// equalRows compares what results hold. How a failure came about is not that,
+// nor is the job's own tag.
+func equalRows(a, b *job.Result) bool {
+	x, y := *a, *b
+	for _, r := range []*job.Result{&x, &y} {
+		r.Job, r.Reason, r.Stage, r.Engine = nil, nil, nil, nil
+	}
+	return reflect.DeepEqual(x, y)
 }
 
 // output is one file of the results, fed row by row.

@@ -64,6 +64,25 @@ const PerSentence = 5
 // has failed.
 func Make(tb testing.TB, sentences, shards int) store.Store {
 	tb.Helper()
+	return write(tb, sentences, shards, PerSentence, Sentence, continuations, nil)
+}
+
+// Judging is the id of Large's verdicts.
+const Judging = "fedcba9876543210"
+
+// LargePerSentence is how many mismatches a text of Large has: a ninth of its tokens.
+const LargePerSentence = 222
+
+// Large plans a job of texts of 2,000 tokens and commits continuations of 16
+// tokens and verdicts with an analysis.
+func Large(tb testing.TB, sentences, shards int) store.Store {
+	tb.Helper()
+	return write(tb, sentences, shards, LargePerSentence, large, largeContinuations, largeVerdicts)
+}
+
+func write(tb testing.TB, sentences, shards, perSentence int, sentence func(int) *job.Sentence,
+	forks func(*job.Sentence, job.Side) []job.Continuation, verdicts func(*job.Sentence) []job.Verdict) store.Store {
+	tb.Helper()
 	s, err := store.Open(tb.Context(), tb.TempDir(), store.Options{})
 	if err != nil {
 		tb.Fatal(err)
@@ -78,10 +97,19 @@ func Make(tb testing.TB, sentences, shards int) store.Store {
 	for k := range shards {
 		var mine []*job.Sentence
 		for n := k; n < sentences; n += shards {
-			mine = append(mine, Sentence(n))
+			mine = append(mine, sentence(n))
 		}
-		j.Shards = append(j.Shards, writeShard(tb, s, &j.Plan, k, shards, mine))
-		j.Mismatches += int64(len(mine) * PerSentence)
+		shard := writeManifest(tb, s, &j.Plan, k, shards, mine, perSentence)
+		for _, side := range job.Sides {
+			commit(tb, s, job.Task{Stage: "infer", Shard: k, Side: side.String(), Manifest: shard.SHA256}, mine, func(x *job.Sentence) []job.Continuation {
+				return forks(x, side)
+			})
+		}
+		if verdicts != nil {
+			commit(tb, s, job.Task{Stage: "judge", Shard: k, Side: Judging, Manifest: shard.SHA256}, mine, verdicts)
+		}
+		j.Shards = append(j.Shards, shard)
+		j.Mismatches += int64(shard.Mismatches)
 	}
 	b, err := json.Marshal(j)
 	if err != nil {
@@ -110,10 +138,9 @@ func Sentence(n int) *job.Sentence {
 	return s
 }
 
-// writeShard writes a manifest and both sides' committed parts.
-func writeShard(tb testing.TB, s store.Store, plan *job.Plan, k, of int, mine []*job.Sentence) job.Shard {
+func writeManifest(tb testing.TB, s store.Store, plan *job.Plan, k, of int, mine []*job.Sentence, perSentence int) job.Shard {
 	tb.Helper()
-	h := job.Header{Plan: *plan, Index: k, Of: of, Shard: job.Shard{Sentences: len(mine), Mismatches: len(mine) * PerSentence}}
+	h := job.Header{Plan: *plan, Index: k, Of: of, Shard: job.Shard{Sentences: len(mine), Mismatches: len(mine) * perSentence}}
 	m, err := job.NewManifestWriter()
 	if err != nil {
 		tb.Fatal(err)
@@ -130,11 +157,6 @@ func writeShard(tb testing.TB, s store.Store, plan *job.Plan, k, of int, mine []
 	})
 	if err != nil {
 		tb.Fatal(err)
-	}
-	for _, side := range job.Sides {
-		commit(tb, s, job.Task{Stage: "infer", Shard: k, Side: side.String(), Manifest: h.Shard.SHA256}, mine, func(x *job.Sentence) []job.Continuation {
-			return continuations(x, side)
-		})
 	}
 	return h.Shard
 }

@@ -55,6 +55,9 @@ func Models() string { return fromEnv("TOKENFORK_MODELS", ".cache/models") }
 // Flags serve the pair on a CPU as other float32 implementations compute it.
 var Flags = []string{"--dtype", "float32", "--enforce-eager", "--block-size", "32"}
 
+// compact lets no white space through around JSON: a small model may not come to its end.
+var compact = []string{"--structured-outputs-config", `{"backend":"xgrammar","disable_any_whitespace":true}`}
+
 // Env is what the CPU build wants to know.
 var Env = []string{"VLLM_CPU_OMP_THREADS_BIND=nobind", "VLLM_CPU_KVCACHE_SPACE=1"}
 
@@ -87,7 +90,7 @@ func Start(tb testing.TB, names ...string) []*vllm.Server {
 	for i, name := range names {
 		starts.Go(func() (err error) {
 			servers[i], err = vllm.Start(ctx, vllm.Config{Command: []string{filepath.Join(Venv(), "bin/vllm")}, Model: filepath.Join(Models(), name), Name: name,
-				LogPath: filepath.Join(logs, name+".log"), Args: append([]string{"--max-model-len", "2048"}, Flags...), Env: append(slices.Clone(Env), threads(len(names))),
+				LogPath: filepath.Join(logs, name+".log"), Args: slices.Concat([]string{"--max-model-len", "2048"}, compact, Flags), Env: append(slices.Clone(Env), threads(len(names))),
 				StartTimeout: 15 * time.Minute, Logger: slog.New(slog.NewTextHandler(os.Stderr, nil))})
 			return err
 		})

@@ -1,0 +1,166 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"tokenfork/internal/failure"
+	"tokenfork/internal/job/jobtest"
+	"tokenfork/judge/merge"
+)
+
+// edit changes a job's own description of itself.
+func edit(t *testing.T, dir, from, to string) {
+	t.Helper()
+	path := filepath.Join(dir, "job.json")
+	b, err := os.ReadFile(path)
+	if err == nil && !bytes.Contains(b, []byte(from)) {
+		t.Fatalf("%s lacks %s", path, from)
+	}
+	if err == nil {
+		err = os.WriteFile(path, bytes.Replace(b, []byte(from), []byte(to), 1), 0o600)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+func read(t *testing.T, elem ...string) []byte {
+	t.Helper()
+	b, err := os.ReadFile(filepath.Join(elem...))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+func summaryOf(t *testing.T, dir string) (s merge.Summary) {
+	t.Helper()
+	if err := json.Unmarshal(read(t, dir, merge.SummaryKey), &s); err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+// However the sentences were dealt out, the results are the same bytes.
+func TestMergeIsTheSameForAnyShards(t *testing.T) {
+	one, three := jobtest.Make(t, 7, 1).String(), jobtest.Make(t, 7, 3).String()
+	broken := false
+	url := fakeJudge(t, &broken)
+	for _, dir := range []string{one, three} {
+		tokenfork(t, failure.Partial, "merge --format r2r --job "+dir+" --judge "+url)
+	}
+	for _, name := range []string{merge.ArrowKey, merge.ParquetKey, merge.CSVKey, merge.R2RKey} {
+		if !bytes.Equal(read(t, one, name), read(t, three, name)) {
+			t.Errorf("%s differs", name)
+		}
+	}
+	if s := summaryOf(t, three); len(s.R2RLeftOut) != 1 || s.R2RLeftOut[0] != "s2" || bytes.Contains(read(t, three, merge.R2RKey), []byte("s2,")) {
+		t.Errorf("the sentence without all verdicts is not left out: %v", s.R2RLeftOut)
+	}
+}
+
+func TestMergeAllowMissing(t *testing.T) {
+	dir := jobtest.Make(t, 4, 2).String()
+	if err := os.Remove(filepath.Join(dir, "parts/infer/00001/small/commit.json")); err != nil {
+		t.Fatal(err)
+	}
+	if out := tokenfork(t, failure.Refused, "merge --judge none --job "+dir); !strings.Contains(out, "infer of shard 1, small") {
+		t.Errorf("got %s", out)
+	}
+	tokenfork(t, failure.Partial, "merge --judge none --allow-missing --job "+dir)
+	if got := column(t, dir, "status"); !equal(got, map[string]int{"not_judged": 9, "infer_failed:missing": 10, "infer_failed:context_length": 1}) {
+		t.Errorf("got %v", got)
+	}
+	if s := summaryOf(t, dir); !s.Partial || len(s.Jobs[0].Missing) != 1 {
+		t.Errorf("got %+v", s)
+	}
+}
+
+// Two jobs over the same table: what both have counts once if it is the same.
+func TestMergeJobsOfOneTable(t *testing.T) {
+	a, b, out := jobtest.Make(t, 4, 2).String(), jobtest.Make(t, 4, 1).String(), filepath.Join(t.TempDir(), "out")
+	tokenfork(t, failure.Partial, "merge --judge none --job "+a)
+	tokenfork(t, failure.Partial, "merge --judge none "+a+" "+b+" --out "+out)
+	if s := summaryOf(t, out); s.Mismatches != 20 || s.Repeated != 20 || s.ByStatus["not_judged"] != 19 || len(s.Jobs) != 2 {
+		t.Errorf("got %+v", s)
+	}
+	if !bytes.Equal(read(t, a, merge.CSVKey), read(t, out, merge.CSVKey)) {
+		t.Error("two equal jobs are not one")
+	}
+
+	// What one lacks the other has.
+	if err := os.Remove(filepath.Join(a, "parts/infer/00001/reference/commit.json")); err != nil {
+		t.Fatal(err)
+	}
+	if said := tokenfork(t, failure.Refused, "merge --judge none "+a+" "+b+" --out "+out); !strings.Contains(said, "of "+a+": infer of shard 1, reference") {
+		t.Errorf("got %s", said)
+	}
+	tokenfork(t, failure.Partial, "merge --judge none --allow-missing "+a+" "+b+" --out "+out)
+	s := summaryOf(t, out)
+	if !s.Partial || len(s.Jobs[0].Missing) != 1 || len(s.Jobs[1].Missing) != 0 || s.Repeated != 10 {
+		t.Errorf("got %+v", s)
+	}
+	if got := column(t, out, "status"); !equal(got, map[string]int{"not_judged": 19, "infer_failed:context_length": 1}) {
+		t.Errorf("got %v", got)
+	}
+}
+
+func TestMergeRefusesRowsThatDiffer(t *testing.T) {
+	a, b, out := jobtest.Make(t, 2, 1).String(), jobtest.Make(t, 2, 1).String(), filepath.Join(t.TempDir(), "out")
+	broken := false
+	tokenfork(t, 0, "judge --job "+a+" --judge "+fakeJudge(t, &broken))
+	tokenfork(t, 0, "judge --job "+b+" --judge "+fakeJudgeSaying(t, true))
+	if said := tokenfork(t, failure.Refused, "merge "+a+" "+b+" --out "+out); !strings.Contains(said, "jobs 1 and 2 of those named have sentence s0 both, and differ at position 2") {
+		t.Errorf("got %s", said)
+	}
+	if _, err := os.Stat(filepath.Join(out, merge.CSVKey)); err == nil {
+		t.Error("results were written all the same")
+	}
+	// Merged without verdicts they are the same.
+	tokenfork(t, 0, "merge --judge none "+a+" "+b+" --out "+out)
+}
+
+// Two tables with the same sentence ids are told apart by a tag, or refused.
+func TestMergeJobsOfTwoTables(t *testing.T) {
+	a, b, out := jobtest.Make(t, 2, 1).String(), jobtest.Make(t, 2, 2).String(), filepath.Join(t.TempDir(), "out")
+	edit(t, b, `"fingerprint":""`, `"fingerprint":"another"`)
+	merging := "merge --judge none " + a + " " + b + " --out " + out
+	if said := tokenfork(t, failure.Refused, merging); !strings.Contains(said, "sentence s0 is in "+a+" and in "+b) || !strings.Contains(said, "--tag "+b+"=NAME") {
+		t.Errorf("got %s", said)
+	}
+	tokenfork(t, 0, merging+" --tag "+b+"=second")
+	if got := column(t, out, "job"); !equal(got, map[string]int{"": 10, "second": 10}) {
+		t.Errorf("got %v", got)
+	}
+	tokenfork(t, 0, merging+" --tag "+a+"=first,"+b+"=second")
+	if got := column(t, out, "job"); !equal(got, map[string]int{"first": 10, "second": 10}) {
+		t.Errorf("got %v", got)
+	}
+	tokenfork(t, failure.Usage, merging+" --tag elsewhere=x")
+	tokenfork(t, failure.Usage, merging+" --format r2r --tag "+b+"=second")
+	tokenfork(t, failure.Usage, "merge "+a+" "+b+" --out "+a)
+	tokenfork(t, failure.Usage, "merge "+a+" "+b)
+	tokenfork(t, failure.Usage, "merge --job "+a+" "+b)
+}
+
+func TestMergeRefusesJobsThatDoNotAgree(t *testing.T) {
+	a, b, out := jobtest.Make(t, 2, 1).String(), jobtest.Make(t, 2, 1).String(), filepath.Join(t.TempDir(), "out")
+	broken := false
+	url := fakeJudge(t, &broken)
+	tokenfork(t, 0, "judge --job "+a+" --judge "+url)
+	merging := "merge " + a + " " + b + " --out " + out
+	tokenfork(t, failure.Usage, merging) // b is not judged
+	tokenfork(t, 0, "judge --blind --job "+b+" --judge "+url)
+	if said := tokenfork(t, failure.Refused, merging); !strings.Contains(said, "judged differently: blind: true, not false") {
+		t.Errorf("got %s", said)
+	}
+	edit(t, b, `"max_new_tokens":0`, `"max_new_tokens":64`)
+	if said := tokenfork(t, failure.Refused, merging+" --judge none"); !strings.Contains(said, "differ: max new tokens: 0 and 64") {
+		t.Errorf("got %s", said)
+	}
+}

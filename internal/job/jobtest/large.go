@@ -1,0 +1,58 @@
+package jobtest
+
+import (
+	"fmt"
+	"strings"
+
+	"tokenfork/internal/job"
+)
+
+const largeTokens = 2000
+
+// large is a text of Large's, all its own.
+func large(n int) *job.Sentence {
+	s := &job.Sentence{Ordinal: int64(n), ID: fmt.Sprint("text-", n)}
+	for p := range largeTokens {
+		word := int32((n*31 + p*p) % len(words))
+		s.Real = append(s.Real, word)
+		s.RowIDs = append(s.RowIDs, int64(largeTokens*n+p))
+		s.SmallPredictions = append(s.SmallPredictions, word)
+		s.ReferencePredictions = append(s.ReferencePredictions, word)
+	}
+	s.SmallPredictions, s.ReferencePredictions = append(s.SmallPredictions, -1), append(s.ReferencePredictions, -1)
+	for i := range LargePerSentence {
+		p := 1 + 9*i
+		s.SmallPredictions[p] = (s.Real[p] + 1) % int32(len(words))
+		s.Mismatches = append(s.Mismatches, int32(p))
+		for _, m := range []*[]float64{&s.SmallEntropy, &s.SmallAU, &s.SmallEU, &s.ReferenceEntropy, &s.ReferenceAU, &s.ReferenceEU} {
+			*m = append(*m, float64((n+i*i)%1000)/1000)
+		}
+	}
+	return s
+}
+
+func largeContinuations(x *job.Sentence, side job.Side) []job.Continuation {
+	finish, engine := job.FinishStop, "0123456789abcdef"
+	var cs []job.Continuation
+	for i, p := range x.Mismatches {
+		c := job.Continuation{Ordinal: x.Ordinal, Position: p, Fork: int32(side), Finish: &finish, RestAt: p + 1, RestID: 3, Replayed: 1, Engine: &engine,
+			IDs: []int32{x.Predictions(side)[p]}}
+		for k := range 14 {
+			c.IDs = append(c.IDs, int32((int(x.Ordinal)+i*k+int(side))%(len(words)-1)))
+		}
+		c.IDs = append(c.IDs, int32(len(words)-1))
+		cs = append(cs, c)
+	}
+	return cs
+}
+
+func largeVerdicts(x *job.Sentence) []job.Verdict {
+	var vs []job.Verdict
+	for i, p := range x.Mismatches {
+		match, confidence, source := (int(x.Ordinal)+i)%3 != 0, float64(i%100)/100, "logprob_masked"
+		why := fmt.Sprintf("%s at %d of text %d", strings.Repeat("The two continuations say much the same. ", 4), p, x.Ordinal)
+		vs = append(vs, job.Verdict{Ordinal: x.Ordinal, Position: p, MeaningMatch: &match, Explanation: &why, Confidence: &confidence, ConfidenceSource: &source,
+			KeyDifferences: []string{"the animal that is seen", "when it is seen"}, JudgeModel: "judge", PromptVersion: "seed-1", PromptHash: strings.Repeat("0", 64)})
+	}
+	return vs
+}

@@ -1,0 +1,165 @@
+package merge
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"maps"
+	"slices"
+	"strings"
+
+	"tokenfork/internal/failure"
+	"tokenfork/internal/job"
+	"tokenfork/internal/results"
+	"tokenfork/internal/tokenizer"
+)
+
+// source is a job that is open.
+type source struct {
+	Source
+	job     *job.Job
+	text    *tokenizer.Tokenizer
+	number  int          // among the jobs
+	input   int          // among the inputs: jobs may share one
+	missing map[int]bool // shards with a task that is not finished
+	about   *Merged
+}
+
+// place is a sentence's in the order of the results.
+type place struct {
+	input   int // among those merged
+	ordinal int64
+}
+
+// open reads what the jobs are, and refuses those that do not go together.
+func (m *merger) open(ctx context.Context) error {
+	inputs := map[string]int{} // by fingerprint
+	for i, o := range m.Jobs {
+		src := &source{Source: o, number: i, missing: map[int]bool{}}
+		var err error
+		if src.job, err = job.Load(ctx, o.Store); err != nil {
+			return err
+		}
+		if src.text, err = results.LoadText(ctx, o.Store); err != nil {
+			return err
+		}
+		print := src.job.Input.Fingerprint
+		if _, known := inputs[print]; !known {
+			inputs[print] = len(inputs)
+		}
+		src.input = inputs[print]
+		if i == 0 {
+			m.sum = newSummary(src.job.Settings, len(m.Jobs))
+		} else if err := m.jobs[0].agree(src); err != nil {
+			return err
+		}
+		src.about = &m.sum.Jobs[i]
+		*src.about = Merged{Job: src.job.ID, Tag: o.Tag, Input: src.job.Input, Mismatches: src.job.Mismatches}
+		if err := src.findMissing(ctx); err != nil {
+			return err
+		}
+		m.jobs = append(m.jobs, src)
+	}
+	m.ids = sentenceIDs{}
+	return nil
+}
+
+// agree refuses a job whose rows do not say the same kind of thing, and says why.
+func (src *source) agree(other *source) error {
+	different := differences("", members(src.job.Settings), members(other.job.Settings))
+	for _, side := range job.Sides {
+		a, b := src.job.Models[side].Fingerprint, other.job.Models[side].Fingerprint
+		different = append(different, differences(side.String()+" model's ", members(a), members(b))...)
+	}
+	different = append(different, differences("", map[string]any{"judging": src.Judging}, map[string]any{"judging": other.Judging})...)
+	if len(different) > 0 {
+		return failure.New(failure.Refused, "merge jobs that were planned and judged alike", "%s and %s differ: %s", src.Store, other.Store, strings.Join(different, "; "))
+	}
+	return nil
+}
+
+// members are a struct's by their JSON names.
+func members(of any) map[string]any {
+	b, err := json.Marshal(of)
+	if err != nil {
+		panic(err) // settings and fingerprints always encode
+	}
+	var m map[string]any
+	if err := json.Unmarshal(b, &m); err != nil {
+		panic(err) // what was just encoded
+	}
+	return m
+}
+
+func differences(what string, a, b map[string]any) []string {
+	var ds []string
+	for _, name := range slices.Sorted(maps.Keys(a)) {
+		if x, y := fmt.Sprint(a[name]), fmt.Sprint(b[name]); x != y {
+			ds = append(ds, fmt.Sprintf("%s%s: %s and %s", what, strings.ReplaceAll(name, "_", " "), x, y))
+		}
+	}
+	return ds
+}
+
+// sentenceIDs knows the job that has each sentence id of a tag.
+type sentenceIDs map[[2]string]*source
+
+// add refuses an id that another input's sentence has.
+func (ids sentenceIDs) add(src *source, id string) error {
+	first, known := ids[[2]string{src.Tag, id}]
+	if !known {
+		ids[[2]string{src.Tag, id}] = src
+	} else if first.input != src.input {
+		return failure.New(failure.Refused, fmt.Sprintf("tell them apart in a column job: --tag %s=NAME", src.Store),
+			"sentence %s is in %s and in %s, which were planned from different tables", id, first.Store, src.Store)
+	}
+	return nil
+}
+
+// findMissing notes which of the job's tasks have no commit.
+func (src *source) findMissing(ctx context.Context) error {
+	done := map[string]bool{}
+	for o, err := range src.Store.List(ctx, "parts/") {
+		if err != nil {
+			return fmt.Errorf("list the parts of %s: %w", src.Store, err)
+		}
+		if prefix, ok := strings.CutSuffix(o.Key, "commit.json"); ok {
+			done[prefix] = true
+		}
+	}
+	for k := range src.job.Shards {
+		for _, t := range src.tasks(k) {
+			if !done[t.Prefix()] {
+				src.missing[k] = true
+				src.about.Missing = append(src.about.Missing, t.String())
+			}
+		}
+	}
+	return nil
+}
+
+// tasks of a shard whose commits the results need.
+func (src *source) tasks(k int) []job.Task {
+	var ts []job.Task
+	for _, side := range src.job.Settings.Servers() {
+		ts = append(ts, job.Task{Stage: "infer", Shard: k, Side: side.String(), Manifest: src.job.Shards[k].SHA256})
+	}
+	if src.Judging != "" {
+		ts = append(ts, job.Task{Stage: "judge", Shard: k, Side: src.Judging, Manifest: src.job.Shards[k].SHA256})
+	}
+	return ts
+}
+
+func committed[T job.Row](ctx context.Context, src *source, t job.Task, run job.Counters) (*job.Committed[T], error) {
+	c, err := job.OpenCommitted[T](ctx, src.Store, t)
+	if errors.Is(err, fs.ErrNotExist) && src.missing[t.Shard] {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	run.Add(c.Commit().Counters)
+	return c, nil
+}
