@@ -55,6 +55,8 @@ type Summary struct {
 	Settings   job.Settings        `json:"settings"`
 	Input      job.Input           `json:"input"`
 	Mismatches int64               `json:"mismatches"`
+	Judging    string              `json:"judging,omitempty"` // whose verdicts these are
+	R2R        bool                `json:"r2r,omitempty"`     // R2R's table was written too
 	ByStatus   map[string]int64    `json:"by_status"`
 	Verdicts   map[string]int64    `json:"verdicts"` // same, different
 	Finish     [2]map[string]int64 `json:"finish"`   // by side
@@ -85,6 +87,7 @@ func Merge(ctx context.Context, o Options) (*Summary, error) {
 		return nil, err
 	}
 	m := &merger{unjudged: map[int64]string{}, Options: o, job: j, text: text, sum: newSummary(j)}
+	m.sum.Judging, m.sum.R2R = o.Judging, o.R2R
 	if err := m.checkComplete(ctx); err != nil {
 		return nil, err
 	}
@@ -102,6 +105,28 @@ func Merge(ctx context.Context, o Options) (*Summary, error) {
 		return nil, err
 	}
 	return m.sum, m.sum.result(o.Store)
+}
+
+// LoadSummary reads the summary of the job's results.
+func LoadSummary(ctx context.Context, s store.Store) (*Summary, error) {
+	b, err := store.ReadAll(ctx, s, SummaryKey)
+	if err != nil {
+		return nil, err
+	}
+	var sum Summary
+	if err := errors.Join(job.CheckJSON(b), json.Unmarshal(b, &sum)); err != nil {
+		return nil, failure.New(failure.Refused, "run the same tokenfork merge again", "%s of %s is damaged: %w", SummaryKey, s, err)
+	}
+	return &sum, nil
+}
+
+// Files are the keys of the results that the summary is of.
+func (s *Summary) Files() []string {
+	files := []string{ArrowKey, ParquetKey, CSVKey, FailuresKey}
+	if s.R2R {
+		files = append(files, R2RKey)
+	}
+	return files
 }
 
 type merger struct {
@@ -289,14 +314,11 @@ func (m *merger) write(ctx context.Context, spool *spool) error {
 	if err := writeAll(ctx, m.Store, outs, spool.ordered(m.runs)); err != nil {
 		return err
 	}
-	b, err := json.MarshalIndent(m.sum, "", " ")
+	b, err := job.SealJSON(m.sum)
 	if err != nil {
 		return fmt.Errorf("encode summary: %w", err)
 	}
-	return m.Store.Replace(ctx, SummaryKey, func(w io.Writer) error {
-		_, err := w.Write(append(b, '\n'))
-		return err
-	})
+	return store.ReplaceBytes(ctx, m.Store, SummaryKey, b)
 }
 
 func same(r *job.Result) *job.Result { return r }
