@@ -205,7 +205,7 @@ func recordEngine(ctx context.Context, o *Options, plan *job.Plan, side job.Side
 	if err != nil {
 		return "", err
 	}
-	return job.Sum(b)[:12], keepEngine(ctx, o, "engine-"+side.String()+".json", b)
+	return job.EngineHash(b), keepEngine(ctx, o, job.EngineKey(side), b)
 }
 
 func keepEngine(ctx context.Context, o *Options, key string, b []byte) error {

@@ -71,8 +71,11 @@ func Run(ctx context.Context, o Options) (*Judging, error) {
 	if o.Model != "" {
 		// What is done can be told without the server, which may take long to start.
 		r.judging = r.named(o.Model)
-		if err := r.findWork(ctx); err != nil || len(r.todo) == 0 {
+		if err := r.findWork(ctx); err != nil {
 			return &r.judging, err
+		}
+		if len(r.todo) == 0 {
+			return &r.judging, Record{r.judging, r.prompt.Text}.save(ctx, r.Store) // in case it was lost
 		}
 	}
 	server, err := o.Connect(ctx)

@@ -56,19 +56,22 @@ func (p *planner) commit(ctx context.Context) (*job.Job, error) {
 	if err := p.out.finish(p.total.rates()); err != nil {
 		return nil, err
 	}
-	if err := create(ctx, p.Store, job.TokenizerKey, bytesOf(p.Tokenizer.JSON())); err != nil {
+	tokenizer, err := create(ctx, p.Store, job.TokenizerKey, bytesOf(p.Tokenizer.JSON()))
+	if err != nil {
 		return nil, err
 	}
 	e := &p.estimate
-	j := &job.Job{Plan: head, Alignment: e.Evidence, Positions: e.Positions, Mismatches: e.Mismatches, Padding: e.Padding, Skipped: e.Skipped, TooLong: e.TooLong}
+	j := &job.Job{Plan: head, Alignment: e.Evidence, Positions: e.Positions, Mismatches: e.Mismatches, Padding: e.Padding, Skipped: e.Skipped, TooLong: e.TooLong,
+		Files: map[string]string{job.TokenizerKey: tokenizer, job.MismatchesCSV: p.out.csv.sum, job.MismatchesFile: p.out.parquet.sum, job.RatesKey: p.out.rates.sum}}
 	if j.Shards, err = p.manifests(ctx, head); err != nil {
 		return nil, err
 	}
-	b, err := json.MarshalIndent(j, "", "  ")
+	b, err := job.SealJSON(j)
 	if err != nil {
 		return nil, fmt.Errorf("encode %s: %w", job.Key, err)
 	}
-	return j, create(ctx, p.Store, job.Key, bytesOf(append(b, '\n')))
+	_, err = create(ctx, p.Store, job.Key, bytesOf(b))
+	return j, err
 }
 
 func bytesOf(b []byte) func(io.Writer) error {
@@ -94,7 +97,7 @@ func (p *planner) manifests(ctx context.Context, head job.Plan) ([]job.Shard, er
 				said.Mismatches += int(x.mismatches)
 			}
 			h := job.Header{Plan: head, Index: k, Of: len(p.dealt), Shard: said}
-			err := create(ctx, p.Store, job.ManifestKey(k), func(w io.Writer) (err error) {
+			_, err := create(ctx, p.Store, job.ManifestKey(k), func(w io.Writer) (err error) {
 				said.SHA256, err = writer.Write(w, h, p.spooled(ctx, s))
 				return err
 			})

@@ -29,14 +29,16 @@ type outputs struct {
 type streamed struct {
 	*io.PipeWriter
 	done chan error
+	sum  string // once it is finished
 }
 
 // stream starts to create an object.
 func stream(ctx context.Context, s store.Store, key string) *streamed {
 	r, w := io.Pipe()
-	st := &streamed{w, make(chan error, 1)}
+	st := &streamed{PipeWriter: w, done: make(chan error, 1)}
 	go func() {
-		err := create(ctx, s, key, func(dst io.Writer) error {
+		var err error
+		st.sum, err = create(ctx, s, key, func(dst io.Writer) error {
 			_, err := io.CopyBuffer(dst, r, make([]byte, 256<<10))
 			return err
 		})
@@ -60,29 +62,29 @@ func (st *streamed) finish() error {
 	return err
 }
 
-// create makes an object, or checks that what is there already is the same.
-func create(ctx context.Context, s store.Store, key string, write func(io.Writer) error) error {
+// create makes an object, or checks that what is there already is the same. It
+// gives the sha256.
+func create(ctx context.Context, s store.Store, key string, write func(io.Writer) error) (sum string, err error) {
 	var h hash.Hash
-	err := s.Create(ctx, key, func(w io.Writer) error {
+	err = s.Create(ctx, key, func(w io.Writer) error {
 		h = sha256.New()
 		return write(io.MultiWriter(w, h))
 	})
-	if !errors.Is(err, fs.ErrExist) {
-		return err
+	if err != nil && !errors.Is(err, fs.ErrExist) {
+		return "", err
 	}
-	r, err := s.Open(ctx, key)
+	sum = hex.EncodeToString(h.Sum(nil))
+	if err == nil {
+		return sum, nil
+	}
+	there, err := store.Sum(ctx, s, key)
 	if err != nil {
-		return fmt.Errorf("compare with %s: %w", key, err)
+		return "", fmt.Errorf("compare with %s: %w", key, err)
 	}
-	defer r.Close()
-	there := sha256.New()
-	if _, err := io.Copy(there, r); err != nil {
-		return fmt.Errorf("compare with %s: %w", key, err)
+	if there != sum {
+		return "", failure.New(failure.Refused, "plan into another place, or remove what an unfinished plan left at "+s.String(), "%s of %s is there already and says something else", key, s)
 	}
-	if hex.EncodeToString(there.Sum(nil)) != hex.EncodeToString(h.Sum(nil)) {
-		return failure.New(failure.Refused, "plan into another place, or remove what an unfinished plan left at "+s.String(), "%s of %s is there already and says something else", key, s)
-	}
-	return nil
+	return sum, nil
 }
 
 func openOutputs(ctx context.Context, st store.Store, numbered bool) (*outputs, error) {

@@ -3,13 +3,13 @@ package slurm_test
 import (
 	"bytes"
 	"encoding/json"
+	"flag"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
-	"syscall"
 	"testing"
 
 	"tokenfork/internal/job"
@@ -33,6 +33,9 @@ func buildAndRun(m *testing.M) int {
 	if out, err := exec.Command("go", "build", "-o", program, "../cmd/tokenfork").CombinedOutput(); err != nil {
 		fmt.Fprintf(os.Stderr, "build tokenfork: %v\n%s", err, out)
 		return 1
+	}
+	if err := flag.Set("test.parallel", "12"); err != nil { // parallel tests wait for Slurm
+		panic(err)
 	}
 	return m.Run()
 }
@@ -216,21 +219,6 @@ func (b *bench) over() {
 			}
 		}
 	})
-}
-
-func (b *bench) kill(shard int) {
-	b.t.Helper()
-	raw, err := os.ReadFile(filepath.Join(b.fake, "pid-"+strconv.Itoa(shard)))
-	if err != nil {
-		b.t.Fatal(err)
-	}
-	pid, err := strconv.Atoi(strings.TrimSpace(string(raw)))
-	if err != nil {
-		b.t.Fatal(err)
-	}
-	if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
-		b.t.Fatal(err)
-	}
 }
 
 func (b *bench) log(stage string, task int) string {

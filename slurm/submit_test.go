@@ -7,12 +7,13 @@ import (
 	"strings"
 	"testing"
 
-	"tokenfork/internal/store/storetest"
 	"tokenfork/slurm/slurmtest"
 )
 
 // One cluster for all: each test has a job of its own on it. Windows of 4 tasks.
+// What a real runner shows on cue is tested with one, in cmd/tokenfork.
 func TestOnSlurm(t *testing.T) {
+	t.Parallel()
 	c := slurmtest.Start(t, "MaxArraySize=4")
 	for _, test := range []struct {
 		name string
@@ -22,51 +23,17 @@ func TestOnSlurm(t *testing.T) {
 		{"missing shards are submitted again", missing},
 		{"USR1 with progress requeues", requeue},
 		{"scancel ends without a requeue", scancel},
-		{"scontrol requeue in the middle", byHand},
-		{"runner killed by -9", killed},
 		{"sbatch refuses", refused},
 		{"scripts printed for hand editing", printed},
-		{"time limit", timeLimit},
 	} {
 		t.Run(test.name, func(t *testing.T) { t.Parallel(); test.run(t, c.In(t)) })
 	}
 }
 
-// What takes nodes from others has a cluster of its own.
+// Losing a node takes a cluster of its own.
 func TestOnLosingSlurm(t *testing.T) {
-	c := slurmtest.Start(t)
-	t.Run("preemption", func(t *testing.T) { preempted(t, c.In(t)) })
-	t.Run("node loss", func(t *testing.T) { lost(t, c.In(t)) })
-}
-
-// A job in S3: scripts and lists of shards are beside it, on the shared file system.
-func TestOnSlurmWithS3(t *testing.T) {
-	s3 := storetest.StartS3(t)
-	c := slurmtest.Start(t)
-	t.Setenv("FAKE_BUCKET", s3.Folder)
-	b := newBench(t, c, 3, map[int]string{0: "part", 2: "real"})
-	b.job, b.at = s3.Folder+"/jobs/a", "s3://"+s3.Bucket+"/jobs/a"
-	b.flags = []string{"--s3-endpoint", s3.URL, "--s3-path-style"}
-	if err := os.MkdirAll(b.job, 0o755); err != nil {
-		t.Fatal(err)
-	}
-	writeJob(t, b.job, 3)
-	folder := t.TempDir()
-	b.submit("--folder", folder)
-	b.await("infer 0 start", 1)
-	b.signal("USR1", 0)
-	b.await("merge", 1)
-	b.over()
-	if b.count("infer 0 start restart=1") != 1 || b.count("merge commits=4") != 1 {
-		t.Errorf("calls: %v", b.calls())
-	}
-	if list, err := os.ReadFile(filepath.Join(folder, "1", "infer-0.list")); err != nil || string(list) != "0\n1\n2\n" {
-		t.Errorf("list %q, %v", list, err)
-	}
-	small := b.small()
-	if small.Shards["done"] != 2 || small.Shards["failed"] != 1 || !strings.Contains(small.Tasks[0].Error, "00002.arrow") {
-		t.Errorf("status: %+v", small)
-	}
+	t.Parallel()
+	lost(t, slurmtest.Start(t))
 }
 
 func windows(t *testing.T, c *slurmtest.Cluster) {
@@ -180,35 +147,6 @@ func scancel(t *testing.T, c *slurmtest.Cluster) {
 	}
 }
 
-func byHand(t *testing.T, c *slurmtest.Cluster) {
-	b := newBench(t, c, 1, map[int]string{0: "gentle"})
-	b.submit()
-	b.await("infer 0 start", 1)
-	c.Run("scontrol", "requeue", b.first("infer")+"_0")
-	b.await("infer 0 end", 1)
-	b.over()
-	if b.count("infer 0 start restart=1") != 1 || b.count("report") != 1 {
-		t.Errorf("calls: %v", b.calls())
-	}
-}
-
-func killed(t *testing.T, c *slurmtest.Cluster) {
-	b := newBench(t, c, 1, map[int]string{0: "wait"})
-	b.submit()
-	b.await("infer 0 start", 1)
-	b.kill(0)
-	b.over()
-	if state := c.State(b.first("infer") + "_0"); state != "FAILED" {
-		t.Errorf("state %s", state)
-	}
-	b.steer("0", "ok")
-	b.submit("--missing")
-	b.over()
-	if b.count("report") != 1 {
-		t.Errorf("calls: %v", b.calls())
-	}
-}
-
 // fakeSbatch refuses its second call and answers the third without an id.
 const fakeSbatch = `#!/bin/sh
 n=$(($(cat "$FAKE/sbatch" 2>/dev/null || echo 0) + 1))
@@ -266,34 +204,6 @@ func printed(t *testing.T, c *slurmtest.Cluster) {
 	}
 	if _, err := os.Stat(filepath.Join(b.job, "submissions")); err == nil {
 		t.Error("printing left a submission")
-	}
-}
-
-func preempted(t *testing.T, c *slurmtest.Cluster) {
-	b := newBench(t, c, 1, map[int]string{0: "gentle"})
-	b.submit("--sbatch=--nodelist=n2")
-	b.await("infer 0 start", 1)
-	c.Run("sbatch", "--partition=urgent", "--nodelist=n2", "--exclusive", "--output=/dev/null", "--wrap", "sleep 1")
-	b.await("infer 0 end", 1)
-	b.over()
-	if b.count("infer 0 TERM") == 0 || b.count("infer 0 start restart=1") != 1 || b.count("report") != 1 {
-		t.Errorf("calls: %v", b.calls())
-	}
-}
-
-func timeLimit(t *testing.T, c *slurmtest.Cluster) {
-	b := newBench(t, c, 1, map[int]string{0: "deaf"})
-	b.submit("--time=1m", "--signal-lead=31s")
-	b.over()
-	got := slices.DeleteFunc(b.calls(), func(call string) bool { return !strings.Contains(call, "USR1") && !strings.Contains(call, "TERM") })
-	if len(got) < 2 || got[0] != "infer 0 USR1" || got[1] != "infer 0 TERM" {
-		t.Errorf("signals: %q, want USR1, then TERM", got)
-	}
-	if state := c.State(b.first("infer") + "_0"); state != "TIMEOUT" {
-		t.Errorf("state %s", state)
-	}
-	if b.count("infer 0 start") != 1 {
-		t.Errorf("requeued without progress: %v", b.calls())
 	}
 }
 

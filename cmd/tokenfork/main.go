@@ -25,6 +25,7 @@ type cli struct {
 	Report reportCmd `cmd:"" help:"Draw figures and tables for a paper from the results."`
 	Submit submitCmd `cmd:"" help:"Hand the stages to Slurm, each after the other."`
 	Status statusCmd `cmd:"" help:"Say how far a job is, and what mends what is not."`
+	Check  checkCmd  `cmd:"" help:"Read a job again, whole, and name what is missing or damaged."`
 	Doctor doctorCmd `cmd:"" help:"Check this node: GPUs, vLLM, models, store, Slurm."`
 }
 

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"flag"
 	"os"
 	"os/signal"
 	"syscall"
@@ -21,6 +22,9 @@ func TestMain(m *testing.M) {
 		code := run(ctx, os.Args[1:], os.Stdout, os.Stderr)
 		stop()
 		os.Exit(code)
+	}
+	if err := flag.Set("test.parallel", "8"); err != nil { // parallel tests wait for Slurm
+		panic(err)
 	}
 	os.Exit(m.Run())
 }

@@ -163,11 +163,14 @@ func TestMainJob(t *testing.T) {
 	})
 	t.Run("killed again and again", func(t *testing.T) { m.killed(t, first) })
 	t.Run("two at once", func(t *testing.T) { m.twice(t, first) })
+	t.Run("a zombie wakes", func(t *testing.T) { m.zombie(t, first) })
 	t.Run("stopped by SIGTERM", func(t *testing.T) { m.stopped(t, first, syscall.SIGTERM) })
 	t.Run("stopped by SIGUSR1", func(t *testing.T) { m.stopped(t, first, syscall.SIGUSR1) })
 	t.Run("servers gone for a while", func(t *testing.T) { m.gone(t, first) })
 	t.Run("a server hangs", func(t *testing.T) { m.hung(t, first) })
 	t.Run("a task needs its manifest alone", func(t *testing.T) { m.alone(t) })
+	t.Run("on Slurm", func(t *testing.T) { m.onSlurm(t, first) })
+	t.Run("every damage is named", func(t *testing.T) { m.damaged(t, first) })
 	t.Run("merged early", func(t *testing.T) {
 		dir := filepath.Join(t.TempDir(), "job")
 		m.plan(t, dir, 2)
@@ -379,6 +382,28 @@ func (m *mainJob) twice(t *testing.T, first string) {
 	}
 	m.merge(t, dir)
 	sameResults(t, first, dir)
+}
+
+// zombie: an attempt that was taken for dead goes on after another one has
+// finished its task.
+func (m *mainJob) zombie(t *testing.T, first string) {
+	m.slow(t)
+	dir := filepath.Join(t.TempDir(), "job")
+	m.plan(t, dir, 1)
+	cmd, out := halfWay(t, dir, m.infer(dir)...)
+	if err := cmd.Process.Signal(syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	must(t, []int{0}, m.infer(dir)...)
+	m.merge(t, dir)
+	if err := cmd.Process.Signal(syscall.SIGCONT); err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Wait(); err != nil || !strings.Contains(out.String(), "another attempt committed first") {
+		t.Errorf("the first attempt: %v\n%s", err, out)
+	}
+	sameResults(t, first, dir)
+	must(t, []int{0}, "check", "--job", dir)
 }
 
 func (m *mainJob) stopped(t *testing.T, first string, sig os.Signal) {

@@ -70,6 +70,50 @@ func (r *Committed[T]) Damaged(ctx context.Context) bool {
 	return false
 }
 
+// Verify reads every part that the commit lists and gives all that is wrong;
+// err says that the store could not be read.
+// The shard's sentences are want's, each with so many rows; see, if not nil,
+// is shown every row that counts.
+func (r *Committed[T]) Verify(ctx context.Context, want map[int64]int, see func(*T)) (wrong []error, err error) {
+	say := func(format string, args ...any) {
+		wrong = append(wrong, failure.New(failure.Refused, "remove the commit: the task then goes on from its parts", "commit of "+r.task.String()+" "+format, args...))
+	}
+	for n := range want {
+		if _, ok := r.at[n]; !ok {
+			say("lacks sentence %d", n)
+		}
+	}
+	rows, failed := 0, 0
+	for i, said := range r.commit.Parts {
+		rows += said.Rows
+		if err := r.load(ctx, i); failure.Code(err) == failure.Refused {
+			wrong = append(wrong, err)
+			continue
+		} else if err != nil {
+			return nil, err
+		}
+		for _, n := range said.Sentences {
+			got := r.parts[i][n]
+			if len(got) != want[n] {
+				say("has %d rows of sentence %d, planned were %d", len(got), n, want[n])
+			}
+			for k := range got {
+				if got[k].Failed() {
+					failed++
+				}
+				if see != nil {
+					see(&got[k])
+				}
+			}
+		}
+		delete(r.parts, i)
+	}
+	if len(wrong) == 0 && (rows != r.commit.Rows || failed != r.commit.Failed) {
+		say("says %d rows, %d failed; its parts have %d, %d failed", r.commit.Rows, r.commit.Failed, rows, failed)
+	}
+	return wrong, nil
+}
+
 // Commit is the task's commit.
 func (r *Committed[T]) Commit() *Commit { return r.commit }
 
@@ -99,8 +143,12 @@ func (r *Committed[T]) load(ctx context.Context, i int) error {
 	if err == nil && p.sum != said.SHA256 {
 		err = &damagedError{said.Key, fmt.Errorf("sha256 is %s, the commit says %s", p.sum, said.SHA256)}
 	}
+	var damaged *damagedError
+	if errors.As(err, &damaged) || errors.Is(err, fs.ErrNotExist) {
+		err = failure.New(failure.Refused, fmt.Sprintf("tokenfork %s --job %s --retry --shard %d", r.task.Stage, r.store, r.task.Shard), "%w", err)
+	}
 	if err != nil {
-		return failure.New(failure.Refused, fmt.Sprintf("tokenfork %s --job %s --retry --shard %d", r.task.Stage, r.store, r.task.Shard), "%w", err)
+		return err
 	}
 	counts := map[int64]bool{}
 	for _, n := range said.Sentences {

@@ -51,6 +51,12 @@ const (
 // ManifestKey is where shard k's manifest is.
 func ManifestKey(k int) string { return fmt.Sprintf("%s%05d.arrow", ShardPrefix, k) }
 
+// EngineKey is where the side's engine is recorded.
+func EngineKey(side Side) string { return "engine-" + side.String() + ".json" }
+
+// EngineHash is how rows name the engine of a record.
+func EngineHash(record []byte) string { return Sum(record)[:12] }
+
 // Trajectories: who goes on from where.
 const (
 	Own           = "own"       // each model continues its own fork
@@ -86,6 +92,14 @@ func (s *Settings) Servers() []Side {
 		return []Side{Small, Reference}
 	}
 	return []Side{Reference}
+}
+
+// Forks is how many forks of a mismatch one server carries on.
+func (s *Settings) Forks() int {
+	if s.Trajectories == Own {
+		return 1
+	}
+	return 2
 }
 
 // PredictionOffset is how many rows before position p its prediction stands.
@@ -143,6 +157,8 @@ type Job struct {
 	Skipped    []Skipped          `json:"skipped_sentences,omitempty"`
 	TooLong    []TooLong          `json:"too_long_sentences,omitempty"`
 	Shards     []Shard            `json:"shards"`
+	Files      map[string]string  `json:"files"`            // sha256 of what else plan wrote, by key
+	Sum        string             `json:"sha256,omitempty"` // see SealJSON
 }
 
 // Skipped is a sentence that --on-bad-sentence skip left out.
@@ -172,7 +188,11 @@ func Load(ctx context.Context, s store.Store) (*Job, error) {
 	var j Job
 	d := json.NewDecoder(bytes.NewReader(b))
 	d.DisallowUnknownFields()
-	if err := d.Decode(&j); err != nil {
+	err = d.Decode(&j)
+	if err == nil && j.Sum != "" { // jobs that tests write have none
+		err = CheckJSON(b)
+	}
+	if err != nil {
 		return nil, failure.New(failure.Refused, "plan the job again in another place", "%s of %s is damaged: %w", Key, s, err)
 	}
 	if j.Format != Format {

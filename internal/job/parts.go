@@ -73,6 +73,7 @@ type Commit struct {
 	Rows     int      `json:"rows"`
 	Failed   int      `json:"failed"`
 	Counters Counters `json:"counters"`
+	Sum      string   `json:"sha256,omitempty"` // see SealJSON
 }
 
 // Attempt says who works, for people and for status; nothing is decided by it.
@@ -98,6 +99,15 @@ type partHead struct {
 	Manifest string   `json:"manifest_sha256"`
 	Task     string   `json:"task"`
 	Counters Counters `json:"counters"`
+}
+
+// CommitKey is where a task's commit is; round counts how often the task was
+// opened again (Retry).
+func CommitKey(t Task, round int) string {
+	if round == 0 {
+		return t.Prefix() + commitName
+	}
+	return fmt.Sprintf("%s%s.%04d", t.Prefix(), commitName, round)
 }
 
 // commitKeys lists a task's commits, oldest first: a task that was opened
@@ -128,7 +138,10 @@ func LoadCommit(ctx context.Context, s store.Store, t Task) (*Commit, error) {
 		return nil, fmt.Errorf("read %s: %w", last, err)
 	}
 	var c Commit
-	if err := json.Unmarshal(b, &c); err != nil {
+	if err = json.Unmarshal(b, &c); err == nil && c.Sum != "" {
+		err = CheckJSON(b)
+	}
+	if err != nil {
 		return nil, failure.New(failure.Refused, "remove it: the task then goes on from its parts", "%s of %s is damaged: %w", last, s, err)
 	}
 	if c.Manifest != t.Manifest {
@@ -389,15 +402,11 @@ func (l *Log[T]) Commit(ctx context.Context, sentences []int64) (*Commit, error)
 			c.Rows += p.rows
 		}
 	}
-	b, err := json.MarshalIndent(c, "", " ")
+	b, err := SealJSON(c)
 	if err != nil {
 		return nil, fmt.Errorf("encode commit: %w", err)
 	}
-	key := l.task.Prefix() + commitName
-	if l.commits > 0 {
-		key += fmt.Sprintf(".%04d", l.commits)
-	}
-	err = create(ctx, l.store, key, b)
+	err = create(ctx, l.store, CommitKey(l.task, l.commits), b)
 	if errors.Is(err, fs.ErrExist) {
 		theirs, lerr := LoadCommit(ctx, l.store, l.task)
 		if lerr != nil {

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"crypto/sha256"
 	"encoding/hex"
+	"encoding/json"
 	"fmt"
 	"hash"
 	"io"
@@ -45,4 +46,36 @@ func unseal(b []byte) (body []byte, sum string, err error) {
 		return nil, "", fmt.Errorf("sha256 is %s, it says %s", sum, said)
 	}
 	return b[:at], sum, nil
+}
+
+// CheckSeal says what is wrong with a manifest or part, by its seal alone.
+func CheckSeal(b []byte) error {
+	_, _, err := unseal(b)
+	return err
+}
+
+// A sealed JSON object ends in a field with the hash of the text before it.
+const sumField = ",\n \"sha256\": \""
+
+// SealJSON encodes v, an object with at least one field, with its seal.
+func SealJSON(v any) ([]byte, error) {
+	b, err := json.MarshalIndent(v, "", " ")
+	if err != nil {
+		return nil, err
+	}
+	return withSum(bytes.TrimSuffix(b, []byte("\n}"))), nil
+}
+
+func withSum(body []byte) []byte { return fmt.Appendf(nil, "%s%s%s\"\n}\n", body, sumField, Sum(body)) }
+
+// CheckJSON says what is wrong with an object that SealJSON wrote.
+func CheckJSON(b []byte) error {
+	at := bytes.LastIndex(b, []byte(sumField))
+	if at < 0 {
+		return fmt.Errorf("truncated: %d bytes without a sha256 at the end", len(b))
+	}
+	if sealed := withSum(b[:at]); !bytes.Equal(b, sealed) {
+		return fmt.Errorf("sha256 is %s, it says otherwise", Sum(b[:at]))
+	}
+	return nil
 }

@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"context"
 	"crypto/rand"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -112,6 +114,20 @@ func ReadAll(ctx context.Context, s Store, key string) ([]byte, error) {
 		return nil, fmt.Errorf("read %s in %s: %w", key, s, err)
 	}
 	return b, nil
+}
+
+// Sum is the sha256 of an object's content in hex.
+func Sum(ctx context.Context, s Store, key string) (string, error) {
+	r, err := s.Open(ctx, key)
+	if err != nil {
+		return "", err
+	}
+	defer r.Close()
+	h := sha256.New()
+	if _, err := io.Copy(h, r); err != nil {
+		return "", fmt.Errorf("read %s in %s: %w", key, s, err)
+	}
+	return hex.EncodeToString(h.Sum(nil)), nil
 }
 
 // CreateBytes is Create with the content at hand.

@@ -119,7 +119,7 @@ func (v *view) next(r *Report) []string {
 	case r.Merged.IsZero() || r.Stale:
 		return []string{"tokenfork merge" + jobFlag}
 	}
-	return nil
+	return []string{"tokenfork check" + jobFlag}
 }
 
 // openShards are those, by stage, that nobody works on and Slurm does not have.

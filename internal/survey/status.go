@@ -231,10 +231,10 @@ func (v *view) stage(stage, side string) *Stage {
 	return s
 }
 
-// rowsPerMismatch is how many forks of a mismatch one server carries on.
+// rowsPerMismatch is how many rows of a stage's parts are of one mismatch.
 func (v *view) rowsPerMismatch(stage string) int64 {
-	if stage == "infer" && v.job.Settings.Trajectories != job.Own {
-		return 2
+	if stage == "infer" {
+		return int64(v.job.Settings.Forks())
 	}
 	return 1
 }

@@ -5,6 +5,7 @@ package merge
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"iter"
@@ -60,6 +61,8 @@ type Summary struct {
 	Settings   job.Settings        `json:"settings"`
 	Mismatches int64               `json:"mismatches"`
 	Repeated   int64               `json:"repeated,omitempty"` // mismatches that more than one job has, counted once
+	Judging    string              `json:"judging,omitempty"`  // whose verdicts these are
+	R2R        bool                `json:"r2r,omitempty"`      // R2R's table was written too
 	ByStatus   map[string]int64    `json:"by_status"`
 	Verdicts   map[string]int64    `json:"verdicts"`               // same, different
 	Finish     [2]map[string]int64 `json:"finish"`                 // by side
@@ -96,6 +99,7 @@ func Merge(ctx context.Context, o Options) (*Summary, error) {
 	if err := m.checkComplete(); err != nil {
 		return nil, err
 	}
+	m.sum.Judging, m.sum.R2R = o.Jobs[0].Judging, o.R2R
 	spool, err := newSpool(o.TempDir, m.shards())
 	if err != nil {
 		return nil, err
@@ -110,6 +114,28 @@ func Merge(ctx context.Context, o Options) (*Summary, error) {
 		return nil, err
 	}
 	return m.sum, m.result()
+}
+
+// LoadSummary reads the summary of the job's results.
+func LoadSummary(ctx context.Context, s store.Store) (*Summary, error) {
+	b, err := store.ReadAll(ctx, s, SummaryKey)
+	if err != nil {
+		return nil, err
+	}
+	var sum Summary
+	if err := errors.Join(job.CheckJSON(b), json.Unmarshal(b, &sum)); err != nil {
+		return nil, failure.New(failure.Refused, "run the same tokenfork merge again", "%s of %s is damaged: %w", SummaryKey, s, err)
+	}
+	return &sum, nil
+}
+
+// Files are the keys of the results that the summary is of.
+func (s *Summary) Files() []string {
+	files := []string{ArrowKey, ParquetKey, CSVKey, FailuresKey}
+	if s.R2R {
+		files = append(files, R2RKey)
+	}
+	return files
 }
 
 type merger struct {
@@ -310,11 +336,11 @@ func (m *merger) write(ctx context.Context, spool *spool) error {
 	if err := writeAll(ctx, m.Out, outs, m.counted(spool.ordered(m.runs, &m.sum.Repeated))); err != nil {
 		return err
 	}
-	b, err := json.MarshalIndent(m.sum, "", " ")
+	b, err := job.SealJSON(m.sum)
 	if err != nil {
 		return fmt.Errorf("encode summary: %w", err)
 	}
-	return store.ReplaceBytes(ctx, m.Out, SummaryKey, append(b, '\n'))
+	return store.ReplaceBytes(ctx, m.Out, SummaryKey, b)
 }
 
 // counted counts the rows on their way to the outputs.

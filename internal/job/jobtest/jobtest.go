@@ -92,8 +92,12 @@ func write(tb testing.TB, sentences, shards, perSentence int, sentence func(int)
 	if err != nil {
 		tb.Fatal(err)
 	}
-	j := job.Job{Plan: job.Plan{Format: job.Format, ID: "0123", Ends: ends, Settings: job.Settings{Trajectories: job.Own, Alignment: "next", FirstPosition: 1}}}
+	j := job.Job{Plan: job.Plan{Format: job.Format, Ends: ends, Settings: job.Settings{Trajectories: job.Own, Alignment: "next", FirstPosition: 1}}}
+	if j.ID, err = j.Identity(); err != nil {
+		tb.Fatal(err)
+	}
 	put(tb, s, job.TokenizerKey, tok.JSON())
+	j.Files = map[string]string{job.TokenizerKey: job.Sum(tok.JSON())}
 	for k := range shards {
 		var mine []*job.Sentence
 		for n := k; n < sentences; n += shards {
@@ -111,7 +115,7 @@ func write(tb testing.TB, sentences, shards, perSentence int, sentence func(int)
 		j.Shards = append(j.Shards, shard)
 		j.Mismatches += int64(shard.Mismatches)
 	}
-	b, err := json.Marshal(j)
+	b, err := job.SealJSON(j)
 	if err != nil {
 		tb.Fatal(err)
 	}
@@ -163,7 +167,7 @@ func writeManifest(tb testing.TB, s store.Store, plan *job.Plan, k, of int, mine
 
 func commit[T job.Row](tb testing.TB, s store.Store, task job.Task, mine []*job.Sentence, rows func(*job.Sentence) []T) {
 	tb.Helper()
-	log, err := job.OpenLog[T](tb.Context(), s, "0123", task, job.Attempt{}, time.Hour)
+	log, err := job.OpenLog[T](tb.Context(), s, "a job", task, job.Attempt{}, time.Hour)
 	if err != nil {
 		tb.Fatal(err)
 	}

@@ -11,11 +11,10 @@ const largeTokens = 2000
 
 // large is a text of Large's, all its own.
 func large(n int) *job.Sentence {
-	s := &job.Sentence{Ordinal: int64(n), ID: fmt.Sprint("text-", n)}
+	s := &job.Sentence{Ordinal: int64(n), ID: fmt.Sprint("text-", n), RowRuns: []int64{int64(largeTokens * n), largeTokens}}
 	for p := range largeTokens {
 		word := int32((n*31 + p*p) % len(words))
 		s.Real = append(s.Real, word)
-		s.RowIDs = append(s.RowIDs, int64(largeTokens*n+p))
 		s.SmallPredictions = append(s.SmallPredictions, word)
 		s.ReferencePredictions = append(s.ReferencePredictions, word)
 	}

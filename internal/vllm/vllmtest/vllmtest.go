@@ -106,12 +106,18 @@ func Start(tb testing.TB, names ...string) []*vllm.Server {
 type Recorder struct {
 	URL string
 
+	*memory
+	down  atomic.Bool
+	delay atomic.Int64                // of every answer, recorded ones too
+	hold  atomic.Pointer[func() bool] // while it says so, nothing is answered
+}
+
+// memory is what the ways to one server share.
+type memory struct {
 	to      *http.Client
 	mu      sync.Mutex
 	answers map[[sha256.Size]byte]*answer
 	fresh   atomic.Int64
-	down    atomic.Bool
-	delay   atomic.Int64 // of every answer, recorded ones too
 }
 
 type answer struct {
@@ -132,8 +138,15 @@ func Record(tb testing.TB, unixURL string) *Recorder {
 	dial := func(ctx context.Context, _, _ string) (net.Conn, error) {
 		return new(net.Dialer).DialContext(ctx, "unix", path)
 	}
-	r := &Recorder{answers: map[[sha256.Size]byte]*answer{},
-		to: &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 512, IdleConnTimeout: 3 * time.Second, DialContext: dial}}}
+	return serve(tb, &memory{answers: map[[sha256.Size]byte]*answer{},
+		to: &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 512, IdleConnTimeout: 3 * time.Second, DialContext: dial}}})
+}
+
+// Again is another way to the same server and answers, with delays and outages of its own.
+func (r *Recorder) Again(tb testing.TB) *Recorder { return serve(tb, r.memory) }
+
+func serve(tb testing.TB, m *memory) *Recorder {
+	r := &Recorder{memory: m}
 	s := httptest.NewServer(r)
 	tb.Cleanup(s.Close)
 	r.URL = s.URL
@@ -141,13 +154,31 @@ func Record(tb testing.TB, unixURL string) *Recorder {
 }
 
 // Fresh is how many questions reached the server.
-func (r *Recorder) Fresh() int64 { return r.fresh.Load() }
+func (r *memory) Fresh() int64 { return r.fresh.Load() }
 
 // Down makes the server seem gone, or back.
 func (r *Recorder) Down(down bool) { r.down.Store(down) }
 
 // Delay slows generation down, so that a run can be met half way.
 func (r *Recorder) Delay(d time.Duration) { r.delay.Store(int64(d)) }
+
+// Hold keeps generation from being answered while a condition holds; nil lets go.
+func (r *Recorder) Hold(while func() bool) { r.hold.Store(&while) }
+
+// held says whether the client is still there when it is let go.
+func (r *Recorder) held(client context.Context) bool {
+	for {
+		while := r.hold.Load()
+		if while == nil || *while == nil || !(*while)() {
+			return true
+		}
+		select {
+		case <-client.Done():
+			return false
+		case <-time.After(100 * time.Millisecond):
+		}
+	}
+}
 
 // ServeHTTP forwards a request, or repeats its answer. Only generation is recorded.
 func (r *Recorder) ServeHTTP(w http.ResponseWriter, q *http.Request) {
@@ -162,20 +193,23 @@ func (r *Recorder) ServeHTTP(w http.ResponseWriter, q *http.Request) {
 	if q.Method == http.MethodPost {
 		a = r.known(sha256.Sum256(append([]byte(q.URL.Path+"\n"), body...)))
 	}
-	a.once.Do(func() { a.err = a.ask(r, q, body) })
+	a.once.Do(func() { a.err = a.ask(r.memory, q, body) })
 	if a.err != nil {
 		http.Error(w, fmt.Sprint(a.err), http.StatusBadGateway)
 		return
 	}
 	if q.Method == http.MethodPost {
 		time.Sleep(time.Duration(r.delay.Load()))
+		if !r.held(q.Context()) {
+			return
+		}
 	}
 	w.Header().Set("Content-Type", a.kind)
 	w.WriteHeader(a.status)
 	_, _ = w.Write(a.body) // a client that has gone is told the same next time
 }
 
-func (r *Recorder) known(key [sha256.Size]byte) *answer {
+func (r *memory) known(key [sha256.Size]byte) *answer {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.answers[key] == nil {
@@ -185,7 +219,7 @@ func (r *Recorder) known(key [sha256.Size]byte) *answer {
 }
 
 // ask does not use the request's context: the answer is for all who ask.
-func (a *answer) ask(r *Recorder, q *http.Request, body []byte) error {
+func (a *answer) ask(r *memory, q *http.Request, body []byte) error {
 	if q.Method == http.MethodPost {
 		r.fresh.Add(1)
 	}

@@ -1,0 +1,85 @@
+package main
+
+import (
+	"bytes"
+	"fmt"
+	"io/fs"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"tokenfork/internal/failure"
+)
+
+// damaged does to each file of the finished job what disks and hands do, one
+// after the other, and demands that check names it.
+func (m *mainJob) damaged(t *testing.T, first string) {
+	dir := filepath.Join(t.TempDir(), "job")
+	if err := os.CopyFS(dir, os.DirFS(first)); err != nil {
+		t.Fatal(err)
+	}
+	if out := must(t, []int{0}, "check", "--job", dir); !strings.Contains(out, "all there and right") {
+		t.Errorf("a sound job:\n%s", out)
+	}
+	seed := uint64(time.Now().UnixNano())
+	t.Logf("seed %d", seed)
+	r := rand.New(rand.NewPCG(seed, 0))
+	files := 0
+	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() {
+			return err
+		}
+		key, err := filepath.Rel(dir, path)
+		if err != nil {
+			return err
+		}
+		files++
+		return damageOne(t, r, dir, filepath.ToSlash(key))
+	})
+	if err != nil || files < 20 {
+		t.Errorf("%d files: %v", files, err)
+	}
+}
+
+// damageOne cuts a file, turns a bit of it and removes it.
+func damageOne(t *testing.T, r *rand.Rand, dir, key string) error {
+	path := filepath.Join(dir, key)
+	whole, err := os.ReadFile(path)
+	if err != nil {
+		return err
+	}
+	turned := bytes.Clone(whole)
+	at := r.IntN(len(turned))
+	turned[at] ^= 1 << r.IntN(8)
+	bads := map[string][]byte{"cut": whole[:len(whole)/2], fmt.Sprintf("bit of byte %d", at): turned, "removed": nil}
+	switch {
+	case strings.HasSuffix(key, "/attempt.json"): // for status alone: only its form is looked at
+		bads = map[string][]byte{"cut": bads["cut"]}
+	case strings.HasSuffix(key, ".answers"): // what is remembered may be forgotten
+		delete(bads, "removed")
+	}
+	for what, bad := range bads {
+		if err := os.Remove(path); err != nil {
+			return err
+		}
+		if bad != nil {
+			if err := os.WriteFile(path, bad, 0o600); err != nil {
+				return err
+			}
+		}
+		named := key
+		if bad == nil && strings.HasSuffix(key, "/commit.json") {
+			named = "is not finished for shards 0"
+		}
+		if out := tokenfork(t, failure.Refused, "check --job "+dir); !strings.Contains(out, named) || !strings.Contains(out, "mend: ") && key != "job.json" {
+			t.Errorf("%s %s: no error found, the checker is broken:\n%s", key, what, out)
+		}
+		if err := os.WriteFile(path, whole, 0o600); err != nil {
+			return err
+		}
+	}
+	return nil
+}

@@ -1,0 +1,268 @@
+// Package check reads every object that a job's results rest on, recomputes the
+// results from them, and names what is missing or not what it was, with the
+// command that mends it.
+package check
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"iter"
+	"maps"
+	"runtime"
+	"slices"
+	"strings"
+
+	"tokenfork/internal/failure"
+	"tokenfork/internal/job"
+	"tokenfork/internal/ordered"
+	"tokenfork/internal/progress"
+	"tokenfork/internal/store"
+	"tokenfork/internal/survey"
+	"tokenfork/judge"
+	"tokenfork/judge/merge"
+)
+
+// Finding is something that is missing or wrong.
+type Finding struct {
+	Said string // names the object
+	Mend string // the command, or what to do
+}
+
+// Options say what to check.
+type Options struct {
+	Store   store.Store
+	TempDir string
+	Console io.Writer // progress
+}
+
+// Check tells each finding as it comes. The error, of failure.Refused, counts them.
+func Check(ctx context.Context, o Options, tell func(Finding) error) error {
+	c := &checker{Options: o, tell: tell, there: map[string]bool{}, used: map[string]bool{}, sentences: map[int64]bool{}, open: map[[2]string][]int{}}
+	for object, err := range o.Store.List(ctx, "") {
+		if err != nil {
+			return fmt.Errorf("list %s: %w", o.Store, err)
+		}
+		c.there[object.Key] = true
+	}
+	for _, part := range []func(context.Context) error{c.plan, c.judged, c.shards, c.loose, c.results} {
+		if err := part(ctx); err != nil {
+			return err
+		}
+	}
+	if c.found > 0 {
+		return failure.New(failure.Refused, "each line above says what mends it", "%d things are missing or wrong in %s", c.found, o.Store)
+	}
+	return nil
+}
+
+type checker struct {
+	Options
+	tell      func(Finding) error
+	found     int
+	there     map[string]bool // all keys
+	used      map[string]bool // keys that something better than loose has looked at
+	job       *job.Job
+	summary   *merge.Summary // nil: not merged, or damaged
+	judgings  []judge.Record
+	sentences map[int64]bool      // seen in a manifest
+	engines   [2]map[string]bool  // by side: hashes that rows name
+	open      map[[2]string][]int // shards without a commit, by stage and side
+}
+
+func (c *checker) say(mend, format string, args ...any) error {
+	c.found++
+	return c.tell(Finding{fmt.Sprintf(format, args...), mend})
+}
+
+// wrong tells an error that carries its own way out.
+func (c *checker) wrong(err error) error { return c.say(failure.Hint(err), "%v", err) }
+
+func (c *checker) command(verb string) string {
+	return "tokenfork " + verb + " --job " + c.Store.String()
+}
+
+// replan is how files of plan's come back.
+func replan(key string) string {
+	if key != job.Key {
+		key = "it and " + job.Key
+	}
+	return "remove " + key + " and run the same tokenfork plan again: it writes what is missing and compares the rest"
+}
+
+// plan checks job.json and what it lists, manifests aside. Without a job.json
+// there is nothing to go by.
+func (c *checker) plan(ctx context.Context) error {
+	if len(c.there) > 0 && !c.there[job.Key] {
+		return failure.New(failure.Refused, replan(job.Key), "%s of %s is missing", job.Key, c.Store)
+	}
+	var err error
+	if c.job, err = job.Load(ctx, c.Store); err != nil {
+		if failure.Code(err) != failure.Refused {
+			return err
+		}
+		return failure.New(failure.Refused, replan(job.Key), "%w", err)
+	}
+	c.used[job.Key] = true
+	if id, err := c.job.Identity(); err != nil || id != c.job.ID || c.job.Sum == "" {
+		if err := c.say(replan(job.Key), "%s is damaged: its settings are not those of job %s, or it has no sha256", job.Key, c.job.ID); err != nil {
+			return err
+		}
+	}
+	for _, key := range slices.Sorted(maps.Keys(c.job.Files)) {
+		c.used[key] = true
+		sum, err := store.Sum(ctx, c.Store, key)
+		switch {
+		case errors.Is(err, fs.ErrNotExist):
+			err = c.say(replan(key), "%s is missing", key)
+		case err == nil && sum != c.job.Files[key]:
+			err = c.say(replan(key), "%s is damaged: its sha256 is %s, %s lists %s", key, sum, job.Key, c.job.Files[key])
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// judged reads how the results were merged, and who judged.
+func (c *checker) judged(ctx context.Context) (err error) {
+	if c.there[merge.SummaryKey] {
+		c.summary, err = merge.LoadSummary(ctx, c.Store)
+		if err := c.tolerate(err); err != nil {
+			return err
+		}
+	}
+	if c.judgings, err = judge.Judgings(ctx, c.Store); err != nil {
+		return c.tolerate(err)
+	}
+	known := map[string]bool{}
+	for _, r := range c.judgings {
+		known[r.ID()] = true
+	}
+	for key := range c.there {
+		at := strings.Split(key, "/")
+		if len(at) > 4 && at[0] == "parts" && at[1] == "judge" && !known[at[3]] {
+			known[at[3]] = true
+			if err := c.say("start the same judging again: it writes its record", "%s%s.json is missing", judge.JudgingPrefix, at[3]); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// tolerate tells an error that is damage, and gives back any other.
+func (c *checker) tolerate(err error) error {
+	if err != nil && damage(err) {
+		return c.wrong(err)
+	}
+	return err
+}
+
+// damage says that an object is missing or not what it was, and not that the
+// store could not be read.
+func damage(err error) bool {
+	return failure.Code(err) == failure.Refused || errors.Is(err, fs.ErrNotExist)
+}
+
+// readers is how many shards, or other objects, are read at once.
+var readers = max(4, runtime.GOMAXPROCS(0))
+
+// shards checks the manifests and every task's commits and parts.
+func (c *checker) shards(ctx context.Context) error {
+	meter := progress.New(c.Console, "check", "mismatches", c.job.Mismatches)
+	defer meter.Close()
+	numbers := func(yield func(int, error) bool) {
+		for k := range c.job.Shards {
+			if !yield(k, nil) {
+				return
+			}
+		}
+	}
+	mismatches := int64(0)
+	err := ordered.Map(ctx, readers, iter.Seq2[int, error](numbers), func(k int) *shard { return c.look(ctx, k) }, func(s *shard) error {
+		mismatches += s.mismatches
+		meter.Add(s.mismatches)
+		return c.take(s)
+	})
+	if err != nil {
+		return err
+	}
+	if c.found == 0 && mismatches != c.job.Mismatches {
+		if err := c.say(replan(job.Key), "%s says %d mismatches, the manifests have %d", job.Key, c.job.Mismatches, mismatches); err != nil {
+			return err
+		}
+	}
+	if err := c.engineFiles(ctx); err != nil {
+		return err
+	}
+	return c.unfinished()
+}
+
+// take adds up what was seen of a shard.
+func (c *checker) take(s *shard) error {
+	if s.err != nil {
+		return s.err
+	}
+	for _, n := range s.ordinals {
+		if c.sentences[n] {
+			s.wrong = append(s.wrong, failure.New(failure.Refused, replan(job.ManifestKey(s.k)), "manifest %s has sentence %d, which another one has too", job.ManifestKey(s.k), n))
+		}
+		c.sentences[n] = true
+	}
+	for _, key := range s.used {
+		c.used[key] = true
+	}
+	for side := range s.engines {
+		if c.engines[side] == nil {
+			c.engines[side] = map[string]bool{}
+		}
+		maps.Copy(c.engines[side], s.engines[side])
+	}
+	for _, t := range s.open {
+		at := [2]string{t.Stage, t.Side}
+		c.open[at] = append(c.open[at], t.Shard)
+	}
+	for _, err := range s.wrong {
+		if err := c.wrong(err); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// engineFiles compares the engines that rows name with the records.
+func (c *checker) engineFiles(ctx context.Context) error {
+	for _, side := range job.Sides {
+		key := job.EngineKey(side)
+		c.used[key] = true
+		if len(c.engines[side]) == 0 {
+			continue // nothing is generated yet, or by nobody
+		}
+		b, err := store.ReadAll(ctx, c.Store, key)
+		switch {
+		case errors.Is(err, fs.ErrNotExist):
+			err = c.say("restore it; without it the next infer task of this side is not compared with the earlier ones", "%s is missing", key)
+		case err == nil && !c.engines[side][job.EngineHash(b)]:
+			err = c.say("restore it, or remove it: the next infer task of this side then records its own", "%s is damaged: no continuation names its hash %s", key, job.EngineHash(b))
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// unfinished names the tasks without a commit, a line for each stage and side.
+func (c *checker) unfinished() error {
+	for at, shards := range c.open {
+		err := c.say("`"+c.command("status")+"` has the command", "%s of %s is not finished for shards %s: no commit.json there", at[0], at[1], survey.Ranges(shards))
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}

@@ -1,0 +1,142 @@
+package check_test
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"io/fs"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"tokenfork/internal/failure"
+	"tokenfork/internal/job"
+	"tokenfork/internal/job/jobtest"
+	"tokenfork/internal/store"
+	"tokenfork/judge/check"
+	"tokenfork/judge/merge"
+)
+
+// merged is a finished job that nobody has judged.
+func merged(t *testing.T) (store.Store, string) {
+	t.Helper()
+	s := jobtest.Make(t, 6, 2)
+	if _, err := merge.Merge(t.Context(), merge.Options{Jobs: []merge.Source{{Store: s}}, Out: s, TempDir: t.TempDir(), Console: new(bytes.Buffer)}); failure.Code(err) != failure.Partial {
+		t.Fatal(err)
+	}
+	return s, s.String()
+}
+
+// look gives what check says, and its error.
+func look(ctx context.Context, s store.Store, dir string) (said string, err error) {
+	err = check.Check(ctx, check.Options{Store: s, TempDir: dir, Console: new(bytes.Buffer)}, func(f check.Finding) error {
+		if f.Mend == "" {
+			return fmt.Errorf("nothing mends: %s", f.Said)
+		}
+		said += f.Said + "\n"
+		return nil
+	})
+	return said, err
+}
+
+// TestEveryDamageIsNamed damages one file after the other.
+func TestEveryDamageIsNamed(t *testing.T) {
+	s, dir := merged(t)
+	if said, err := look(t.Context(), s, t.TempDir()); err != nil {
+		t.Fatalf("a sound job: %v\n%s", err, said)
+	}
+	seed := uint64(time.Now().UnixNano())
+	t.Logf("seed %d", seed)
+	r := rand.New(rand.NewPCG(seed, 0))
+	must(t, filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() {
+			return err
+		}
+		whole, err := os.ReadFile(path)
+		must(t, err)
+		for name, bad := range damages(r, whole, filepath.Base(path)) {
+			must(t, os.Remove(path))
+			if bad != nil {
+				must(t, os.WriteFile(path, bad, 0o600))
+			}
+			key, err := filepath.Rel(dir, path)
+			must(t, err)
+			said, err := look(t.Context(), s, t.TempDir())
+			if failure.Code(err) != failure.Refused || !strings.Contains(said+fmt.Sprint(err), named(key, bad)) {
+				t.Errorf("%s %s: no error found, the checker is broken: %v\n%s", key, name, err, said)
+			}
+			must(t, os.WriteFile(path, whole, 0o600))
+		}
+		return nil
+	}))
+}
+
+// damages are a file cut, with a bit turned, and nil for none; what no result
+// rests on can't be missed, and a turned bit may leave it as good.
+func damages(r *rand.Rand, whole []byte, name string) map[string][]byte {
+	at := r.IntN(len(whole))
+	turned := bytes.Clone(whole)
+	turned[at] ^= 1 << r.IntN(8)
+	all := map[string][]byte{"cut": whole[:len(whole)/2]}
+	if name != "attempt.json" {
+		all[fmt.Sprintf("bit of byte %d", at)] = turned
+		all["removed"] = nil
+	}
+	return all
+}
+
+// named is how check calls a key; a task without a commit goes by its shard.
+func named(key string, bad []byte) string {
+	at := strings.Split(key, "/")
+	if at[len(at)-1] == "commit.json" && bad == nil {
+		return fmt.Sprintf("%s of %s is not finished for shards %s", at[1], at[3], strings.TrimLeft(at[2][:4], "0")+at[2][4:])
+	}
+	return key
+}
+
+// TestRowsThatAreNotPlanned: whole parts with the wrong rows.
+func TestRowsThatAreNotPlanned(t *testing.T) {
+	s, dir := merged(t)
+	m, err := job.OpenManifest(t.Context(), s, 1)
+	must(t, err)
+	task := job.Task{Stage: "infer", Shard: 1, Side: "small", Manifest: m.Shard.SHA256}
+	must(t, os.RemoveAll(filepath.Join(dir, task.Prefix())))
+	log, err := job.OpenLog[job.Continuation](t.Context(), s, "a job", task, job.Attempt{}, time.Hour)
+	must(t, err)
+	var ordinals []int64
+	for x, err := range m.Sentences() {
+		must(t, err)
+		ordinals = append(ordinals, x.Ordinal)
+		must(t, log.Add([]job.Continuation{{Ordinal: x.Ordinal, Position: 1, IDs: []int32{3, 11}, RestAt: -1}}))
+	}
+	_, err = log.Commit(t.Context(), ordinals)
+	must(t, err)
+	said, err := look(t.Context(), s, t.TempDir())
+	if failure.Code(err) != failure.Refused || !strings.Contains(said, "infer of shard 1, small has 1 rows of sentence 1, planned were 5") {
+		t.Errorf("%v\n%s", err, said)
+	}
+}
+
+// TestResultsOfEarlierParts: a merge that is older than what is finished.
+func TestResultsOfEarlierParts(t *testing.T) {
+	s, dir := merged(t)
+	csv := filepath.Join(dir, merge.CSVKey)
+	whole, err := os.ReadFile(csv)
+	must(t, err)
+	must(t, os.WriteFile(csv, append(whole, "one more,row\n"...), 0o600))
+	said, err := look(t.Context(), s, t.TempDir())
+	want := fmt.Sprintf("results.csv is damaged or older than its parts: from byte %d on", len(whole))
+	if failure.Code(err) != failure.Refused || !strings.Contains(said, want) || strings.Contains(said, "parquet") {
+		t.Errorf("%v\n%s", err, said)
+	}
+}
+
+func must(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}

@@ -1,0 +1,64 @@
+package check
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"maps"
+	"path"
+	"slices"
+	"strings"
+
+	"tokenfork/internal/failure"
+	"tokenfork/internal/job"
+	"tokenfork/internal/ordered"
+	"tokenfork/internal/store"
+)
+
+// loose checks what no result rests on but a restart or status may read:
+// unlisted parts, earlier commits, remembered answers, records of attempts and
+// submissions. That one of them is gone nobody can tell.
+func (c *checker) loose(ctx context.Context) error {
+	keys := func(yield func(string, error) bool) {
+		for _, key := range slices.Sorted(maps.Keys(c.there)) {
+			top, _, _ := strings.Cut(key, "/")
+			if !c.used[key] && (top == "parts" || top == "attempts" || top == "submissions") && !yield(key, nil) {
+				return
+			}
+		}
+	}
+	return ordered.Map(ctx, readers, keys, func(key string) error { return c.loosely(ctx, key) }, c.tolerate)
+}
+
+// loosely checks an object by its own seal, or by its form where it has none.
+func (c *checker) loosely(ctx context.Context, key string) error {
+	b, err := store.ReadAll(ctx, c.Store, key)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil // removed since it was listed
+	}
+	if err != nil {
+		return err
+	}
+	hint := "remove it: it is only for status"
+	switch name := path.Base(key); {
+	case strings.HasSuffix(name, ".arrow"):
+		hint = "remove it: no commit lists it"
+		err = job.CheckSeal(b)
+	case strings.HasPrefix(name, path.Base(job.CommitKey(job.Task{}, 0))):
+		hint = "remove it: a later one counts"
+		err = job.CheckJSON(b)
+	case strings.HasSuffix(name, ".answers"):
+		hint = "remove it: its questions are asked again if they are needed"
+		if !strings.Contains(name, job.Sum(b)) {
+			err = fmt.Errorf("its sha256 is %s", job.Sum(b))
+		}
+	case strings.HasSuffix(name, ".json") && !json.Valid(b):
+		err = errors.New("it is no JSON")
+	}
+	if err != nil {
+		return failure.New(failure.Refused, hint, "%s is damaged: %w", key, err)
+	}
+	return nil
+}
