@@ -37,33 +37,44 @@ func (m module) all() []resource {
 	return out
 }
 
-// applied returns the resources of each example, by its name: terraform/check leaves $TOKENFORK_APPLIED/NAME/state.json.
-func applied(t *testing.T) map[string][]resource {
+// example is what one of examples/ makes.
+type example struct {
+	resources []resource
+	nextSteps string
+}
+
+// applied returns the examples by their names: terraform/check leaves $TOKENFORK_APPLIED/NAME/state.json.
+func applied(t *testing.T) map[string]example {
 	t.Helper()
 	examples, err := filepath.Glob("examples/*.tfvars")
 	if err != nil || len(examples) == 0 {
 		t.Fatalf("no examples: %v", err)
 	}
-	out := map[string][]resource{}
-	for _, example := range examples {
-		name := strings.TrimSuffix(filepath.Base(example), ".tfvars")
+	out := map[string]example{}
+	for _, file := range examples {
+		name := strings.TrimSuffix(filepath.Base(file), ".tfvars")
 		text, err := os.ReadFile(filepath.Join(os.Getenv("TOKENFORK_APPLIED"), name, "state.json"))
 		if err != nil {
 			t.Fatalf("run terraform/check, which applies the examples: %v", err)
 		}
 		var state struct {
 			Values struct {
-				Root module `json:"root_module"`
+				Root    module `json:"root_module"`
+				Outputs struct {
+					NextSteps struct{ Value string } `json:"next_steps"`
+				} `json:"outputs"`
 			} `json:"values"`
 		}
 		if err := json.Unmarshal(text, &state); err != nil {
 			t.Fatal(err)
 		}
+		e := example{nextSteps: state.Values.Outputs.NextSteps.Value}
 		for _, r := range state.Values.Root.all() {
 			if r.Mode == "managed" {
-				out[name] = append(out[name], r)
+				e.resources = append(e.resources, r)
 			}
 		}
+		out[name] = e
 	}
 	return out
 }
@@ -76,13 +87,13 @@ func TestCounts(t *testing.T) {
 	want := map[string][]int{
 		"bucket":         {0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 2},
 		"try":            {1, 2, 1, 2, 0, 2, 4, 1, 0, 1, 1, 2},
-		"p5":             {1, 3, 2, 3, 2, 1, 4, 0, 1, 1, 1, 2},
+		"p5":             {1, 2, 1, 2, 1, 1, 4, 0, 1, 1, 1, 2},
 		"capacity-block": {1, 2, 1, 2, 0, 1, 4, 0, 1, 0, 1, 2},
 		"spot":           {1, 2, 1, 2, 0, 3, 4, 0, 1, 0, 1, 2},
 	}
-	for name, resources := range applied(t) {
+	for name, e := range applied(t) {
 		got := make([]int, len(types))
-		for _, r := range resources {
+		for _, r := range e.resources {
 			if i := slices.Index(types, r.Type); i >= 0 {
 				got[i]++
 			}
@@ -95,9 +106,9 @@ func TestCounts(t *testing.T) {
 
 // TestEverythingIsTagged looks at what can carry tags: aws resources have tags_all, awscc ones tags.
 func TestEverythingIsTagged(t *testing.T) {
-	for name, resources := range applied(t) {
+	for name, e := range applied(t) {
 		tagged := 0
-		for _, r := range resources {
+		for _, r := range e.resources {
 			tags, can := r.Values["tags_all"].(map[string]any)
 			if strings.HasPrefix(r.Type, "awscc_") {
 				tags, can = r.Values["tags"].(map[string]any)
@@ -121,8 +132,8 @@ func TestEverythingIsTagged(t *testing.T) {
 
 func TestNoWayIn(t *testing.T) {
 	ways := []string{"aws_internet_gateway", "aws_nat_gateway", "aws_eip", "aws_key_pair", "aws_vpc_peering_connection"}
-	for name, resources := range applied(t) {
-		for _, r := range resources {
+	for name, e := range applied(t) {
+		for _, r := range e.resources {
 			if slices.Contains(ways, r.Type) {
 				t.Errorf("%s: %s leads out of the network", name, r.Address)
 			}
@@ -166,37 +177,35 @@ func userData(t *testing.T, r resource) string {
 	return string(script)
 }
 
+// startOf is the user data of an example's nodes, "" where it has none.
+func startOf(t *testing.T, e example) string {
+	t.Helper()
+	seen := ""
+	for _, r := range e.resources {
+		if r.Type != "aws_launch_template" {
+			continue
+		}
+		script := userData(t, r)
+		if seen != "" && seen != script {
+			t.Error("groups start differently")
+		}
+		seen = script
+	}
+	return seen
+}
+
 // TestUserDataRuns runs each example's user data as a node would, in a file tree of its own.
 func TestUserDataRuns(t *testing.T) {
-	for name, resources := range applied(t) {
-		seen := ""
-		for _, r := range resources {
-			if r.Type != "aws_launch_template" {
-				continue
-			}
-			script := userData(t, r)
-			if seen != "" && seen != script {
-				t.Errorf("%s: groups start differently", name)
-			}
-			seen = script
-		}
-		if seen == "" {
+	for name, e := range applied(t) {
+		script := startOf(t, e)
+		if script == "" {
 			continue
 		}
 		t.Run(name, func(t *testing.T) {
 			c := newCluster(t)
-			c.bucket = filepath.Join(filepath.Dir(c.bucket), "change-me-tokenfork")
-			c.write(filepath.Join(c.fakes, "aws"), strings.ReplaceAll(fakeAWS, "s3://bucket/", "s3://change-me-tokenfork/"), 0o755)
 			c.uploadSoftware()
 			c.upload("models/m", map[string]string{"config.json": "{}"})
-			root := t.TempDir()
-			c.prepare(root)
-			path := filepath.Join(root, "user-data")
-			c.write(path, seen, 0o755)
-			cmd, out := c.command(root, path)
-			if err := cmd.Run(); err != nil || !isReady(root) {
-				t.Fatalf("user data: %v\n%s", err, out)
-			}
+			root := c.boot(strings.ReplaceAll(script, bucketOfExamples, "bucket"))
 			for _, script := range []string{"setup", "stage", "ready"} {
 				if c.read(filepath.Join(root, "usr/local/sbin/tokenfork-"+script)) != c.read(filepath.Join(scripts, script+".sh")) {
 					t.Errorf("user data changes %s.sh", script)
@@ -211,4 +220,20 @@ func TestUserDataRuns(t *testing.T) {
 			}
 		})
 	}
+}
+
+const bucketOfExamples = "change-me-tokenfork"
+
+// boot runs user data on a new node and returns its root.
+func (c *cluster) boot(script string, env ...string) string {
+	c.t.Helper()
+	root := c.t.TempDir()
+	c.prepare(root)
+	path := filepath.Join(root, "user-data")
+	c.write(path, script, 0o755)
+	cmd, out := c.command(root, path, env...)
+	if err := cmd.Run(); err != nil || !isReady(root) {
+		c.t.Fatalf("user data: %v\n%s", err, out)
+	}
+	return root
 }

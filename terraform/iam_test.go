@@ -3,23 +3,22 @@
 package terraform_test
 
 import (
-	"bufio"
 	"encoding/json"
 	"fmt"
-	"maps"
 	"os"
 	"path"
 	"slices"
 	"strings"
 	"testing"
+
+	"tokenfork/internal/store/storetest"
 )
 
-// operation is one line of a recording: what a run asks of S3. For s3:ListBucket the key is the prefix. The role is
-// writer (tasks, and whoever plans, submits and merges; the default) or reader (node start, readers of results).
+// operation is what a role asks of S3: writer (tasks, and whoever plans, submits and merges) or reader (a node that
+// starts, whoever fetches results, and on the nodes all that is not below jobs/).
 type operation struct {
-	Role   string `json:"role,omitempty"`
-	Action string `json:"action"`
-	Key    string `json:"key"`
+	role string
+	storetest.Operation
 }
 
 // texts reads "x" and ["x", "y"] alike.
@@ -131,32 +130,28 @@ func bucketPolicies(t *testing.T, resources []resource) (string, policy, map[str
 	return arn, own, roles
 }
 
-// recording returns testdata/recording.jsonl and the file that $TOKENFORK_S3_RECORDING names: lines of operations.
-func recording(t *testing.T) []operation {
+// operations are those of a whole run, which cmd/tokenfork's tests record at a real S3 server and keep up to date in
+// testdata/recording.jsonl, and those around it, recorded here.
+func operations(t *testing.T, e example) []operation {
 	t.Helper()
-	files := []string{"testdata/recording.jsonl"}
-	if name := os.Getenv("TOKENFORK_S3_RECORDING"); name != "" {
-		files = append(files, name)
+	file, err := os.Open("testdata/recording.jsonl")
+	if err != nil {
+		t.Fatal(err)
 	}
+	defer file.Close()
 	var out []operation
-	for _, name := range files {
-		file, err := os.Open(name)
-		if err != nil {
-			t.Fatal(err)
+	for lines := json.NewDecoder(file); lines.More(); {
+		op := operation{role: "writer"}
+		if err := lines.Decode(&op.Operation); err != nil || op.Action == "" {
+			t.Fatalf("testdata/recording.jsonl: not an operation: %v, %v", op, err)
 		}
-		defer file.Close()
-		lines := bufio.NewScanner(file)
-		for n := 1; lines.Scan(); n++ {
-			op := operation{Role: "writer"}
-			err := json.Unmarshal(lines.Bytes(), &op)
-			if err != nil || op.Action == "" || (op.Role != "writer" && op.Role != "reader") {
-				t.Fatalf("%s:%d: not an operation: %q, %v", name, n, lines.Text(), err)
-			}
-			out = append(out, op)
+		if !strings.HasPrefix(op.Key, "jobs/") {
+			op.role = "reader"
 		}
-		if err := lines.Err(); err != nil {
-			t.Fatal(err)
-		}
+		out = append(out, op)
+	}
+	for _, op := range fromUploadToResults(t, e) {
+		out = append(out, operation{"reader", op})
 	}
 	return out
 }
@@ -172,82 +167,92 @@ func ask(t *testing.T, policies []policy, arn string, op operation) bool {
 	return allows(t, policies, op.Action, resource, context)
 }
 
-func TestRolesMayDoWhatARunDoes(t *testing.T) {
-	for name, resources := range applied(t) {
-		arn, own, roles := bucketPolicies(t, resources)
-		for _, op := range recording(t) {
-			if !ask(t, []policy{roles[op.Role], own}, arn, op) {
-				t.Errorf("%s: %s may not %s %s", name, op.Role, op.Action, op.Key)
+func TestRolesMayDoWhatARunDoesAndNoMore(t *testing.T) {
+	examples := applied(t)
+	all := operations(t, examples["try"])
+	for name, e := range examples {
+		arn, own, roles := bucketPolicies(t, e.resources)
+		for _, op := range all {
+			if !ask(t, []policy{roles[op.role], own}, arn, op) {
+				t.Errorf("%s: %s may not %s %s", name, op.role, op.Action, op.Key)
 			}
 		}
-	}
-}
-
-func TestRolesMayDoNoMore(t *testing.T) {
-	used := map[string]map[string]bool{"writer": {}, "reader": {}}
-	for _, op := range recording(t) {
-		used[op.Role][op.Action] = true
-	}
-	for name, resources := range applied(t) {
-		arn, own, roles := bucketPolicies(t, resources)
 		for role, p := range roles {
-			granted := map[string]bool{}
-			for _, s := range p.Statement {
-				for _, action := range s.Action {
-					granted[action] = true
+			for _, right := range p.rights() {
+				if !slices.ContainsFunc(all, func(op operation) bool { return op.role == role && ask(t, []policy{right}, arn, op) }) {
+					t.Errorf("%s: nothing that a run does needs %s's %v", name, role, right)
 				}
 			}
-			if !maps.Equal(granted, used[role]) {
-				t.Errorf("%s: %s is granted %v, a run uses %v", name, role, granted, used[role])
-			}
-		}
-		for _, op := range beyond() {
-			if ask(t, []policy{roles[op.Role], own}, arn, op) {
-				t.Errorf("%s: %s may %s %q", name, op.Role, op.Action, op.Key)
-			}
-		}
-		for role, p := range roles {
-			if ask(t, []policy{p, own}, arn+"-other", operation{Action: "s3:GetObject", Key: "jobs/first/job.json"}) {
+			if ask(t, []policy{p, own}, arn+"-other", operation{role, storetest.Operation{Action: "s3:GetObject", Key: "jobs/first/job.json"}}) {
 				t.Errorf("%s: %s may read another bucket", name, role)
 			}
 			if allows(t, []policy{p}, "s3:ListBucket", arn, nil) {
 				t.Errorf("%s: %s may list the whole bucket", name, role)
 			}
 		}
+		for _, op := range beyond() {
+			if ask(t, []policy{roles[op.role], own}, arn, op) {
+				t.Errorf("%s: %s may %s %q", name, op.role, op.Action, op.Key)
+			}
+		}
 	}
+}
+
+// rights takes a policy apart: one action on one resource, under one value of each condition.
+func (p policy) rights() []policy {
+	var out []policy
+	for _, s := range p.Statement {
+		for _, action := range s.Action {
+			for _, resource := range s.Resource {
+				one := statement{Effect: s.Effect, Action: texts{action}, Resource: texts{resource}}
+				if len(s.Condition) == 0 {
+					out = append(out, policy{[]statement{one}})
+				}
+				for test, keys := range s.Condition {
+					for key, values := range keys {
+						for _, value := range values {
+							one.Condition = map[string]map[string]texts{test: {key: texts{value}}}
+							out = append(out, policy{[]statement{one}})
+						}
+					}
+				}
+			}
+		}
+	}
+	return out
 }
 
 // beyond lists what neither role, or not this one, may do.
 func beyond() []operation {
-	out := []operation{
-		{"writer", "s3:PutObject", "models/small/config.json"},
-		{"writer", "s3:PutObject", "software/tokenfork-linux-amd64"},
-		{"writer", "s3:PutObject", "tables/table.csv"},
-		{"writer", "s3:DeleteObject", "models/small/config.json"},
-		{"writer", "s3:GetObject", "models/small/config.json"},
-		{"reader", "s3:PutObject", "jobs/first/job.json"},
-		{"reader", "s3:DeleteObject", "jobs/first/job.json"},
-		{"reader", "s3:AbortMultipartUpload", "jobs/first/results.arrow"},
+	var out []operation
+	add := func(role, action string, keys ...string) {
+		for _, key := range keys {
+			out = append(out, operation{role, storetest.Operation{Action: action, Key: key}})
+		}
+	}
+	add("writer", "s3:PutObject", "models/small/config.json", "software/tokenfork-linux-amd64", "tables/table.csv")
+	add("writer", "s3:DeleteObject", "models/small/config.json")
+	add("writer", "s3:GetObject", "models/small/config.json")
+	for _, action := range []string{"s3:PutObject", "s3:DeleteObject", "s3:AbortMultipartUpload"} {
+		add("reader", action, "jobs/first/job.json")
 	}
 	for _, role := range []string{"writer", "reader"} {
-		for _, key := range []string{"", "other/", "jobs", "jobs-of-others/", "model"} {
-			out = append(out, operation{role, "s3:ListBucket", key})
-		}
-		for _, key := range []string{"other/file", "jobs-of-others/file", "file"} {
-			out = append(out, operation{role, "s3:GetObject", key}, operation{role, "s3:PutObject", key}, operation{role, "s3:DeleteObject", key})
+		add(role, "s3:ListBucket", "", "other/", "jobs", "jobs-of-others/", "model")
+		for _, action := range []string{"s3:GetObject", "s3:PutObject", "s3:DeleteObject"} {
+			add(role, action, "other/file", "jobs-of-others/file", "file")
 		}
 		for _, action := range []string{
 			"s3:DeleteObjectVersion", "s3:GetObjectVersion", "s3:PutObjectAcl", "s3:PutObjectTagging", "s3:RestoreObject",
 			"s3:PutObjectRetention", "s3:BypassGovernanceRetention", "s3:ListMultipartUploadParts",
 		} {
-			out = append(out, operation{role, action, "jobs/first/job.json"})
+			add(role, action, "jobs/first/job.json")
 		}
 	}
 	return out
 }
 
 func TestBucketIsLockedForAll(t *testing.T) {
-	arn, own, roles := bucketPolicies(t, applied(t)["bucket"])
+	arn, own, roles := bucketPolicies(t, applied(t)["bucket"].resources)
 	object := arn + "/jobs/first/job.json"
 	for _, context := range []map[string]string{
 		{"aws:SecureTransport": "false", "s3:TlsVersion": "1.2"},

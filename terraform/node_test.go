@@ -89,21 +89,27 @@ func (c *cluster) upload(prefix string, files map[string]string) {
 	c.write(filepath.Join(c.bucket, prefix, "SHA256SUMS"), sums.String(), 0o644)
 }
 
-func (c *cluster) uploadSoftware() {
+// software makes a folder of what is to be uploaded; its programs say their names.
+func (c *cluster) software(dir string) {
 	c.t.Helper()
-	dir := c.t.TempDir()
-	c.write(filepath.Join(dir, "apptainer/bin/apptainer"), "#!/bin/bash\necho apptainer \"$@\"\n", 0o755)
-	out, err := exec.Command("tar", "-czf", filepath.Join(dir, "a.tar.gz"), "-C", dir, "apptainer").CombinedOutput()
+	built := c.t.TempDir()
+	c.write(filepath.Join(built, "apptainer/bin/apptainer"), "#!/bin/bash\necho apptainer \"$@\"\n", 0o755)
+	c.write(filepath.Join(dir, "tokenfork-linux-amd64"), "#!/bin/bash\necho tokenfork\n", 0o755)
+	c.write(filepath.Join(dir, "vllm.sif"), "image", 0o644)
+	out, err := exec.Command("tar", "-czf", filepath.Join(dir, "apptainer.tar.gz"), "-C", built, "apptainer").CombinedOutput()
 	if err != nil {
 		c.t.Fatalf("tar: %v: %s", err, out)
 	}
-	archive, err := os.ReadFile(filepath.Join(dir, "a.tar.gz"))
-	if err != nil {
-		c.t.Fatal(err)
+}
+
+func (c *cluster) uploadSoftware() {
+	c.t.Helper()
+	dir, files := c.t.TempDir(), map[string]string{}
+	c.software(dir)
+	for _, name := range []string{"tokenfork-linux-amd64", "vllm.sif", "apptainer.tar.gz"} {
+		files[name] = c.read(filepath.Join(dir, name))
 	}
-	c.upload("software", map[string]string{
-		"tokenfork-linux-amd64": "#!/bin/bash\necho tokenfork\n", "apptainer.tar.gz": string(archive), "vllm.sif": "image",
-	})
+	c.upload("software", files)
 }
 
 // node makes the file tree of a node, as user data leaves it before set-up, and returns its root.
@@ -141,7 +147,7 @@ func (c *cluster) prepare(root string) {
 func (c *cluster) command(root, program string, env ...string) (*exec.Cmd, *bytes.Buffer) {
 	cmd := exec.Command(program)
 	cmd.Env = append([]string{
-		"PATH=" + c.fakes + ":/usr/local/bin:/usr/bin:/bin", "HOSTNAME=" + filepath.Base(root), "TOKENFORK_ROOT=" + root,
+		"PATH=" + c.fakes + ":" + os.Getenv("PATH"), "HOSTNAME=" + filepath.Base(root), "TOKENFORK_ROOT=" + root,
 		"TOKENFORK_RETRY_SECONDS=0", "FAKE_BUCKET=" + c.bucket, "FAKE_LOG=" + c.log,
 	}, env...)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}

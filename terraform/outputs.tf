@@ -41,6 +41,11 @@ output "connect" {
 output "next_steps" {
   description = "What to type next."
   value       = var.create_cluster ? local.cluster_steps : local.bucket_steps
+
+  precondition {
+    condition     = !var.create_cluster || var.run.gpus <= try(module.cluster[0].gpus[local.partition], 0)
+    error_message = "run.gpus: a node of partition ${local.partition} has ${try(module.cluster[0].gpus[local.partition], 0)} GPUs."
+  }
 }
 
 locals {
@@ -53,14 +58,39 @@ locals {
   ]) : null
 
   partition = try(module.cluster[0].partitions[0], "")
+  bucket    = "s3://${module.storage.bucket}"
+  job       = "${module.storage.jobs_url}first"
 
-  upload_steps = join("\n     ", [
-    "aws s3 cp --recursive --exclude SHA256SUMS software/ s3://${module.storage.bucket}/software/",
-    "aws s3 cp software/SHA256SUMS s3://${module.storage.bucket}/software/",
-    "aws s3 cp --recursive --exclude '.*' --exclude SHA256SUMS models/MODEL/ s3://${module.storage.bucket}/models/MODEL/",
-    "aws s3 cp models/MODEL/SHA256SUMS s3://${module.storage.bucket}/models/MODEL/",
-    "aws s3 cp TABLE s3://${module.storage.bucket}/tables/",
-  ])
+  models = { for role, name in { small = var.run.small, reference = var.run.reference, judge = var.run.judge } : role => basename(name) if name != null }
+  hub    = compact([var.run.small, var.run.reference, var.run.judge])
+
+  sums = "find . -type f -not -path '*/.*' ! -name SHA256SUMS -printf '%P\\n' | xargs sha256sum >SHA256SUMS"
+
+  upload_steps = join("\n     ", concat(
+    [
+      "(cd software && ${local.sums})",
+      "aws s3 cp --recursive --exclude SHA256SUMS software/ ${local.bucket}/software/",
+      "aws s3 cp software/SHA256SUMS ${local.bucket}/software/",
+    ],
+    flatten([for name in local.hub : [
+      "hf download ${name} --local-dir models/${basename(name)}",
+      "(cd models/${basename(name)} && ${local.sums})",
+      "aws s3 cp --recursive --exclude '.*' --exclude SHA256SUMS models/${basename(name)}/ ${local.bucket}/models/${basename(name)}/",
+      "aws s3 cp models/${basename(name)}/SHA256SUMS ${local.bucket}/models/${basename(name)}/",
+    ]]),
+    ["aws s3 cp ${var.run.table} ${local.bucket}/tables/"],
+  ))
+
+  model_flags = "--small-model /shared/models/${local.models.small} --reference-model /shared/models/${local.models.reference}"
+
+  submit = join(" ", compact([
+    "tokenfork submit --job ${local.job} --partition ${local.partition} --gpus ${var.run.gpus}",
+    var.run.infer_flags == "" ? "" : "--infer-flags \"${var.run.infer_flags}\"",
+    var.run.judge == null ? "" : "--judge local --judge-model /shared/models/${try(local.models.judge, "")}",
+    var.run.judge_flags == "" ? "" : "--judge-flags \"${var.run.judge_flags}\"",
+  ]))
+
+  result_steps = "aws s3 sync ${local.job}/ first/ --exclude '*' --include 'results.*' --include 'summary.json' --include 'failures.csv' --include 'report/*'"
 
   bucket_steps = <<-EOT
     Before you make the cluster: upload what its nodes need (docs/cloud.md, 2), SHA256SUMS of each folder last:
@@ -70,8 +100,8 @@ locals {
          aws iam attach-role-policy --role-name ROLE --policy-arn ${module.storage.reader_policy_arn}
     Then, where that role holds:
          export AWS_REGION=${var.region}
-         tokenfork plan TABLE --job ${module.storage.jobs_url}first --small-model PATH --reference-model PATH
-         tokenfork submit --job ${module.storage.jobs_url}first
+         tokenfork plan TABLE --job ${local.job} --small-model PATH --reference-model PATH
+         tokenfork submit --job ${local.job}
   EOT
 
   cluster_steps = <<-EOT
@@ -82,11 +112,12 @@ locals {
     3. There:
          sudo tokenfork-setup        # copies the uploads to /shared; ends with "ready"
          cd /shared/work
-         tokenfork plan s3://${module.storage.bucket}/tables/TABLE --job ${module.storage.jobs_url}first \
-           --small-model /shared/models/SMALL --reference-model /shared/models/REFERENCE
-         export SBATCH_PARTITION=${local.partition} SBATCH_GPUS_PER_NODE=${try(module.cluster[0].gpus[local.partition], 0)}
-         tokenfork submit --job ${module.storage.jobs_url}first --dry-run
-         tokenfork submit --job ${module.storage.jobs_url}first
-         tokenfork status --job ${module.storage.jobs_url}first --watch
+         tokenfork plan ${local.bucket}/tables/${basename(var.run.table)} --job ${local.job} ${local.model_flags} --shard-time 90m --shard-gpus ${var.run.gpus}${var.run.plan_flags == "" ? "" : " ${var.run.plan_flags}"}
+         srun --partition ${local.partition} --gres gpu:${var.run.gpus} tokenfork doctor --job ${local.job} ${local.model_flags}
+         ${local.submit} --dry-run
+         ${local.submit}
+         tokenfork status --job ${local.job} --watch
+    4. The results, here or wherever the reader policy holds:
+         ${local.result_steps}
   EOT
 }

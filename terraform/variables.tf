@@ -127,6 +127,27 @@ variable "node_groups" {
   default = {}
 }
 
+# The commands that next_steps prints; nothing is made from this.
+
+variable "run" {
+  description = <<-EOT
+    What next_steps runs, so that it can be copied as it stands. table: a file, uploaded to tables/. small, reference, judge:
+    models by their names at the hub; judge null: nobody on the nodes. gpus: of an array task. plan_flags, infer_flags,
+    judge_flags: further flags of these stages.
+  EOT
+  type = object({
+    table       = optional(string, "TABLE")
+    small       = optional(string, "ORG/SMALL")
+    reference   = optional(string, "ORG/REFERENCE")
+    judge       = optional(string)
+    gpus        = optional(number, 1)
+    plan_flags  = optional(string, "")
+    infer_flags = optional(string, "")
+    judge_flags = optional(string, "")
+  })
+  default = {}
+}
+
 # The bill.
 
 variable "budget" {

@@ -16,6 +16,7 @@ import (
 	awshttp "github.com/aws/aws-sdk-go-v2/aws/transport/http"
 	"github.com/aws/aws-sdk-go-v2/config"
 	"github.com/aws/aws-sdk-go-v2/service/s3"
+	"github.com/aws/aws-sdk-go-v2/service/s3/types"
 	"github.com/aws/smithy-go"
 	"github.com/aws/smithy-go/logging"
 	smithyhttp "github.com/aws/smithy-go/transport/http"
@@ -129,6 +130,19 @@ func (s *s3Store) Remove(ctx context.Context, key string) error {
 	}
 	_, err := s.client.DeleteObject(ctx, &s3.DeleteObjectInput{Bucket: &s.bucket, Key: aws.String(s.full(key))})
 	return s.explain(err, key)
+}
+
+// unhide makes a 404 of the 403 for a key that is not there: S3 may answer so to
+// who may list less than the whole bucket, and then its name is listed.
+func (s *s3Store) unhide(ctx context.Context, full string, err error) error {
+	if err == nil || lastAnswer(err).HTTPStatusCode() != http.StatusForbidden {
+		return err
+	}
+	out, listErr := s.client.ListObjectsV2(ctx, &s3.ListObjectsV2Input{Bucket: &s.bucket, Prefix: &full, MaxKeys: aws.Int32(1)})
+	if listErr != nil || len(out.Contents) > 0 && aws.ToString(out.Contents[0].Key) == full {
+		return err
+	}
+	return errors.Join(&types.NotFound{}, err)
 }
 
 // errCode is the code that the server answered with, or "".

@@ -4,17 +4,16 @@ import (
 	"bytes"
 	"context"
 	"crypto/sha256"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
 	"log/slog"
+	"maps"
 	"math/rand/v2"
 	"net"
 	"net/http"
 	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -393,28 +392,51 @@ func TestRetriesAreTold(t *testing.T) {
 	}
 }
 
-// TestRecorder: what a test of IAM policies reads.
-func TestRecorder(t *testing.T) {
-	name := filepath.Join(t.TempDir(), "calls")
-	t.Setenv("TOKENFORK_S3_LOG", name)
-	s, _ := openFaulty(t, Options{})
+// TestHiddenKeys: who may list a prefix alone may be told 403 of a key that is not there.
+func TestHiddenKeys(t *testing.T) {
+	s, p := openFaulty(t, Options{})
+	must(t, CreateBytes(t.Context(), s, "there", []byte("x")))
+	must(t, CreateBytes(t.Context(), s, "missing-not", []byte("x")))
+	p.Inject(storetest.Fault{Match: func(r *http.Request) bool { return !r.URL.Query().Has("list-type") && r.Method != http.MethodPut }, Status: 403, Code: "AccessDenied"})
+	if _, err := s.Open(t.Context(), "missing"); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("a key that is not there: %v", err)
+	}
+	if _, err := s.Open(t.Context(), "there"); err == nil || errors.Is(err, fs.ErrNotExist) || !strings.Contains(failure.Hint(err), "s3:GetObject") {
+		t.Errorf("a key that may not be read: %v", err)
+	}
+	for key, want := range map[string]bool{"missing": false, "there": true} {
+		attempt, err := s.attemptAt(t.Context(), s.full(key))
+		if attempt != nil || (err != nil) != want {
+			t.Errorf("who wrote %s: %v, %v", key, attempt, err)
+		}
+	}
+	p.Inject(storetest.Fault{Match: list, Status: 403, Code: "AccessDenied"})
+	if _, err := s.Open(t.Context(), "missing"); err == nil || errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("nobody says that it is not there: %v", err)
+	}
+}
+
+// TestOperations: what a test of IAM policies reads.
+func TestOperations(t *testing.T) {
+	s, p := openFaulty(t, Options{})
 	must(t, CreateBytes(t.Context(), s, "big", make([]byte, bigSize)))
 	wantContent(t, s, "big", string(make([]byte, bigSize)))
 	wantKeys(t, s, "b", "big")
 	must(t, s.Remove(t.Context(), "big"))
-	b, err := os.ReadFile(name)
-	must(t, err)
-	got := map[[2]string]int{}
-	for dec := json.NewDecoder(bytes.NewReader(b)); dec.More(); {
-		var line struct{ Action, Key string }
-		must(t, dec.Decode(&line))
-		got[[2]string{line.Action, line.Key}]++
+	p.Inject(storetest.Fault{Match: complete, Status: 400, Code: "InvalidPart"})
+	if err := CreateBytes(t.Context(), s, "broken", make([]byte, bigSize)); err == nil {
+		t.Error("an upload was completed that the server refused")
 	}
-	want := map[[2]string]int{
-		{"s3:PutObject", "job/big"}: 5, {"s3:GetObject", "job/big"}: 1,
-		{"s3:ListBucket", "job/b"}: 1, {"s3:DeleteObject", "job/big"}: 1,
+	got := map[storetest.Operation]int{}
+	for _, op := range p.Operations() {
+		got[op]++
 	}
-	if fmt.Sprint(got) != fmt.Sprint(want) {
+	want := map[storetest.Operation]int{
+		{Action: "s3:PutObject", Key: "job/big"}: 5, {Action: "s3:GetObject", Key: "job/big"}: 1,
+		{Action: "s3:ListBucket", Key: "job/b"}: 1, {Action: "s3:DeleteObject", Key: "job/big"}: 1,
+		{Action: "s3:PutObject", Key: "job/broken"}: 5, {Action: "s3:AbortMultipartUpload", Key: "job/broken"}: 1,
+	}
+	if !maps.Equal(got, want) {
 		t.Errorf("recorded %v, want %v", got, want)
 	}
 }

@@ -25,9 +25,10 @@ type body struct {
 }
 
 func (s *s3Store) open(ctx context.Context, key string) (io.ReadCloser, error) {
-	out, err := s.client.GetObject(ctx, &s3.GetObjectInput{Bucket: &s.bucket, Key: aws.String(s.full(key))})
+	full := s.full(key)
+	out, err := s.client.GetObject(ctx, &s3.GetObjectInput{Bucket: &s.bucket, Key: &full})
 	if err != nil {
-		return nil, s.explain(err, key)
+		return nil, s.explain(s.unhide(ctx, full, err), key)
 	}
 	if out.ContentLength == nil {
 		return nil, errors.Join(fmt.Errorf("read %s: the server names no length", s.url(key)), out.Body.Close())

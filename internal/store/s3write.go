@@ -115,6 +115,7 @@ func unclear(err error) bool {
 // attemptAt is the attempt that wrote the key, "" for a foreign object, nil for none.
 func (s *s3Store) attemptAt(ctx context.Context, full string) (*string, error) {
 	out, err := s.client.HeadObject(ctx, &s3.HeadObjectInput{Bucket: &s.bucket, Key: &full})
+	err = s.unhide(ctx, full, err)
 	if errCode(err) == "NotFound" {
 		return nil, nil
 	}

@@ -5,7 +5,18 @@ availability_zones = ["us-east-2b"]
 cluster_size       = "MEDIUM"
 
 node_groups = {
-  infer = { instance_type = "p5.48xlarge", max_nodes = 8, purchase = "CAPACITY_BLOCK", capacity_reservation_id = "cr-0123456789abcdef0" }
+  gpu = { instance_type = "p5.48xlarge", max_nodes = 8, purchase = "CAPACITY_BLOCK", capacity_reservation_id = "cr-0123456789abcdef0" }
 }
 
 shared_storage = { type = "lustre", lustre_gib = 1200 }
+
+# As in p5.tfvars.
+run = {
+  table       = "table.csv"
+  small       = "deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B"
+  reference   = "deepseek-ai/DeepSeek-R1-Distill-Qwen-32B"
+  judge       = "Qwen/Qwen2.5-72B-Instruct"
+  gpus        = 4
+  infer_flags = "--reference-tp 2"
+  judge_flags = "--judge-tp 4"
+}

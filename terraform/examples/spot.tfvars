@@ -1,5 +1,5 @@
-# Many cheap nodes that may be taken away: g6e.12xlarge (4 L40S) holds the 32B with tensor parallelism 4 and, by memory
-# fraction, the 1.5B. An interrupted task loses what was in flight and is queued again.
+# Many cheap nodes that may be taken away: g6e.12xlarge (4 L40S, 48 GB). A task has a node: the 32B on all four GPUs, the 1.5B
+# beside it on one. An interrupted task loses what was in flight and is queued again. Judged elsewhere.
 region             = "us-west-2"
 bucket_name        = "change-me-tokenfork"
 availability_zones = ["us-west-2a", "us-west-2b", "us-west-2c"]
@@ -10,3 +10,11 @@ node_groups = {
 }
 
 shared_storage = { type = "lustre", lustre_gib = 2400 }
+
+run = {
+  table       = "table.csv"
+  small       = "deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B"
+  reference   = "deepseek-ai/DeepSeek-R1-Distill-Qwen-32B"
+  gpus        = 4
+  infer_flags = "--reference-tp 4"
+}

@@ -7,4 +7,12 @@ node_groups = {
   gpu = { instance_type = "g6e.4xlarge", max_nodes = 1 }
 }
 
+run = {
+  table      = "table.csv"
+  small      = "deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B"
+  reference  = "deepseek-ai/DeepSeek-R1-Distill-Qwen-7B"
+  judge      = "Qwen/Qwen2.5-7B-Instruct"
+  plan_flags = "--reference 7.0"
+}
+
 budget = { monthly_usd = 200, emails = ["change-me@example.com"] }

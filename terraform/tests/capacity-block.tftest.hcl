@@ -9,7 +9,7 @@ run "one_zone" {
   }
 
   assert {
-    condition     = output.partitions == tolist(["infer"])
+    condition     = output.partitions == tolist(["gpu"])
     error_message = "not one partition"
   }
 }

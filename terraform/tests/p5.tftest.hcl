@@ -1,13 +1,18 @@
-# examples/p5.tfvars: infer and judge, each of p5.48xlarge.
+# examples/p5.tfvars: the 1.5B, the 32B and the 72B judge on p5.48xlarge.
 
-run "two_partitions" {
+run "half_a_node_a_task" {
   assert {
-    condition     = output.partitions == tolist(["infer", "judge"]) && module.cluster[0].gpus == { infer = 8, judge = 8 }
-    error_message = "not two partitions of nodes with 8 GPUs, infer the default one"
+    condition     = output.partitions == tolist(["gpu"]) && module.cluster[0].gpus == { gpu = 8 }
+    error_message = "not one partition of nodes with 8 GPUs"
   }
 
   assert {
-    condition     = strcontains(output.next_steps, "SBATCH_PARTITION=infer SBATCH_GPUS_PER_NODE=8\n")
-    error_message = "next_steps does not ask for whole nodes"
+    condition = alltrue([for want in [
+      "hf download Qwen/Qwen2.5-72B-Instruct --local-dir models/Qwen2.5-72B-Instruct\n",
+      "--reference-model /shared/models/DeepSeek-R1-Distill-Qwen-32B --shard-time 90m --shard-gpus 4\n",
+      "submit --job s3://change-me-tokenfork/jobs/first --partition gpu --gpus 4 --infer-flags \"--reference-tp 2\"",
+      " --judge local --judge-model /shared/models/Qwen2.5-72B-Instruct --judge-flags \"--judge-tp 4\"\n",
+    ] : strcontains(output.next_steps, want)])
+    error_message = "next_steps does not spread the models over a task's GPUs"
   }
 }

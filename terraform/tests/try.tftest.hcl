@@ -14,7 +14,7 @@ run "one_node_and_a_budget" {
   assert {
     condition = alltrue([for want in [
       "s3 cp software/SHA256SUMS s3://change-me-tokenfork/software/\n", "${output.connect}\n", "sudo tokenfork-setup ",
-      "SBATCH_PARTITION=gpu SBATCH_GPUS_PER_NODE=1\n", "tokenfork submit --job s3://change-me-tokenfork/jobs/first\n",
+      "srun --partition gpu --gres gpu:1 tokenfork doctor ", "tokenfork status --job s3://change-me-tokenfork/jobs/first --watch\n",
     ] : strcontains(output.next_steps, want)])
     error_message = "next_steps lacks a step"
   }
@@ -68,4 +68,14 @@ run "zones_are_asked_for" {
   }
 
   expect_failures = [var.availability_zones]
+}
+
+run "more_gpus_than_a_node_has" {
+  command = plan
+
+  variables {
+    run = { gpus = 2 }
+  }
+
+  expect_failures = [output.next_steps]
 }

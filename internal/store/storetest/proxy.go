@@ -1,7 +1,6 @@
 package storetest
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -9,7 +8,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/http/httputil"
-	"os"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -26,9 +25,16 @@ type Proxy struct {
 	Bucket string
 	Folder string // where the server keeps the bucket's objects as files
 
-	mu     sync.Mutex
-	faults []*Fault
-	calls  io.Writer // nil: not recorded
+	mu         sync.Mutex
+	faults     []*Fault
+	operations []Operation
+}
+
+// Operation is a request as IAM sees it: the right that it needs, and its key,
+// or the prefix of a listing.
+type Operation struct {
+	Action string `json:"action"`
+	Key    string `json:"key"`
 }
 
 // Fault is what happens to requests. Fields combine where that makes sense.
@@ -61,20 +67,32 @@ func (p *Proxy) Inject(f Fault) (hits func() int) {
 	}
 }
 
-// record appends the IAM right that a request needs and its key, or the prefix of a listing.
-func (p *Proxy) record(r *http.Request) error {
-	q := r.URL.Query()
-	action := map[string]string{"GET": "s3:GetObject", "HEAD": "s3:GetObject", "PUT": "s3:PutObject", "POST": "s3:PutObject", "DELETE": "s3:DeleteObject"}[r.Method]
-	key := strings.TrimPrefix(r.URL.Path, "/"+p.Bucket+"/")
-	switch {
-	case q.Has("list-type"):
-		action, key = "s3:ListBucket", q.Get("prefix")
-	case r.Method == http.MethodDelete && q.Has("uploadId"):
-		action = "s3:AbortMultipartUpload"
-	}
+// Operations are all requests so far.
+func (p *Proxy) Operations() []Operation {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return json.NewEncoder(p.calls).Encode(map[string]string{"action": action, "key": key})
+	return slices.Clone(p.operations)
+}
+
+func (p *Proxy) operation(r *http.Request) Operation {
+	q := r.URL.Query()
+	key := strings.TrimPrefix(strings.TrimPrefix(r.URL.Path, "/"+p.Bucket), "/")
+	read := r.Method == http.MethodGet || r.Method == http.MethodHead
+	switch {
+	case key == "" && q.Has("uploads"):
+		return Operation{"s3:ListBucketMultipartUploads", ""}
+	case key == "" && read:
+		return Operation{"s3:ListBucket", q.Get("prefix")}
+	case read && q.Has("uploadId"):
+		return Operation{"s3:ListMultipartUploadParts", key}
+	case read:
+		return Operation{"s3:GetObject", key}
+	case r.Method == http.MethodDelete && q.Has("uploadId"):
+		return Operation{"s3:AbortMultipartUpload", key}
+	case r.Method == http.MethodDelete:
+		return Operation{"s3:DeleteObject", key}
+	}
+	return Operation{"s3:PutObject", key}
 }
 
 // Heal removes all faults.
@@ -107,20 +125,10 @@ func (p *Proxy) strike(r *http.Request) Fault {
 }
 
 func (p *Proxy) start(t testing.TB, backend http.RoundTripper) {
-	if name := os.Getenv("TOKENFORK_S3_LOG"); name != "" {
-		f, err := os.OpenFile(name, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o666)
-		if err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() { f.Close() })
-		p.calls = f
-	}
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if p.calls != nil {
-			if err := p.record(r); err != nil {
-				t.Error(err)
-			}
-		}
+		p.mu.Lock()
+		p.operations = append(p.operations, p.operation(r))
+		p.mu.Unlock()
 		p.serve(w, r, p.strike(r), backend)
 	}))
 	t.Cleanup(func() {

@@ -26,10 +26,8 @@ const (
 )
 
 // StartS3 runs a versitygw with one empty bucket until the test ends and
-// points the AWS variables of this process and its children at it. Where
-// TOKENFORK_S3_LOG names a file, each request adds a JSON line there with the
-// IAM right ("action") and key that it needs. The first use on a machine
-// builds the server, which takes a minute or two.
+// points the AWS variables of this process and its children at it. The first
+// use on a machine builds the server, which takes a minute or two.
 func StartS3(t testing.TB) *Proxy {
 	t.Helper()
 	for name, value := range map[string]string{

@@ -150,8 +150,7 @@ resource "aws_s3_bucket_policy" "this" {
   depends_on = [aws_s3_bucket_public_access_block.this]
 }
 
-# What a task, and whoever plans, submits and merges, does with a job. A conditional put needs no more than a put,
-# and a get of a missing key is answered 404, not 403, where its name could be listed.
+# What a task, and whoever plans, submits and merges, does with a job. A conditional put needs no more than a put.
 data "aws_iam_policy_document" "writer" {
   statement {
     sid       = "ListJobs"
@@ -187,7 +186,7 @@ data "aws_iam_policy_document" "reader" {
     condition {
       test     = "StringLike"
       variable = "s3:prefix"
-      values   = [for prefix in concat([var.jobs_prefix], local.read_only_prefixes) : "${prefix}*"]
+      values   = [for prefix in [var.jobs_prefix, "models/", "tables/"] : "${prefix}*"]
     }
   }
 
