@@ -26,7 +26,7 @@ func (w *sentence) count(a *vllm.Completion) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.counters.Add(job.Counters{Requests: 1, PromptTokens: int64(a.Usage.PromptTokens), CachedTokens: cached,
-		ComputedTokens: int64(a.Usage.PromptTokens) - cached, GeneratedTokens: int64(len(a.Choices[0].TokenIDs))})
+		ComputedTokens: int64(a.Usage.PromptTokens) - cached, GeneratedTokens: int64(len(a.TokenIDs))})
 }
 
 // countSaved adds what was not generated because the table or another fork has it.

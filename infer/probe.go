@@ -44,7 +44,7 @@ func (l *lane) probe(ctx context.Context, run *shardRun) (job.Counters, error) {
 			asked.Add(1)
 			prompt.Add(int64(got.Usage.PromptTokens))
 			cached.Add(int64(max(got.Usage.CachedTokens, 0)))
-			if got.Choices[0].TokenIDs[0] == p.sentence.Predictions(l.side)[p.at] {
+			if got.TokenIDs[0] == p.sentence.Predictions(l.side)[p.at] {
 				agreed.Add(1)
 			}
 			return nil
@@ -123,7 +123,7 @@ func hashOf(of ...any) uint64 {
 // next asks for the next token at the recorded position, of another server if
 // one dies meanwhile.
 func (r *replica) next(ctx context.Context, p recorded) (vllm.Completion, error) {
-	q := vllm.CompletionRequest{Prompts: []vllm.Prompt{vllm.Tokens(p.sentence.Real[:p.at]...)}, MaxTokens: 1, StopTokenIDs: r.stop}
+	q := vllm.CompletionRequest{Prompt: vllm.Tokens(p.sentence.Real[:p.at]...), MaxTokens: 1, StopTokenIDs: r.stop}
 	for try := 1; ; try++ {
 		client, generation, err := r.server.Client(ctx)
 		if err != nil {

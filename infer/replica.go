@@ -125,7 +125,7 @@ func (r *replica) send(ctx context.Context, client *vllm.Client, w *sentence, re
 
 func (r *replica) complete(ctx context.Context, client *vllm.Client, w *sentence, rest *rest) error {
 	wants := rest.wants()
-	q := vllm.CompletionRequest{Prompts: []vllm.Prompt{w.encoded.Prompt(int(rest.At), rest.forced()...)}, MaxTokens: wants,
+	q := vllm.CompletionRequest{Prompt: w.encoded.Prompt(int(rest.At), rest.forced()...), MaxTokens: wants,
 		StopTokenIDs: r.stop, Margins: r.set.Margins || rest.audits != nil, Sampling: vllm.Sampling{Temperature: r.set.Temperature, TopP: r.set.TopP}}
 	if r.set.Temperature > 0 {
 		q.Sampling.Seed = seed(r.set.Seed, w.ID, rest)
@@ -138,15 +138,14 @@ func (r *replica) complete(ctx context.Context, client *vllm.Client, w *sentence
 	}
 	r.answers.Add(1)
 	w.count(&answer)
-	c := answer.Choices[0]
-	for i, id := range c.TokenIDs {
+	for i, id := range answer.TokenIDs {
 		gap := math.NaN()
-		if c.Gaps != nil {
-			gap = c.Gaps[i]
+		if answer.Gaps != nil {
+			gap = answer.Gaps[i]
 		}
 		rest.take(id, gap)
 	}
-	if n := len(c.TokenIDs); n < wants && !r.isStop[c.TokenIDs[n-1]] {
+	if n := len(answer.TokenIDs); n < wants && !r.isStop[answer.TokenIDs[n-1]] {
 		return &vllm.AnswerError{Reason: fmt.Sprintf("%d tokens of %d without a stop token", n, wants)}
 	}
 	return nil

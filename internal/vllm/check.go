@@ -47,7 +47,7 @@ func (c *Client) Health(ctx context.Context) error {
 
 // Probe asks for one token, the proof that the engine works.
 func (c *Client) Probe(ctx context.Context) error {
-	_, err := c.Complete(ctx, CompletionRequest{Prompts: []Prompt{Tokens(0)}, MaxTokens: 1})
+	_, err := c.Complete(ctx, CompletionRequest{Prompt: Tokens(0), MaxTokens: 1})
 	return err
 }
 
@@ -59,7 +59,7 @@ func (c *Client) chooseAPI(ctx context.Context) error {
 	}
 	lighter := *c
 	lighter.API = Generate
-	answer, err := lighter.Complete(ctx, CompletionRequest{Prompts: []Prompt{Tokens(0)}, MaxTokens: 1})
+	answer, err := lighter.Complete(ctx, CompletionRequest{Prompt: Tokens(0), MaxTokens: 1})
 	var status *StatusError
 	switch {
 	case errors.As(err, &status) && status.Status < 500:
@@ -155,7 +155,7 @@ func (c *Client) choose(models []Model, want Want) (Model, error) {
 func (c *Client) checkVocab(ctx context.Context, size int32) error {
 	hint := "serve the model that the job was planned for"
 	ask := func(id int32) error {
-		_, err := c.Complete(ctx, CompletionRequest{Prompts: []Prompt{Tokens(id)}, MaxTokens: 1})
+		_, err := c.Complete(ctx, CompletionRequest{Prompt: Tokens(id), MaxTokens: 1})
 		return err
 	}
 	var status *StatusError

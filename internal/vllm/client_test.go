@@ -51,17 +51,17 @@ func TestRequestOnTheWire(t *testing.T) {
 		request CompletionRequest
 		want    string
 	}{
-		{"greedy", Completions, CompletionRequest{Prompts: []Prompt{text.Prompt(2, 9)}, MaxTokens: 1},
+		{"greedy", Completions, CompletionRequest{Prompt: text.Prompt(2, 9), MaxTokens: 1},
 			`/v1/completions {"model":"tokenfork-x","prompt":[5,60,9],"max_tokens":1,"temperature":0,"top_p":1,"top_k":-1,"min_p":0,` +
 				`"repetition_penalty":1,"presence_penalty":0,"frequency_penalty":0,"n":1,"min_tokens":0,"ignore_eos":false,"stop_token_ids":[],` +
 				`"include_stop_str_in_output":true,"skip_special_tokens":false,"return_token_ids":true,"echo":false,"stream":false}`},
-		{"sampled, with margins and stops", Completions, CompletionRequest{Prompts: []Prompt{text.Prompt(4)}, MaxTokens: 1,
+		{"sampled, with margins and stops", Completions, CompletionRequest{Prompt: text.Prompt(4), MaxTokens: 1,
 			StopTokenIDs: NewSequence([]int32{13, 2}), Margins: true, Sampling: Sampling{Temperature: 0.7, TopP: 0.95, TopK: 20, MinP: 0.05, Seed: 42}},
 			`/v1/completions {"model":"tokenfork-x","prompt":[5,60,700,8000],"max_tokens":1,"temperature":0.7,"top_p":0.95,"top_k":20,"min_p":0.05,` +
 				`"repetition_penalty":1,"presence_penalty":0,"frequency_penalty":0,"n":1,"min_tokens":0,"ignore_eos":false,"stop_token_ids":[13,2],` +
 				`"seed":42,"logprobs":2,` +
 				`"include_stop_str_in_output":true,"skip_special_tokens":false,"return_token_ids":true,"return_tokens_as_token_ids":true,"echo":false,"stream":false}`},
-		{"generate", Generate, CompletionRequest{Prompts: []Prompt{text.Prompt(0, 1, 2)}, MaxTokens: 1},
+		{"generate", Generate, CompletionRequest{Prompt: text.Prompt(0, 1, 2), MaxTokens: 1},
 			`/inference/v1/generate {"model":"tokenfork-x","token_ids":[1,2],"sampling_params":{"detokenize":false,"max_tokens":1,"temperature":0,"top_p":1,"top_k":-1,"min_p":0,` +
 				`"repetition_penalty":1,"presence_penalty":0,"frequency_penalty":0,"n":1,"min_tokens":0,"ignore_eos":false,"stop_token_ids":[]},"stream":false}`},
 	}
@@ -93,33 +93,17 @@ func TestPromptsOnTheWire(t *testing.T) {
 			}
 		}
 	}
-	c, sent := answering(t, 200, `{"choices":[{"index":1,"token_ids":[8],"finish_reason":"length"},{"index":0,"token_ids":[7],"finish_reason":"length"}]}`)
-	got, err := c.Complete(t.Context(), CompletionRequest{Prompts: []Prompt{text.Prompt(2), Tokens(3)}, MaxTokens: 1})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if !strings.Contains(sent.String(), `"prompt":[[5,60],[3]],`) {
-		t.Errorf("sent %s", sent)
-	}
-	if got.Choices[0].TokenIDs[0] != 7 || got.Choices[1].TokenIDs[0] != 8 {
-		t.Errorf("choices are not in the prompts' order: %v", got.Choices)
-	}
 }
 
 func TestRequestsRefusedBeforeSending(t *testing.T) {
 	c, sent := answering(t, 200, oneToken)
 	for name, r := range map[string]CompletionRequest{
-		"no prompt":    {MaxTokens: 1},
-		"empty prompt": {Prompts: []Prompt{Tokens()}, MaxTokens: 1},
-		"no tokens":    {Prompts: []Prompt{Tokens(1)}},
+		"no prompt": {MaxTokens: 1},
+		"no tokens": {Prompt: Tokens(1)},
 	} {
 		if _, err := c.Complete(t.Context(), r); err == nil || sent.Len() > 0 {
 			t.Errorf("%s: error %v, sent %q", name, err, sent)
 		}
-	}
-	c.API = Generate
-	if _, err := c.Complete(t.Context(), CompletionRequest{Prompts: []Prompt{Tokens(1), Tokens(2)}, MaxTokens: 1}); err == nil {
-		t.Error("two prompts for the generate endpoint: no error")
 	}
 }
 
@@ -131,25 +115,25 @@ func TestCompletionIsRead(t *testing.T) {
 	}{
 		{"stop token and cache", `{"choices":[{"index":0,"token_ids":[4,13],"finish_reason":"stop","stop_reason":13,"prompt_token_ids":[1]}],
 			"usage":{"prompt_tokens":9,"completion_tokens":2,"prompt_tokens_details":{"cached_tokens":5}}}`, false,
-			Completion{Choices: []Choice{{TokenIDs: []int32{4, 13}, FinishReason: "stop", StopTokenID: 13}},
+			Completion{TokenIDs: []int32{4, 13}, FinishReason: "stop", StopTokenID: 13,
 				Usage: Usage{PromptTokens: 9, GeneratedTokens: 2, CachedTokens: 5}}},
 		{"EOS, cache not told", `{"choices":[{"index":0,"token_ids":[2],"finish_reason":"stop","stop_reason":null}],"usage":{"prompt_tokens":9,"completion_tokens":1}}`, false,
-			Completion{Choices: []Choice{{TokenIDs: []int32{2}, FinishReason: "stop", StopTokenID: -1}},
+			Completion{TokenIDs: []int32{2}, FinishReason: "stop", StopTokenID: -1,
 				Usage: Usage{PromptTokens: 9, GeneratedTokens: 1, CachedTokens: -1}}},
 		{"margins of completions", `{"choices":[{"index":0,"token_ids":[4,5,6],"finish_reason":"length","logprobs":{"top_logprobs":[
 			{"token_id:4":-0.5,"token_id:9":-1.75},{"token_id:7":-3,"token_id:5":-1,"token_id:8":-2},{"token_id:6":-9}]}}]}`, true,
-			Completion{Choices: []Choice{{TokenIDs: []int32{4, 5, 6}, FinishReason: "length", StopTokenID: -1, Gaps: []float64{1.25, 1, math.Inf(1)}}},
+			Completion{TokenIDs: []int32{4, 5, 6}, FinishReason: "length", StopTokenID: -1, Gaps: []float64{1.25, 1, math.Inf(1)},
 				Usage: Usage{CachedTokens: -1}}},
 		{"margins of generate", `{"choices":[{"index":0,"token_ids":[4],"finish_reason":"length","logprobs":{"content":[
 			{"token_id":4,"logprob":-1.75,"top_logprobs":[{"token_id":4,"logprob":-1.75},{"token_id":9,"logprob":-0.5}]}]}}]}`, true,
-			Completion{Choices: []Choice{{TokenIDs: []int32{4}, FinishReason: "length", StopTokenID: -1, Gaps: []float64{1.25}}},
+			Completion{TokenIDs: []int32{4}, FinishReason: "length", StopTokenID: -1, Gaps: []float64{1.25},
 				Usage: Usage{CachedTokens: -1}}},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			c, _ := answering(t, 200, tt.body)
 			got, err := c.Complete(t.Context(), CompletionRequest{
-				Prompts: []Prompt{Tokens(1)}, MaxTokens: len(tt.want.Choices[0].TokenIDs), Margins: tt.margins})
+				Prompt: Tokens(1), MaxTokens: len(tt.want.TokenIDs), Margins: tt.margins})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -165,7 +149,7 @@ func TestNoErrorLooksLikeAContinuation(t *testing.T) {
 	tests := []struct{ name, body, want string }{
 		{"not JSON", `<html>`, "unreadable"},
 		{"cut JSON", `{"choices":[{"index":0,"token_ids":[1`, "unreadable"},
-		{"nothing", `{}`, "0 choices for 1 prompts"},
+		{"nothing", `{}`, "0 choices for one prompt"},
 		{"too many", `{"choices":[{"index":0,"token_ids":[1],"finish_reason":"length"},{"index":1,"token_ids":[1],"finish_reason":"length"}]}`, "2 choices"},
 		{"no ids", choice(`"text":"abc","finish_reason":"length"`), "no token ids"},
 		{"null ids", choice(`"text":"","token_ids":null,"finish_reason":"stop"`), "no token ids"},
@@ -177,14 +161,13 @@ func TestNoErrorLooksLikeAContinuation(t *testing.T) {
 		{"cut by the model's length", choice(`"token_ids":[1],"finish_reason":"length"`), "cut at 1 of 2 tokens"},
 		{"stop string", choice(`"token_ids":[1],"finish_reason":"stop","stop_reason":"."`), "is no token id"},
 		{"other stop", choice(`"token_ids":[1],"finish_reason":"stop","stop_reason":2`), "the last one is 1"},
-		{"wrong index", `{"choices":[{"index":1,"token_ids":[1],"finish_reason":"stop"}]}`, "index 1 of 1"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			c, _ := answering(t, 200, tt.body)
-			got, err := c.Complete(t.Context(), CompletionRequest{Prompts: []Prompt{Tokens(1)}, MaxTokens: 2})
+			got, err := c.Complete(t.Context(), CompletionRequest{Prompt: Tokens(1), MaxTokens: 2})
 			var answer *AnswerError
-			if !errors.As(err, &answer) || !strings.Contains(answer.Reason, tt.want) || len(got.Choices) > 0 {
+			if !errors.As(err, &answer) || !strings.Contains(answer.Reason, tt.want) || len(got.TokenIDs) > 0 {
 				t.Fatalf("got %v, %v", got, err)
 			}
 			if IsContextLength(err) != strings.HasPrefix(tt.want, "cut") || IsGone(err) {
@@ -212,7 +195,7 @@ func TestStatusErrors(t *testing.T) {
 	}
 	for _, tt := range tests {
 		c, _ := answering(t, tt.status, tt.body)
-		_, err := c.Complete(t.Context(), CompletionRequest{Prompts: []Prompt{Tokens(1)}, MaxTokens: 1})
+		_, err := c.Complete(t.Context(), CompletionRequest{Prompt: Tokens(1), MaxTokens: 1})
 		var status *StatusError
 		if !errors.As(err, &status) || status.Status != tt.status || status.Message != tt.message || status.Request != "POST /v1/completions" {
 			t.Errorf("status %d: %v", tt.status, err)
@@ -241,7 +224,7 @@ func TestGone(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := c.Complete(t.Context(), CompletionRequest{Prompts: []Prompt{Tokens(1)}, MaxTokens: 1}); !IsGone(err) {
+	if _, err := c.Complete(t.Context(), CompletionRequest{Prompt: Tokens(1), MaxTokens: 1}); !IsGone(err) {
 		t.Errorf("cut answer: %v", err)
 	}
 	ended, cancel := context.WithCancel(t.Context())
@@ -269,7 +252,7 @@ func TestIdleConnectionsClosedByServer(t *testing.T) {
 	for range 8 {
 		all.Go(func() {
 			for range 200 {
-				if _, err := c.Complete(t.Context(), CompletionRequest{Prompts: []Prompt{Tokens(1)}, MaxTokens: 1}); err != nil {
+				if _, err := c.Complete(t.Context(), CompletionRequest{Prompt: Tokens(1), MaxTokens: 1}); err != nil {
 					t.Error(err)
 					return
 				}
@@ -313,8 +296,8 @@ func TestManyInFlight(t *testing.T) {
 	var all sync.WaitGroup
 	for n := range 1500 {
 		all.Go(func() {
-			got, err := c.Complete(t.Context(), CompletionRequest{Prompts: []Prompt{text.Prompt(n, 7)}, MaxTokens: 1})
-			if want := int32(n*(n-1)/2 + 7); err != nil || got.Choices[0].TokenIDs[0] != want {
+			got, err := c.Complete(t.Context(), CompletionRequest{Prompt: text.Prompt(n, 7), MaxTokens: 1})
+			if want := int32(n*(n-1)/2 + 7); err != nil || got.TokenIDs[0] != want {
 				t.Errorf("prompt of %d: %v, %v", n, got, err)
 			}
 		})
@@ -344,7 +327,7 @@ func BenchmarkPrompt8000(b *testing.B) {
 	b.ReportAllocs()
 	for b.Loop() {
 		body := newBody()
-		r := CompletionRequest{Prompts: []Prompt{text.Prompt(7999, 1)}, MaxTokens: 128}
+		r := CompletionRequest{Prompt: text.Prompt(7999, 1), MaxTokens: 128}
 		body.b = r.appendWire(body.b, Completions, "m")
 		b.SetBytes(int64(len(body.b)))
 		body.release()

@@ -10,32 +10,25 @@ import (
 
 // Completion is the answer to a CompletionRequest.
 type Completion struct {
-	Choices []Choice // one for each prompt, in the prompts' order
-	Usage   Usage
-}
-
-// Choice is one prompt's continuation.
-type Choice struct {
 	TokenIDs     []int32   // at least one; a stop token or EOS is the last
 	FinishReason string    // the server's: "stop" or "length"
 	StopTokenID  int32     // the stop token that ended it; -1 at EOS and at the limit
 	Gaps         []float64 // per token: best minus second-best logprob; nil without Margins
+	Usage        Usage
 }
 
 // Usage counts a request's tokens as the server reports them.
 type Usage struct {
 	PromptTokens    int
 	GeneratedTokens int
-	// CachedTokens of the prompt came from the prefix cache; -1 where the
-	// server does not tell, and for several prompts (it tells of one only).
-	CachedTokens int
+	CachedTokens    int // of the prompt, from the prefix cache; -1 where the server does not tell
 }
 
-// Complete asks for continuations. Its errors: *StatusError where the server
+// Complete asks for a continuation. Its errors: *StatusError where the server
 // refuses, *AnswerError where a 200 is not a whole answer; see IsContextLength
 // and IsGone. It does not retry.
 func (c *Client) Complete(ctx context.Context, r CompletionRequest) (Completion, error) {
-	if err := r.check(c.API); err != nil {
+	if err := r.check(); err != nil {
 		return Completion{}, err
 	}
 	body := newBody()
@@ -60,7 +53,6 @@ type wireCompletion struct {
 }
 
 type wireChoice struct {
-	Index        int             `json:"index"`
 	TokenIDs     []int32         `json:"token_ids"`
 	FinishReason *string         `json:"finish_reason"`
 	StopReason   json.RawMessage `json:"stop_reason"`
@@ -79,38 +71,31 @@ func readCompletion(data []byte, r *CompletionRequest) (Completion, error) {
 	if err := json.Unmarshal(data, &w); err != nil {
 		return Completion{}, &AnswerError{Reason: "unreadable: " + err.Error()}
 	}
-	if len(w.Choices) != len(r.Prompts) {
-		return Completion{}, &AnswerError{Reason: fmt.Sprintf("%d choices for %d prompts", len(w.Choices), len(r.Prompts))}
+	if len(w.Choices) != 1 {
+		return Completion{}, &AnswerError{Reason: fmt.Sprintf("%d choices for one prompt", len(w.Choices))}
 	}
-	out := Completion{Choices: make([]Choice, len(r.Prompts)), Usage: w.usage(len(r.Prompts))}
-	for i := range w.Choices {
-		k := w.Choices[i].Index
-		if k < 0 || k >= len(out.Choices) || out.Choices[k].TokenIDs != nil {
-			return Completion{}, &AnswerError{Reason: fmt.Sprintf("choice with index %d of %d", k, len(out.Choices))}
-		}
-		choice, err := w.Choices[i].read(r)
-		if err != nil {
-			return Completion{}, err
-		}
-		out.Choices[k] = choice
+	c, err := w.Choices[0].read(r)
+	if err != nil {
+		return Completion{}, err
 	}
-	return out, nil
+	c.Usage = w.usage()
+	return c, nil
 }
 
-func (w *wireCompletion) usage(prompts int) Usage {
+func (w *wireCompletion) usage() Usage {
 	u := Usage{CachedTokens: -1}
 	if w.Usage == nil {
 		return u
 	}
 	u.PromptTokens, u.GeneratedTokens = w.Usage.Prompt, w.Usage.Generated
-	if d := w.Usage.Details; d != nil && d.Cached != nil && prompts == 1 {
+	if d := w.Usage.Details; d != nil && d.Cached != nil {
 		u.CachedTokens = *d.Cached
 	}
 	return u
 }
 
-func (w *wireChoice) read(r *CompletionRequest) (Choice, error) {
-	c := Choice{TokenIDs: w.TokenIDs, StopTokenID: -1}
+func (w *wireChoice) read(r *CompletionRequest) (Completion, error) {
+	c := Completion{TokenIDs: w.TokenIDs, StopTokenID: -1}
 	if len(c.TokenIDs) == 0 {
 		return c, &AnswerError{Reason: "no token ids"}
 	}
@@ -126,7 +111,7 @@ func (w *wireChoice) read(r *CompletionRequest) (Choice, error) {
 	return c, w.readGaps(&c)
 }
 
-func (w *wireChoice) readFinish(c *Choice, limit int) error {
+func (w *wireChoice) readFinish(c *Completion, limit int) error {
 	if w.FinishReason == nil {
 		return &AnswerError{Reason: "no finish reason"}
 	}
@@ -144,7 +129,7 @@ func (w *wireChoice) readFinish(c *Choice, limit int) error {
 	return &AnswerError{Reason: fmt.Sprintf("finish reason %q", c.FinishReason)}
 }
 
-func (w *wireChoice) readStop(c *Choice) error {
+func (w *wireChoice) readStop(c *Completion) error {
 	if len(w.StopReason) == 0 || string(w.StopReason) == "null" {
 		return nil
 	}
@@ -157,7 +142,7 @@ func (w *wireChoice) readStop(c *Choice) error {
 	return nil
 }
 
-func (w *wireChoice) readGaps(c *Choice) error {
+func (w *wireChoice) readGaps(c *Completion) error {
 	if w.Logprobs == nil {
 		return &AnswerError{Reason: "no logprobs"}
 	}

@@ -139,7 +139,7 @@ func TestStopWithEndedContextKills(t *testing.T) {
 
 func TestServerDeath(t *testing.T) {
 	s := startFake(t, "")
-	_, err := s.Endpoint().Complete(t.Context(), CompletionRequest{Prompts: []Prompt{Tokens(9)}, MaxTokens: 1})
+	_, err := s.Endpoint().Complete(t.Context(), CompletionRequest{Prompt: Tokens(9), MaxTokens: 1})
 	if !IsGone(err) {
 		t.Errorf("request to a dying server: %v, want gone", err)
 	}

@@ -51,7 +51,7 @@ func realConfig(t *testing.T) Config {
 		Model:   filepath.Join(setting(t, "TOKENFORK_MODELS", ".cache/models"), "small"),
 		Name:    "small", LogPath: filepath.Join(t.TempDir(), "vllm.log"), RunRoot: shortDir(t),
 		Args:         []string{"--dtype", "float32", "--enforce-eager", "--max-model-len", fmt.Sprint(realLength), "--block-size", fmt.Sprint(realBlock)},
-		Env:          []string{"VLLM_CPU_OMP_THREADS_BIND=nobind", "VLLM_CPU_KVCACHE_SPACE=1"},
+		Env:          []string{"VLLM_CPU_OMP_THREADS_BIND=nobind", "VLLM_CPU_KVCACHE_SPACE=1", "OMP_WAIT_POLICY=PASSIVE"},
 		CacheDir:     filepath.Join(os.TempDir(), "tokenfork-test-cache"), // the second start is quicker
 		StartTimeout: 10 * time.Minute, StopTimeout: 20 * time.Second,
 	}
@@ -98,18 +98,14 @@ func realPrompts() []Prompt {
 
 const realTokens = 16
 
-func askReal(c *Client, p Prompt) (Choice, error) {
-	got, err := c.Complete(context.Background(), CompletionRequest{Prompts: []Prompt{p}, MaxTokens: realTokens, Margins: true})
-	if err != nil {
-		return Choice{}, err
-	}
-	return got.Choices[0], nil
+func askReal(c *Client, p Prompt) (Completion, error) {
+	return c.Complete(context.Background(), CompletionRequest{Prompt: p, MaxTokens: realTokens, Margins: true})
 }
 
-func askAll(t *testing.T, c *Client) []Choice {
+func askAll(t *testing.T, c *Client) []Completion {
 	t.Helper()
 	prompts := realPrompts()
-	choices, errs := make([]Choice, len(prompts)), make([]error, len(prompts))
+	choices, errs := make([]Completion, len(prompts)), make([]error, len(prompts))
 	var all sync.WaitGroup
 	for i, p := range prompts {
 		all.Go(func() { choices[i], errs[i] = askReal(c, p) })
@@ -122,7 +118,7 @@ func askAll(t *testing.T, c *Client) []Choice {
 }
 
 // assertSame allows the tokens from the first near tie on to differ.
-func assertSame(t *testing.T, what string, got, want []Choice) {
+func assertSame(t *testing.T, what string, got, want []Completion) {
 	t.Helper()
 	for i := range want {
 		n := slices.IndexFunc(want[i].Gaps, func(gap float64) bool { return gap < 1e-3 })
@@ -137,7 +133,7 @@ func assertSame(t *testing.T, what string, got, want []Choice) {
 
 // realChoices are the answers of the poisoned folder's server, for the plain
 // one's to be compared with.
-var realChoices []Choice
+var realChoices []Completion
 
 // TestRealServer holds all that one server can show; the last part kills it.
 func TestRealServer(t *testing.T) {
@@ -160,7 +156,6 @@ func TestRealServer(t *testing.T) {
 	t.Run("check", func(t *testing.T) { testRealCheck(t, client) })
 	t.Run("poison takes effect", func(t *testing.T) { testRealPoison(t, client) })
 	t.Run("stop tokens and margins", func(t *testing.T) { testRealStop(t, client) })
-	t.Run("several prompts", func(t *testing.T) { testRealBatch(t, client) })
 	t.Run("generate", func(t *testing.T) { testRealGenerate(t, client) })
 	t.Run("context length", func(t *testing.T) { testRealLength(t, client) })
 	t.Run("cache counters", func(t *testing.T) { testRealCache(t, client) })
@@ -259,21 +254,13 @@ func testRealStop(t *testing.T, c *Client) {
 	stop := plain.TokenIDs[5]
 	want := plain.TokenIDs[:slices.Index(plain.TokenIDs, stop)+1]
 	got, err := c.Complete(t.Context(), CompletionRequest{
-		Prompts: realPrompts()[2:3], MaxTokens: realTokens, StopTokenIDs: NewSequence([]int32{7, stop, 11})})
+		Prompt: realPrompts()[2], MaxTokens: realTokens, StopTokenIDs: NewSequence([]int32{7, stop, 11})})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if g := got.Choices[0]; !slices.Equal(g.TokenIDs, want) || g.FinishReason != "stop" || g.StopTokenID != stop {
-		t.Errorf("got %+v, want ids %v", g, want)
+	if !slices.Equal(got.TokenIDs, want) || got.FinishReason != "stop" || got.StopTokenID != stop {
+		t.Errorf("got %+v, want ids %v", got, want)
 	}
-}
-
-func testRealBatch(t *testing.T, c *Client) {
-	got, err := c.Complete(t.Context(), CompletionRequest{Prompts: realPrompts(), MaxTokens: realTokens, Margins: true})
-	if err != nil {
-		t.Fatal(err)
-	}
-	assertSame(t, "several prompts in one request", got.Choices, realChoices)
 }
 
 func testRealGenerate(t *testing.T, c *Client) {
@@ -288,7 +275,7 @@ func testRealLength(t *testing.T, c *Client) {
 	for _, api := range []API{Completions, Generate} {
 		c.API = api
 		ask := func(prompt, limit int) error {
-			_, err := c.Complete(t.Context(), CompletionRequest{Prompts: []Prompt{text.Prompt(prompt)}, MaxTokens: limit})
+			_, err := c.Complete(t.Context(), CompletionRequest{Prompt: text.Prompt(prompt), MaxTokens: limit})
 			return err
 		}
 		for _, n := range []int{realLength - 1, realLength, realLength + 1, 2 * realLength} {
@@ -300,7 +287,7 @@ func testRealLength(t *testing.T, c *Client) {
 			t.Errorf("api %d, a prompt that fits: %v", api, err)
 		}
 		var status *StatusError
-		_, err := c.Complete(t.Context(), CompletionRequest{Prompts: []Prompt{Tokens(1, realVocab)}, MaxTokens: 1})
+		_, err := c.Complete(t.Context(), CompletionRequest{Prompt: Tokens(1, realVocab), MaxTokens: 1})
 		if !errors.As(err, &status) || status.Status != 400 || IsContextLength(err) {
 			t.Errorf("api %d, id outside the vocabulary: %v", api, err)
 		}
@@ -318,11 +305,11 @@ func testRealCache(t *testing.T, c *Client) {
 	}
 	var cached []int
 	for range 2 {
-		got, err := c.Complete(t.Context(), CompletionRequest{Prompts: []Prompt{Tokens(ids...)}, MaxTokens: 4})
+		got, err := c.Complete(t.Context(), CompletionRequest{Prompt: Tokens(ids...), MaxTokens: 4})
 		if err != nil {
 			t.Fatal(err)
 		}
-		if got.Usage.PromptTokens != len(ids) || got.Usage.GeneratedTokens != len(got.Choices[0].TokenIDs) {
+		if got.Usage.PromptTokens != len(ids) || got.Usage.GeneratedTokens != len(got.TokenIDs) {
 			t.Errorf("usage %+v", got.Usage)
 		}
 		cached = append(cached, got.Usage.CachedTokens)
@@ -362,7 +349,7 @@ func inFlight(ctx context.Context, c *Client, n int) <-chan error {
 	ended := make(chan error, n)
 	for i := range n {
 		go func() {
-			_, err := c.Complete(ctx, CompletionRequest{Prompts: []Prompt{Tokens(int32(100+i), 7)}, MaxTokens: realLength - 10})
+			_, err := c.Complete(ctx, CompletionRequest{Prompt: Tokens(int32(100+i), 7), MaxTokens: realLength - 10})
 			ended <- err
 		}()
 	}

@@ -10,11 +10,11 @@ import (
 type API int
 
 const (
-	// Completions is /v1/completions, which every vLLM server has. It takes
-	// several prompts in one request, and sends each prompt's ids back.
+	// Completions is /v1/completions, which every vLLM server has. It sends the
+	// prompt's ids back.
 	Completions API = iota
 	// Generate is /inference/v1/generate: token ids in, token ids out, no
-	// text made. One prompt a request. Client.Check finds out if it is there.
+	// text made. Client.Check finds out if it is there.
 	Generate
 )
 
@@ -35,32 +35,24 @@ type Sampling struct {
 	Seed        int64 // sent when Temperature > 0
 }
 
-// CompletionRequest asks for the continuation of one or several prompts.
+// CompletionRequest asks for the continuation of a prompt.
 type CompletionRequest struct {
-	Prompts   []Prompt
-	MaxTokens int // of each prompt's continuation, at least 1
+	Prompt    Prompt
+	MaxTokens int // at least 1
 	// StopTokenIDs end a continuation and are kept in it. The EOS that the
 	// server knows of ends it too; give all EOS ids here nevertheless, since
 	// only some servers read them from generation_config.json.
 	StopTokenIDs *Sequence
-	Sampling     Sampling // one seed serves all prompts of the request
-	Margins      bool     // ask for Choice.Gaps
+	Sampling     Sampling
+	Margins      bool // ask for Completion.Gaps
 }
 
-func (r *CompletionRequest) check(api API) error {
-	if len(r.Prompts) == 0 {
-		return errors.New("completion request without a prompt")
-	}
-	if api == Generate && len(r.Prompts) > 1 {
-		return errors.New("several prompts in one request: the generate endpoint takes one")
+func (r *CompletionRequest) check() error {
+	if r.Prompt.Len() == 0 {
+		return errors.New("completion request with an empty prompt")
 	}
 	if r.MaxTokens < 1 {
 		return errors.New("completion request for no token: MaxTokens must be at least 1")
-	}
-	for _, p := range r.Prompts {
-		if p.Len() == 0 {
-			return errors.New("completion request with an empty prompt")
-		}
 	}
 	return nil
 }
@@ -70,33 +62,19 @@ func (r *CompletionRequest) appendWire(b []byte, api API, model string) []byte {
 	b = append(b, quoteJSON(model)...)
 	if api == Generate {
 		b = append(b, `,"token_ids":`...)
-		b = r.Prompts[0].appendWire(b)
+		b = r.Prompt.appendWire(b)
 		b = append(b, `,"sampling_params":{"detokenize":false`...)
 		b = r.appendSampling(b)
 		return append(b, `},"stream":false}`...)
 	}
 	b = append(b, `,"prompt":`...)
-	b = r.appendPrompts(b)
+	b = r.Prompt.appendWire(b)
 	b = r.appendSampling(b)
 	b = append(b, `,"include_stop_str_in_output":true,"skip_special_tokens":false,"return_token_ids":true`...)
 	if r.Margins {
 		b = append(b, `,"return_tokens_as_token_ids":true`...) // else equal texts of two ids are one key
 	}
 	return append(b, `,"echo":false,"stream":false}`...)
-}
-
-func (r *CompletionRequest) appendPrompts(b []byte) []byte {
-	if len(r.Prompts) == 1 {
-		return r.Prompts[0].appendWire(b)
-	}
-	b = append(b, '[')
-	for i, p := range r.Prompts {
-		if i > 0 {
-			b = append(b, ',')
-		}
-		b = p.appendWire(b)
-	}
-	return append(b, ']')
 }
 
 // appendSampling states every parameter: a server may have other defaults.

@@ -212,7 +212,7 @@ func TestFakeHangIsFound(t *testing.T) {
 	s := startFake(t, "hang")
 	asked := make(chan error, 1)
 	go func() {
-		_, err := s.Endpoint().Complete(context.Background(), CompletionRequest{Prompts: []Prompt{Tokens(1)}, MaxTokens: 1})
+		_, err := s.Endpoint().Complete(context.Background(), CompletionRequest{Prompt: Tokens(1), MaxTokens: 1})
 		asked <- err
 	}()
 	if err := s.Endpoint().Health(t.Context()); err != nil {
@@ -232,13 +232,13 @@ func TestFakeHangIsFound(t *testing.T) {
 func TestPoisonRowOnlyFailsItself(t *testing.T) {
 	c := startFake(t, "").Endpoint()
 	ask := func(id int32) (Completion, error) {
-		return c.Complete(t.Context(), CompletionRequest{Prompts: []Prompt{Tokens(id)}, MaxTokens: 1})
+		return c.Complete(t.Context(), CompletionRequest{Prompt: Tokens(id), MaxTokens: 1})
 	}
 	var status *StatusError
 	if _, err := ask(400); !errors.As(err, &status) || status.Message != "poison" || IsContextLength(err) || IsGone(err) {
 		t.Errorf("poison: %v", err)
 	}
-	if got, err := ask(5); err != nil || got.Choices[0].TokenIDs[0] != 6 {
+	if got, err := ask(5); err != nil || got.TokenIDs[0] != 6 {
 		t.Errorf("row after poison: %v, %v", got, err)
 	}
 }

@@ -14,9 +14,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
-	"runtime"
 	"slices"
-	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -58,14 +56,9 @@ var Flags = []string{"--dtype", "float32", "--enforce-eager", "--block-size", "3
 // compact lets no white space through around JSON: a small model may not come to its end.
 var compact = []string{"--structured-outputs-config", `{"backend":"xgrammar","disable_any_whitespace":true}`}
 
-// Env is what the CPU build wants to know.
-var Env = []string{"VLLM_CPU_OMP_THREADS_BIND=nobind", "VLLM_CPU_KVCACHE_SPACE=1"}
-
-// threads are each server's where n share the cores: threads beyond them wait
-// for each other in turn, spinning, and everything takes many times as long.
-func threads(n int) string {
-	return "OMP_NUM_THREADS=" + strconv.Itoa(max(1, runtime.NumCPU()/n))
-}
+// Env is what the CPU build wants to know. Threads that spin while they wait
+// would take the cores from another server's.
+var Env = []string{"VLLM_CPU_OMP_THREADS_BIND=nobind", "VLLM_CPU_KVCACHE_SPACE=1", "OMP_WAIT_POLICY=PASSIVE"}
 
 // Start serves models of the pair, named small or reference, until the test
 // ends. They load side by side.
@@ -90,7 +83,7 @@ func Start(tb testing.TB, names ...string) []*vllm.Server {
 	for i, name := range names {
 		starts.Go(func() (err error) {
 			servers[i], err = vllm.Start(ctx, vllm.Config{Command: []string{filepath.Join(Venv(), "bin/vllm")}, Model: filepath.Join(Models(), name), Name: name,
-				LogPath: filepath.Join(logs, name+".log"), Args: slices.Concat([]string{"--max-model-len", "2048"}, compact, Flags), Env: append(slices.Clone(Env), threads(len(names))),
+				LogPath: filepath.Join(logs, name+".log"), Args: slices.Concat([]string{"--max-model-len", "2048"}, compact, Flags), Env: Env,
 				StartTimeout: 15 * time.Minute, Logger: slog.New(slog.NewTextHandler(os.Stderr, nil))})
 			return err
 		})
