@@ -83,8 +83,11 @@ func (m *Meter) Close() {
 
 func (m *Meter) line() {
 	m.last = time.Now()
-	rate := float64(m.done-m.resumed) / max(time.Since(m.started).Seconds(), 1e-3)
+	passed := time.Since(m.started).Seconds()
+	rate := float64(m.done-m.resumed) / max(passed, 1e-3)
 	switch {
+	case passed < 1 && m.done < m.total: // the first to be finished tells nothing of the rate
+		fmt.Fprintf(m.w, "%s: %d of %d %s\n", m.what, m.done, m.total, m.unit)
 	case m.total < 0:
 		fmt.Fprintf(m.w, "%s: %d %s, %.3g/s\n", m.what, m.done, m.unit, rate)
 	case m.done >= m.total || rate == 0:

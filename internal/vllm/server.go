@@ -52,14 +52,21 @@ func Start(ctx context.Context, c Config) (*Server, error) {
 	if err := c.checkGPUs(ctx); err != nil {
 		return nil, err
 	}
-	var without []string
+	command := strings.Join(c.Command, " ")
+	known, _ := lacking.Load(command)
+	without, _ := known.([]string)
+	without = slices.Clip(without) // others append to theirs
 	for try := 1; ; try++ {
 		s, err := startOnce(ctx, c, without)
+		lacking.Store(command, without)
 		if err == nil || try == maxStarts || !s.mayRetry(err, &without) {
 			return s.orNil(err), err
 		}
 	}
 }
+
+// lacking has the optional flags that a command's version was seen not to know.
+var lacking sync.Map
 
 func (s *Server) orNil(err error) *Server {
 	if err != nil {
