@@ -10,7 +10,7 @@ import (
 
 // The search for the number of requests in flight, by measuring.
 const (
-	startInFlight = 384 // where large models and small ones are about as fast as they get
+	startInFlight = 512 // where large models and small ones are about as fast as they get
 	leastInFlight = 16
 	mostInFlight  = 1024
 	tuneEvery     = 5 * time.Second
