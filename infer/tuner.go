@@ -19,20 +19,22 @@ const (
 )
 
 // tuner climbs towards the number of requests in flight that gives the most
-// answers a second. More cost nothing as long as the KV cache holds them, too
+// answers a second, or descends where more is worse. More cost nothing as long as the KV cache holds them, too
 // few cost throughput: so of two numbers that measure alike it takes the
 // larger. It steps back when the server throws requests out of its KV cache,
-// and climbs no further when the server lets requests wait.
+// or lets them wait.
 type tuner struct {
 	limit   int
 	ceiling int     // found too high
 	best    float64 // answers a second, the most so far
 	bestAt  int     // the largest limit that came near it
 	settled int     // windows since the search ended; 0 while it runs
+	from    int     // where the search began
+	down    bool    // more than that was worse: fewer are tried
 }
 
 func newTuner() *tuner {
-	return &tuner{limit: startInFlight, ceiling: mostInFlight, bestAt: startInFlight}
+	return &tuner{limit: startInFlight, ceiling: mostInFlight, bestAt: startInFlight, from: startInFlight}
 }
 
 // window is what was measured while the limit held.
@@ -48,24 +50,37 @@ func (t *tuner) next(w window) int {
 	switch {
 	case w.preempted:
 		t.ceiling = max(leastInFlight, t.limit*7/10)
-		t.limit, t.bestAt, t.best, t.settled = t.ceiling, t.ceiling, 0, 0
+		t.limit, t.settled = t.ceiling, 0
+		t.begin()
 	case !w.full:
 	case t.settled > 0 && t.settled < retryAfter:
 		t.settled++
 	case t.settled == retryAfter: // the load may have changed
-		t.best, t.settled = 0, 0
+		t.settled = 0
+		t.begin()
 		t.climb(w)
-	case w.rate >= t.best*noise:
+	case t.down && w.rate*(1+noise)/2 > t.best: // fewer is the safer side
+		t.best, t.bestAt = w.rate, t.limit
+		t.limit = max(leastInFlight, t.limit*2/3)
+	case !t.down && w.rate >= t.best*noise:
 		t.climb(w)
+	case !t.down && t.bestAt == t.from:
+		t.down, t.limit = true, max(leastInFlight, t.from*2/3)
 	default:
 		t.limit, t.settled = t.bestAt, 1
 	}
 	return t.limit
 }
 
+// begin starts the search anew at the limit.
+func (t *tuner) begin() { t.from, t.bestAt, t.best, t.down = t.limit, t.limit, 0, false }
+
 func (t *tuner) climb(w window) {
 	t.best, t.bestAt = max(t.best, w.rate), t.limit
-	if w.waiting <= t.limit/4 {
+	if w.waiting > t.limit/4 { // what waits in the server gains nothing
+		t.bestAt = max(leastInFlight, (t.limit-w.waiting)*5/4)
+		t.limit = t.bestAt
+	} else {
 		t.limit = min(t.ceiling, t.limit*3/2)
 	}
 	if t.limit == t.bestAt {
