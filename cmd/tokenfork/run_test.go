@@ -5,6 +5,10 @@ import (
 	"encoding/json"
 	"fmt"
 	"math/rand/v2"
+	"net"
+	"net/http"
+	"net/http/httputil"
+	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -167,6 +171,7 @@ func TestMainJob(t *testing.T) {
 	t.Run("stopped by SIGTERM", func(t *testing.T) { m.stopped(t, first, syscall.SIGTERM) })
 	t.Run("stopped by SIGUSR1", func(t *testing.T) { m.stopped(t, first, syscall.SIGUSR1) })
 	t.Run("servers gone for a while", func(t *testing.T) { m.gone(t, first) })
+	t.Run("servers that come late or never", func(t *testing.T) { m.late(t, first) })
 	t.Run("a server hangs", func(t *testing.T) { m.hung(t, first) })
 	t.Run("a task needs its manifest alone", func(t *testing.T) { m.alone(t) })
 	t.Run("on Slurm", func(t *testing.T) { m.onSlurm(t, first) })
@@ -181,6 +186,30 @@ func TestMainJob(t *testing.T) {
 		}
 		must(t, []int{failure.Partial}, "merge", "--job", dir, "--judge", "none", "--allow-missing")
 	})
+}
+
+// late gives the small model two further servers: work begins without them, and
+// does not wait for the one that never comes.
+func (m *mainJob) late(t *testing.T, first string) {
+	to, err := url.Parse(m.small.URL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	late := &http.Server{Handler: httputil.NewSingleHostReverseProxy(to)}
+	t.Cleanup(func() { _ = late.Close() })
+	time.AfterFunc(time.Second, func() { _ = late.Serve(listener) })
+	dir := filepath.Join(t.TempDir(), "job")
+	m.plan(t, dir, 2)
+	out := must(t, []int{0}, append(m.infer(dir), "--small-url", "http://"+listener.Addr().String(), "--small-url", "http://127.0.0.1:1")...)
+	if !strings.Contains(out, "server does not answer, waiting") {
+		t.Errorf("nothing is said of the server that never came:\n%s", out)
+	}
+	m.merge(t, dir)
+	sameResults(t, first, dir)
 }
 
 // computedOnce compares what a cold server computed, by its own count, with the
