@@ -160,6 +160,7 @@ func TestMainJob(t *testing.T) {
 		sameResults(t, first, dir)
 	})
 	t.Run("a table from texts", func(t *testing.T) { m.predicted(t) })
+	t.Run("in a bucket", func(t *testing.T) { m.inBucket(t, first) })
 	t.Run("killed again and again", func(t *testing.T) { m.killed(t, first) })
 	t.Run("two at once", func(t *testing.T) { m.twice(t, first) })
 	t.Run("stopped by SIGTERM", func(t *testing.T) { m.stopped(t, first, syscall.SIGTERM) })
