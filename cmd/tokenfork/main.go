@@ -17,6 +17,8 @@ import (
 )
 
 type cli struct {
+	Predict predictCmd `cmd:"" help:"Make a table from texts: what both models would say at each position."`
+
 	Run    runCmd    `cmd:"" help:"Plan, infer, judge and merge, on this machine."`
 	Plan   planCmd   `cmd:"" help:"Find a table's mismatches and deal its sentences out to shards."`
 	Infer  inferCmd  `cmd:"" help:"Carry every fork on to the end of its sentence."`

@@ -165,6 +165,8 @@ func TestMainJob(t *testing.T) {
 		m.merge(t, dir)
 		sameResults(t, first, dir)
 	})
+	t.Run("a table from texts", func(t *testing.T) { m.predicted(t) })
+	t.Run("in a bucket", func(t *testing.T) { m.inBucket(t, first) })
 	t.Run("killed again and again", func(t *testing.T) { m.killed(t, first) })
 	t.Run("two at once", func(t *testing.T) { m.twice(t, first) })
 	t.Run("a zombie wakes", func(t *testing.T) { m.zombie(t, first) })
