@@ -14,7 +14,7 @@ import (
 	"tokenfork/internal/model"
 	"tokenfork/internal/store"
 	"tokenfork/internal/vllm"
-	"tokenfork/predict"
+	"tokenfork/shard/predict"
 )
 
 // predictCmd makes a table from texts.

@@ -46,8 +46,8 @@ func (c *Client) tokenize(ctx context.Context, request map[string]any) ([]int32,
 // Predict reads a text and gives the most probable next token after each of
 // its tokens, the last one included.
 func (c *Client) Predict(ctx context.Context, ids []int32) ([]int32, error) {
-	r := CompletionRequest{Prompts: []Prompt{Tokens(ids...)}, MaxTokens: 1}
-	if err := r.check(Completions); err != nil {
+	r := CompletionRequest{Prompt: Tokens(ids...), MaxTokens: 1}
+	if err := r.check(); err != nil {
 		return nil, err
 	}
 	body := newBody()
@@ -66,7 +66,7 @@ func (c *Client) Predict(ctx context.Context, ids []int32) ([]int32, error) {
 	if err != nil {
 		return nil, err
 	}
-	return append(out, last.Choices[0].TokenIDs[0]), nil
+	return append(out, last.TokenIDs[0]), nil
 }
 
 // readPredictions finds the token of rank 1 at every position but the first,

@@ -277,11 +277,11 @@ func (r *run) respond(ctx context.Context, c *vllm.Client, prompt []int32) ([]in
 		}
 	}
 	answer, err := c.Complete(ctx, vllm.CompletionRequest{
-		Prompts: []vllm.Prompt{vllm.Tokens(prompt...)}, MaxTokens: most, StopTokenIDs: vllm.NewSequence(r.Models[job.Reference].EOS)})
+		Prompt: vllm.Tokens(prompt...), MaxTokens: most, StopTokenIDs: vllm.NewSequence(r.Models[job.Reference].EOS)})
 	if err != nil {
 		return nil, err
 	}
-	return answer.Choices[0].TokenIDs, nil
+	return answer.TokenIDs, nil
 }
 
 // clear removes what was kept beside the table.
