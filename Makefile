@@ -46,7 +46,7 @@ check: ## style
 bench: bench-plan ## figures of docs/performance.md
 
 bench-plan: build setup
-	scripts/bench-plan
+	$(VENV)/bin/python scripts/bench-plan
 
 clean:
 	rm -rf bin demo-job
