@@ -103,9 +103,6 @@ func (a *analyst) describe(s *sentence, out *worked) {
 func (a *analyst) contexts() string {
 	w := &a.whole
 	a.contextEnds = a.contextEnds[:0]
-	if len(w.Mismatches) == 0 {
-		return ""
-	}
 	size := stride
 	for _, id := range w.Real[:w.Mismatches[len(w.Mismatches)-1]] {
 		size += int(a.texts.at[id+1] - a.texts.at[id])

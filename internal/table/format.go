@@ -60,7 +60,7 @@ func openFormat(name string, in io.Reader, tmp string) (*opened, error) {
 
 // notWhole is the complaint about a file that does not hold what it begins as.
 func notWhole(name string, err error) error {
-	return failure.New(failure.Refused, "was it written to the end? Fetch or write it again", "%s is damaged or cut: %w", name, err)
+	return failure.New(failure.Refused, "was it written to the end? Fetch or write it again", "read %s: %w", name, err)
 }
 
 // seekable opens a format whose directory is at its end. What is no local file
