@@ -46,7 +46,7 @@ check: ## style
 bench: bench-plan bench-infer ## figures of docs/performance.md
 
 bench-plan: build setup
-	scripts/bench-plan
+	$(VENV)/bin/python scripts/bench-plan
 
 bench-infer: build setup ## against R2R's two ways, on the demo's table and real vLLM
 	scripts/bench-infer

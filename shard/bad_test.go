@@ -9,6 +9,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/klauspost/compress/zstd"
+
 	"tokenfork/internal/failure"
 	"tokenfork/internal/job"
 	"tokenfork/internal/table"
@@ -71,6 +73,7 @@ func TestBadInput(t *testing.T) {
 		"many fields":       {r2rHead + "0,5,0,10,1,11,11,\n", "t.csv:2: 8 fields, the header has 7", ""},
 		"cut in two":        {r2rHead + goodR2R + "3,5,3\n,1,1,2,2\n", "t.csv:5: 3 fields, the header has 7", ""},
 		"wrong delimiter":   {strings.ReplaceAll(r2rHead+goodR2R, ",", ";"), `t.csv: the header is one column with ";" in it: another delimiter?`, "with commas"},
+		"UTF-16":            {"\xff\xfer\x00o\x00w\x00\n\x00", "t.csv: the header holds zero bytes", "UTF-8"},
 		"open quote":        {r2rHead + goodR2R + "3,5,\"3,1,1,2,2\n", `t.csv:5: extraneous or missing " in quoted-field`, ""},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -101,17 +104,29 @@ func empty(t *testing.T, o Options) {
 	}
 }
 
-func TestTruncatedGzip(t *testing.T) {
-	var b bytes.Buffer
-	w := gzip.NewWriter(&b)
-	io.WriteString(w, r2rHead+goodR2R)
-	w.Close()
-	o := small(t, b.String()[:b.Len()-9])
-	_, _, err := Plan(t.Context(), o)
-	if err == nil || !strings.Contains(err.Error(), "read t.csv: the compressed file is truncated") {
-		t.Errorf("got %v", err)
+func TestTruncated(t *testing.T) {
+	for name, open := range map[string]func(io.Writer) (io.WriteCloser, error){
+		"gzip": func(w io.Writer) (io.WriteCloser, error) { return gzip.NewWriter(w), nil },
+		"zstd": func(w io.Writer) (io.WriteCloser, error) { return zstd.NewWriter(w) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			var b bytes.Buffer
+			w, err := open(&b)
+			if err != nil {
+				t.Fatal(err)
+			}
+			io.WriteString(w, r2rHead+goodR2R)
+			if err := w.Close(); err != nil {
+				t.Fatal(err)
+			}
+			o := small(t, b.String()[:b.Len()-9])
+			_, _, err = Plan(t.Context(), o)
+			if err == nil || !strings.Contains(err.Error(), "read t.csv: the file is truncated") || failure.Code(err) != failure.Refused {
+				t.Errorf("got %v", err)
+			}
+			empty(t, o)
+		})
 	}
-	empty(t, o)
 }
 
 func TestSkipBadSentences(t *testing.T) {

@@ -10,7 +10,6 @@ import (
 	"io/fs"
 	"iter"
 	"maps"
-	"runtime"
 	"slices"
 	"strings"
 
@@ -81,6 +80,10 @@ func bytesOf(b []byte) func(io.Writer) error {
 	}
 }
 
+// manifestsAtOnce is how many manifests are written at once: each waits for a
+// disk or for S3 most of the time.
+const manifestsAtOnce = 16
+
 // manifests writes each shard's manifest.
 func (p *planner) manifests(ctx context.Context, head job.Plan) ([]job.Shard, error) {
 	writer, err := job.NewManifestWriter()
@@ -89,7 +92,7 @@ func (p *planner) manifests(ctx context.Context, head job.Plan) ([]job.Shard, er
 	}
 	shards := make([]job.Shard, len(p.dealt))
 	g, ctx := errgroup.WithContext(ctx)
-	g.SetLimit(runtime.GOMAXPROCS(0))
+	g.SetLimit(manifestsAtOnce)
 	for k, s := range p.dealt {
 		g.Go(func() error {
 			said := job.Shard{Sentences: len(s), Cost: costOf(s)}

@@ -1,8 +1,10 @@
 package shard
 
 import (
+	"cmp"
 	"math"
 	"math/rand/v2"
+	"slices"
 	"testing"
 
 	"tokenfork/internal/fork"
@@ -146,6 +148,27 @@ func TestBalance(t *testing.T) {
 				if k != 1 {
 					t.Fatalf("sentence %d is in %d shards", i, k)
 				}
+			}
+		}
+	}
+}
+
+// TestBalanceOfATable does so with the costs of a table of 10,000 sentences.
+func TestBalanceOfATable(t *testing.T) {
+	p := newPlanner(options(t, 5000, text("t.csv", generated(t, 150_000, 15, 5000))))
+	defer p.close()
+	if err := p.read(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if p.estimate.Sentences < 10_000 {
+		t.Fatalf("%d sentences", p.estimate.Sentences)
+	}
+	longest := slices.MaxFunc(p.all, func(a, b planned) int { return cmp.Compare(a.cost, b.cost) }).cost
+	for _, n := range []int{1, 7, 64, 500} {
+		mean := costOf(p.all) / float64(n)
+		for _, s := range balance(p.all, n) {
+			if costOf(s) > 1.02*max(mean, longest) {
+				t.Errorf("%d shards: one costs %g, the mean is %g, the costliest sentence %g", n, costOf(s), mean, longest)
 			}
 		}
 	}

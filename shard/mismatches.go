@@ -16,10 +16,13 @@ import (
 
 const mismatchHeader = "sentence_id,position,token_id,real_token,pred_small,pred_reference,pred_small_token_id,pred_reference_token_id,context,row_id\n"
 
-// texts are the texts of single tokens, each made when it is first asked for.
+// texts are the texts of single tokens, each made when it is first asked for,
+// and the bytes of all of them.
 type texts struct {
 	tokenizer Tokenizer
 	known     []atomic.Pointer[tokenText]
+	bytes     []byte   // one token after the other, and a stride more
+	at        []uint32 // where each begins, and where the last ends
 }
 
 type tokenText struct {
@@ -28,7 +31,31 @@ type tokenText struct {
 }
 
 func newTexts(t Tokenizer, size int) *texts {
-	return &texts{t, make([]atomic.Pointer[tokenText], size)}
+	x := &texts{tokenizer: t, known: make([]atomic.Pointer[tokenText], size), at: make([]uint32, size+1)}
+	for id := range size {
+		x.bytes = append(x.bytes, t.Bytes(int32(id))...)
+		x.at[id+1] = uint32(len(x.bytes))
+	}
+	x.bytes = append(x.bytes, make([]byte, stride)...)
+	return x
+}
+
+// stride is how many bytes are copied at once: few tokens are longer, and what
+// is too much is overwritten by the next.
+const stride = 16
+
+// append writes the bytes of tokens.
+func (t *texts) append(b []byte, ids []int32) []byte {
+	for _, id := range ids {
+		from, to, n := t.at[id], t.at[id+1], len(b)
+		if to-from > stride || cap(b)-n < stride {
+			b = append(b, t.bytes[from:to]...)
+			continue
+		}
+		*(*[stride]byte)(b[n : n+stride]) = *(*[stride]byte)(t.bytes[from : from+stride])
+		b = b[:n+int(to-from)]
+	}
+	return b
 }
 
 func (t *texts) of(id int32) *tokenText {
@@ -76,13 +103,15 @@ func (a *analyst) describe(s *sentence, out *worked) {
 func (a *analyst) contexts() string {
 	w := &a.whole
 	a.contextEnds = a.contextEnds[:0]
-	var b []byte
+	size := stride
+	for _, id := range w.Real[:w.Mismatches[len(w.Mismatches)-1]] {
+		size += int(a.texts.at[id+1] - a.texts.at[id])
+	}
+	b := make([]byte, 0, size)
 	from := int32(0)
 	for _, p := range w.Mismatches {
 		start := len(b)
-		for _, id := range w.Real[from:p] {
-			b = append(b, a.Tokenizer.Bytes(id)...)
-		}
+		b = a.texts.append(b, w.Real[from:p])
 		if !utf8.Valid(b[start:]) {
 			b = append(b[:start], a.Tokenizer.Decode(w.Real[from:p])...)
 		}

@@ -55,8 +55,8 @@ func (st *streamed) abort() {
 	<-st.done
 }
 
+// finish waits until the object is there.
 func (st *streamed) finish() error {
-	st.Close()
 	err := <-st.done
 	st.done <- err
 	return err
@@ -137,12 +137,15 @@ func (o *outputs) finish(histograms []job.Rate) error {
 	if err := errors.Join(o.mismatches.Close(), o.rateWriter.Close()); err != nil {
 		return fmt.Errorf("write the mismatches: %w", err)
 	}
-	for _, s := range []*streamed{o.csv, o.parquet, o.rates} {
-		if err := s.finish(); err != nil {
-			return err
-		}
+	all := []*streamed{o.csv, o.parquet, o.rates}
+	for _, s := range all { // all at once: each waits for a disk or for S3
+		s.Close()
 	}
-	return nil
+	var errs []error
+	for _, s := range all {
+		errs = append(errs, s.finish())
+	}
+	return errors.Join(errs...)
 }
 
 // rates are the histograms' bins with anything in them.

@@ -252,6 +252,26 @@ func TestFormats(t *testing.T) {
 			t.Errorf("%s as text: another fingerprint", p)
 		}
 	}
+	cutColumns(t, dir)
+}
+
+// cutColumns cuts files of columns short, whose directory is at the end.
+func cutColumns(t *testing.T, dir string) {
+	t.Helper()
+	for _, name := range []string{"plain.parquet", "plain.arrow", "stream.arrows"} {
+		whole, err := os.ReadFile(filepath.Join(dir, name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, size := range []int{100, len(whole) / 2} {
+			o := options(t, 500, file(written(t, filepath.Join(dir, "cut"), string(whole[:size]))))
+			_, _, err := Plan(t.Context(), o)
+			if err == nil || !strings.Contains(err.Error(), "/cut: ") || failure.Code(err) != failure.Refused || !strings.Contains(failure.Hint(err), "again") {
+				t.Errorf("%s, %d bytes: got %v", name, size, err)
+			}
+			empty(t, o)
+		}
+	}
 }
 
 func TestBadColumns(t *testing.T) {

@@ -77,7 +77,7 @@ type labelFlags struct {
 
 // shardFlags say how the work is cut, and by which throughput it is estimated.
 type shardFlags struct {
-	Shards      int           `default:"1" placeholder:"N" help:"How many array tasks to plan for."`
+	Shards      int           `placeholder:"N" help:"How many array tasks to plan for (default: 1)."`
 	ShardTime   time.Duration `placeholder:"D" help:"In place of --shards: how long a task takes, by the rates below."`
 	ShardGPUs   int           `name:"shard-gpus" default:"1" placeholder:"N" help:"GPUs that a task has, for --shard-time and for the layout that --dry-run shows."`
 	ShardCost   float64       `placeholder:"S" help:"In place of --shards: GPU seconds of a task."`
@@ -223,14 +223,19 @@ func (f *tableFlags) sources(ctx context.Context, o store.Options) ([]table.Sour
 }
 
 func (f *shardFlags) shards() (shard.Shards, [2]shard.Throughput, error) {
-	s, rates := shard.Shards{Count: f.Shards}, [2]shard.Throughput{}
-	switch {
-	case f.ShardTime != 0 && f.ShardCost != 0:
-		return s, rates, failure.New(failure.Usage, "leave one of them out", "--shard-time and --shard-cost both say how large a shard is")
-	case f.ShardTime != 0:
-		s = shard.Shards{Cost: f.ShardTime.Seconds() * float64(f.ShardGPUs)}
-	case f.ShardCost != 0:
-		s = shard.Shards{Cost: f.ShardCost}
+	s, rates := shard.Shards{Count: 1}, [2]shard.Throughput{}
+	said := 0
+	if f.Shards != 0 {
+		s, said = shard.Shards{Count: f.Shards}, said+1
+	}
+	if f.ShardTime != 0 {
+		s, said = shard.Shards{Cost: f.ShardTime.Seconds() * float64(f.ShardGPUs)}, said+1
+	}
+	if f.ShardCost != 0 {
+		s, said = shard.Shards{Cost: f.ShardCost}, said+1
+	}
+	if said > 1 {
+		return s, rates, failure.New(failure.Usage, "leave all but one out", "--shards, --shard-time and --shard-cost all say how large a shard is")
 	}
 	if s.Count < 1 && s.Cost <= 0 {
 		return s, rates, failure.New(failure.Usage, "give a positive number", "--shards %d --shard-time %s --shard-gpus %d --shard-cost %g", f.Shards, f.ShardTime, f.ShardGPUs, f.ShardCost)

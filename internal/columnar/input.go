@@ -83,15 +83,6 @@ type File interface {
 	io.ReaderAt
 }
 
-// OpenArrowInput opens a file of Arrow's file format.
-func OpenArrowInput(r File) (*Input, error) {
-	fr, err := ipc.NewFileReader(r)
-	if err != nil {
-		return nil, fmt.Errorf("read Arrow file: %w", err)
-	}
-	return &Input{Columns: inputColumns(fr.Schema()), open: picked(fr.Read)}, nil
-}
-
 // OpenArrowStream opens an Arrow stream.
 func OpenArrowStream(r io.Reader) (*Input, error) {
 	ir, err := ipc.NewReader(r)

@@ -132,7 +132,7 @@ func (f *csvFile) fill(b []byte, n *int) error {
 
 func readError(name string, err error) error {
 	if errors.Is(err, io.ErrUnexpectedEOF) {
-		return failure.New(failure.Refused, "fetch or write the file again", "read %s: the compressed file is truncated: %w", name, err)
+		return failure.New(failure.Refused, "fetch or write the file again", "read %s: the file is truncated: %w", name, err)
 	}
 	return fmt.Errorf("read %s: %w", name, err)
 }

@@ -11,6 +11,7 @@ import (
 	"github.com/klauspost/compress/zstd"
 
 	"tokenfork/internal/columnar"
+	"tokenfork/internal/failure"
 )
 
 // opened is a file as its first bytes say it is: text or columns.
@@ -48,14 +49,18 @@ func openFormat(name string, in io.Reader, tmp string) (*opened, error) {
 	case bytes.HasPrefix(magic, []byte("ARROW1")):
 		err = o.seekable(name, in, b, tmp, func(f *os.File) (*columnar.Input, error) { return columnar.OpenArrowInput(f) })
 	case bytes.HasPrefix(magic, []byte{0xff, 0xff, 0xff, 0xff}):
-		o.columns, err = columnar.OpenArrowStream(b)
+		if o.columns, err = columnar.OpenArrowStream(b); err != nil {
+			err = notWhole(name, err)
+		}
 	default:
 		o.text = &plain{b, in}
 	}
-	if err != nil {
-		return nil, fmt.Errorf("read %s: %w", name, err)
-	}
-	return o, nil
+	return o, err
+}
+
+// notWhole is the complaint about a file that does not hold what it begins as.
+func notWhole(name string, err error) error {
+	return failure.New(failure.Refused, "was it written to the end? Fetch or write it again", "read %s: %w", name, err)
 }
 
 // seekable opens a format whose directory is at its end. What is no local file
@@ -83,8 +88,9 @@ func (o *opened) seekable(name string, in io.Reader, peeked io.Reader, tmp strin
 	var err error
 	if o.columns, err = open(f); err != nil {
 		o.close()
+		return notWhole(name, err)
 	}
-	return err
+	return nil
 }
 
 // plain reads what was peeked at, then without a further copy.

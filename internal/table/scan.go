@@ -184,10 +184,20 @@ func (s *scanner) measure(d *decimal, row int, r role, from, to int, exact bool)
 	return f
 }
 
-// roughly reads a digit, a point and 8 to 24 digits as decimal does, which is
-// what nearly all measures are.
+// roughly reads a digit, a point, 8 to 24 digits and maybe a negative exponent as
+// decimal does, which is what nearly all measures are.
 func roughly(b unsafe.Pointer, from, to uint32) (float64, bool) {
-	n := to - from - 2
+	n, ten := to-from-2, tens[99]
+	if n-8 > 20 {
+		return 0, false
+	}
+	if e := uint32(load(b, to-4)); e&0xffff == 'e'|'-'<<8 {
+		high, low := e>>16&0xff-'0', e>>24-'0'
+		if high > 9 || low > 9 {
+			return 0, false
+		}
+		n, to, ten = n-4, to-4, tens[99-(high*10+low)]
+	}
 	if n-8 > 16 {
 		return 0, false
 	}
@@ -200,7 +210,7 @@ func roughly(b unsafe.Pointer, from, to uint32) (float64, bool) {
 	if odd != 0 || whole > 9 || first>>8&0xff != '.' {
 		return 0, false
 	}
-	return inOneBin(float64(whole*100_000_000+eight(x)), 1e-8)
+	return inOneBin(float64(whole*100_000_000+eight(x)), ten)
 }
 
 // load gives eight bytes of a buffer that has them, be they slack.

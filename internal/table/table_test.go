@@ -12,6 +12,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"unsafe"
 
 	"tokenfork/internal/job"
 	"tokenfork/internal/table/tabletest"
@@ -233,7 +234,7 @@ func TestBlanks(t *testing.T) {
 // TestMeasuresExact compares with strconv over spellings of all lengths.
 func TestMeasuresExact(t *testing.T) {
 	r := rand.New(rand.NewPCG(1, 2))
-	read := 0
+	read, rough := 0, 0
 	for range 200_000 {
 		v := math.Exp(r.NormFloat64() * 5)
 		s := strconv.FormatFloat(v, 'f', r.IntN(20), 64)
@@ -253,9 +254,15 @@ func TestMeasuresExact(t *testing.T) {
 		if got, ok := d.roughly(); ok && job.ValueBin(got) != job.ValueBin(want) {
 			t.Fatalf("%s: %g is in another bin than %g", s, got, want)
 		}
+		if got, ok := roughly(unsafe.Pointer(&b[0]), 0, uint32(len(s))); ok {
+			rough++
+			if job.ValueBin(got) != job.ValueBin(want) {
+				t.Fatalf("%s: roughly %g, in another bin than %g", s, got, want)
+			}
+		}
 	}
-	if read < 50_000 {
-		t.Errorf("only %d numbers were read the short way", read)
+	if read < 50_000 || rough < 10_000 {
+		t.Errorf("only %d and %d numbers were read the short ways", read, rough)
 	}
 }
 

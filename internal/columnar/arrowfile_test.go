@@ -1,0 +1,190 @@
+package columnar
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/apache/arrow/go/v15/arrow"
+	"github.com/apache/arrow/go/v15/arrow/array"
+	"github.com/apache/arrow/go/v15/arrow/float16"
+	"github.com/apache/arrow/go/v15/arrow/ipc"
+	"github.com/apache/arrow/go/v15/arrow/memory"
+)
+
+var mixed = arrow.NewSchema([]arrow.Field{
+	{Name: "i32", Type: arrow.PrimitiveTypes.Int32, Nullable: true},
+	{Name: "nothing", Type: arrow.Null},
+	{Name: "list", Type: arrow.ListOf(arrow.StructOf(arrow.Field{Name: "x", Type: arrow.BinaryTypes.String}, arrow.Field{Name: "y", Type: arrow.FixedWidthTypes.Boolean}))},
+	{Name: "u64", Type: arrow.PrimitiveTypes.Uint64},
+	{Name: "text", Type: arrow.BinaryTypes.String, Nullable: true},
+	{Name: "bool", Type: arrow.FixedWidthTypes.Boolean, Nullable: true},
+	{Name: "f64", Type: arrow.PrimitiveTypes.Float64, Nullable: true},
+	{Name: "large", Type: arrow.BinaryTypes.LargeString},
+	{Name: "f16", Type: arrow.FixedWidthTypes.Float16},
+	{Name: "i8", Type: arrow.PrimitiveTypes.Int8, Nullable: true},
+}, nil)
+
+// mixedBatch is a batch of many types, every seventh row null where it can be.
+func mixedBatch(rows int) arrow.Record {
+	b := array.NewRecordBuilder(memory.DefaultAllocator, mixed)
+	for i := range rows {
+		null := i%7 == 3
+		appendOr(null, b.Field(0), func() { b.Field(0).(*array.Int32Builder).Append(int32(i)) })
+		b.Field(1).AppendNull()
+		list := b.Field(2).(*array.ListBuilder)
+		list.Append(true)
+		for range i % 3 {
+			x := list.ValueBuilder().(*array.StructBuilder)
+			x.Append(true)
+			x.FieldBuilder(0).(*array.StringBuilder).Append("x")
+			x.FieldBuilder(1).(*array.BooleanBuilder).Append(true)
+		}
+		b.Field(3).(*array.Uint64Builder).Append(uint64(i) << 20)
+		appendOr(null, b.Field(4), func() { b.Field(4).(*array.StringBuilder).Append(strings.Repeat("é", i%5)) })
+		appendOr(null, b.Field(5), func() { b.Field(5).(*array.BooleanBuilder).Append(i%2 == 0) })
+		appendOr(null, b.Field(6), func() { b.Field(6).(*array.Float64Builder).Append(float64(i) / 3) })
+		b.Field(7).(*array.LargeStringBuilder).Append(fmt.Sprint(i))
+		b.Field(8).(*array.Float16Builder).Append(float16.New(float32(i % 100)))
+		appendOr(null, b.Field(9), func() { b.Field(9).(*array.Int8Builder).Append(int8(i)) })
+	}
+	return b.NewRecord()
+}
+
+func appendOr(null bool, b array.Builder, value func()) {
+	if null {
+		b.AppendNull()
+		return
+	}
+	value()
+}
+
+// cells are each column's cells, as text.
+func cells(t *testing.T, in *Input, columns []int) [][]string {
+	t.Helper()
+	all := make([][]string, len(columns))
+	for b, err := range in.Batches(columns) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		for k, c := range columns {
+			whole, float, text := make([]int64, b.Rows), make([]float64, b.Rows), make([]string, b.Rows)
+			switch in.Columns[c].Kind {
+			case Whole:
+				b.Wholes(k, whole, -99)
+			case Text:
+				b.Texts(k, text)
+			default:
+				b.Floats(k, float)
+			}
+			for i := range b.Rows {
+				all[k] = append(all[k], fmt.Sprint(whole[i], float[i], text[i]))
+			}
+		}
+		b.Release()
+	}
+	return all
+}
+
+// TestArrowFileAsTheLibrary reads batches longer than what is read at once, and
+// compares with what the library reads of a stream with the same batches.
+func TestArrowFileAsTheLibrary(t *testing.T) {
+	columns := []int{0, 3, 4, 6, 7, 8, 9}
+	for name, opts := range map[string][]ipc.Option{"plain": nil, "lz4": {ipc.WithLZ4()}, "zstd": {ipc.WithZstd()}} {
+		t.Run(name, func(t *testing.T) {
+			path := filepath.Join(t.TempDir(), "t.arrow")
+			f, err := os.Create(path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer f.Close()
+			var stream bytes.Buffer
+			opts := append([]ipc.Option{ipc.WithSchema(mixed)}, opts...)
+			fw, err := ipc.NewFileWriter(f, opts...)
+			if err != nil {
+				t.Fatal(err)
+			}
+			sw := ipc.NewWriter(&stream, opts...)
+			for _, rows := range []int{2*batchRows + 77, 0, 5, batchRows} {
+				batch := mixedBatch(rows).NewSlice(int64(min(rows, 3)), int64(rows)) // text that begins at an offset
+				for _, w := range []interface{ Write(arrow.Record) error }{fw, sw} {
+					if err := w.Write(batch); err != nil {
+						t.Fatal(err)
+					}
+				}
+			}
+			if err := fw.Close(); err != nil {
+				t.Fatal(err)
+			}
+			in, err := OpenArrowInput(f)
+			if err != nil {
+				t.Fatal(err)
+			}
+			want, err := OpenArrowStream(&stream)
+			if err != nil {
+				t.Fatal(err)
+			}
+			got, should := cells(t, in, columns), cells(t, want, columns)
+			for k, c := range columns {
+				if !slices.Equal(got[k], should[k]) {
+					t.Errorf("column %s differs", in.Columns[c].Name)
+				}
+			}
+			if len(got[0]) < 3*batchRows {
+				t.Errorf("%d rows", len(got[0]))
+			}
+		})
+	}
+}
+
+// TestArrowFileDamaged cuts a file and garbles its metadata: an error, no panic.
+func TestArrowFileDamaged(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "t.arrow")
+	f, err := os.Create(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w, err := ipc.NewFileWriter(f, ipc.WithSchema(mixed))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := w.Write(mixedBatch(100)); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	f.Close()
+	whole, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	first := bytes.Index(whole[200:], []byte{0xff, 0xff, 0xff, 0xff}) + 200 // the batch's metadata
+	garbled := bytes.Clone(whole)
+	for i := first + 8; i < first+100; i++ {
+		garbled[i] = 0x7f
+	}
+	if err := os.WriteFile(path, garbled, 0o666); err != nil {
+		t.Fatal(err)
+	}
+	f, err = os.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	in, err := OpenArrowInput(f)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var last error
+	for _, err := range in.Batches([]int{0, 4}) {
+		last = err
+	}
+	if last == nil || !strings.Contains(last.Error(), "its metadata is damaged") {
+		t.Errorf("got %v", last)
+	}
+}
