@@ -13,6 +13,7 @@ import (
 	"tokenfork/internal/model"
 	"tokenfork/internal/vllm"
 	"tokenfork/judge"
+	"tokenfork/judge/agreement"
 	"tokenfork/judge/endpoint"
 )
 
@@ -87,7 +88,7 @@ func (c *judgeCmd) run(ctx context.Context, con *console) error {
 }
 
 func (c *judgeCmd) gold(ctx context.Context, con *console, o judge.Options) error {
-	labels, err := judge.ReadGold(c.Gold)
+	labels, err := agreement.ReadLabels(c.Gold)
 	if err != nil {
 		return err
 	}

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"iter"
+	"runtime/debug"
 	"strings"
 
 	"tokenfork/internal/columnar"
@@ -86,9 +87,13 @@ type Run struct {
 	Judge     job.Counters `json:"judge"`
 }
 
+// memory is what the collector aims at, whatever the size of the jobs.
+const memory = 400 << 20
+
 // Merge merges the jobs. It returns the summary; with failures listed the error
 // has failure.Partial.
 func Merge(ctx context.Context, o Options) (*Summary, error) {
+	defer debug.SetMemoryLimit(debug.SetMemoryLimit(memory))
 	m := &merger{Options: o, unjudged: map[string]place{}}
 	if err := m.open(ctx); err != nil {
 		return nil, err

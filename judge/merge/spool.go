@@ -35,7 +35,7 @@ type section struct {
 }
 
 // rowsInMemory bounds what all runs together hold while they are merged.
-const rowsInMemory = 1 << 16
+const rowsInMemory = 1 << 15
 
 func newSpool(dir string, runs int) (*spool, error) {
 	f, err := os.CreateTemp(dir, "tokenfork-merge-*")
