@@ -286,7 +286,7 @@ func (s *Summary) count(r *job.Result) {
 func (m *merger) result() error {
 	bad := int64(0)
 	for status, n := range m.sum.ByStatus {
-		if status != results.OK && status != results.NotJudged {
+		if status != results.OK && (status != results.NotJudged || m.Jobs[0].Judging != "") {
 			bad += n
 		}
 	}
