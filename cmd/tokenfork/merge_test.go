@@ -143,7 +143,7 @@ func TestMergeJobsOfTwoTables(t *testing.T) {
 	}
 	tokenfork(t, failure.Usage, merging+" --tag elsewhere=x")
 	tokenfork(t, failure.Usage, merging+" --format r2r --tag "+b+"=second")
-	tokenfork(t, failure.Usage, "merge "+a+" "+b+" --out "+a)
+	tokenfork(t, failure.Refused, "merge --judge none "+a+" "+b+" --out "+a+"/")
 	tokenfork(t, failure.Usage, "merge "+a+" "+b)
 	tokenfork(t, failure.Usage, "merge --job "+a+" "+b)
 }
