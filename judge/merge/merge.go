@@ -88,7 +88,7 @@ type Run struct {
 }
 
 // memory is what the collector aims at, whatever the size of the jobs.
-const memory = 400 << 20
+const memory = 320 << 20
 
 // Merge merges the jobs. It returns the summary; with failures listed the error
 // has failure.Partial.
@@ -101,7 +101,7 @@ func Merge(ctx context.Context, o Options) (*Summary, error) {
 	if err := m.checkComplete(); err != nil {
 		return nil, err
 	}
-	spool, err := newSpool(o.TempDir, m.shards())
+	spool, err := newSpool(o.TempDir)
 	if err != nil {
 		return nil, err
 	}
@@ -109,6 +109,9 @@ func Merge(ctx context.Context, o Options) (*Summary, error) {
 	m.meter = progress.New(o.Console, "merge", "mismatches", m.planned())
 	defer m.meter.Close()
 	if err := m.fill(ctx, spool); err != nil {
+		return nil, err
+	}
+	if m.runs, err = spool.combine(m.runs); err != nil {
 		return nil, err
 	}
 	if err := m.write(ctx, spool); err != nil {
@@ -131,13 +134,6 @@ type merger struct {
 func newSummary(settings job.Settings, jobs int) *Summary {
 	return &Summary{Jobs: make([]Merged, jobs), Settings: settings, ByStatus: map[string]int64{}, Verdicts: map[string]int64{},
 		Finish: [2]map[string]int64{{}, {}}, Run: Run{job.Counters{}, job.Counters{}, job.Counters{}}, engines: map[string]bool{}}
-}
-
-func (m *merger) shards() (n int) {
-	for _, src := range m.jobs {
-		n += len(src.job.Shards)
-	}
-	return n
 }
 
 func (m *merger) planned() (n int64) {
