@@ -2,145 +2,18 @@ package judge
 
 import (
 	"context"
-	"encoding/csv"
 	"errors"
-	"fmt"
-	"io"
 	"io/fs"
-	"os"
-	"strconv"
-	"strings"
 	"time"
 
 	"golang.org/x/sync/errgroup"
 
-	"tokenfork/internal/columnar"
 	"tokenfork/internal/failure"
 	"tokenfork/internal/job"
 	"tokenfork/internal/results"
 	"tokenfork/judge/agreement"
 	"tokenfork/judge/endpoint"
 )
-
-// Label is a human's word on a mismatch.
-type Label struct {
-	SentenceID string
-	Position   int64 // the table's numbering
-	Same       bool  // both continuations mean the same
-}
-
-// ReadGold reads labels from CSV or Parquet with the columns sentence_id,
-// mismatch_position and label: true or false, 1 or 0, same or different.
-func ReadGold(path string) ([]Label, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return nil, fmt.Errorf("read gold labels: %w", err)
-	}
-	defer f.Close()
-	var labels []Label
-	if strings.HasSuffix(path, ".parquet") {
-		labels, err = goldParquet(f)
-	} else {
-		labels, err = goldCSV(f)
-	}
-	if err != nil {
-		return nil, failure.New(failure.Refused, "it needs the columns sentence_id, mismatch_position and label (true or false)", "gold labels %s: %w", path, err)
-	}
-	return labels, nil
-}
-
-func goldCSV(r io.Reader) ([]Label, error) {
-	c := csv.NewReader(r)
-	header, err := c.Read()
-	if err != nil {
-		return nil, err
-	}
-	at := map[string]int{}
-	for i, name := range header {
-		at[strings.TrimPrefix(name, "\ufeff")] = i
-	}
-	for _, name := range []string{"sentence_id", "mismatch_position", "label"} {
-		if _, ok := at[name]; !ok {
-			return nil, fmt.Errorf("no column %s", name)
-		}
-	}
-	var labels []Label
-	for {
-		row, err := c.Read()
-		if err == io.EOF {
-			return labels, nil
-		}
-		if err != nil {
-			return nil, err
-		}
-		line, _ := c.FieldPos(0)
-		position, err := strconv.ParseInt(strings.TrimSuffix(row[at["mismatch_position"]], ".0"), 10, 64)
-		if err != nil {
-			return nil, fmt.Errorf("line %d: position %q is no number", line, row[at["mismatch_position"]])
-		}
-		same, err := parseLabel(row[at["label"]])
-		if err != nil {
-			return nil, fmt.Errorf("line %d: %w", line, err)
-		}
-		labels = append(labels, Label{row[at["sentence_id"]], position, same})
-	}
-}
-
-func parseLabel(s string) (same bool, err error) {
-	switch strings.ToLower(s) {
-	case "true", "1", "1.0", "same":
-		return true, nil
-	case "false", "0", "0.0", "different":
-		return false, nil
-	}
-	return false, fmt.Errorf("label %q is not true or false", s)
-}
-
-type goldRow[T any] struct {
-	SentenceID string `col:"sentence_id"`
-	Position   int64  `col:"mismatch_position"`
-	Label      T      `col:"label"`
-}
-
-// goldParquet takes labels as booleans, numbers or text.
-func goldParquet(f columnar.ReaderAtSeeker) ([]Label, error) {
-	labels, err := goldRows(f, func(b bool) string { return strconv.FormatBool(b) })
-	if err == nil {
-		return labels, nil
-	}
-	if labels, err := goldRows(f, func(n int64) string { return strconv.FormatInt(n, 10) }); err == nil {
-		return labels, nil
-	}
-	if labels, err := goldRows(f, func(s string) string { return s }); err == nil {
-		return labels, nil
-	}
-	return nil, err
-}
-
-func goldRows[T any](f columnar.ReaderAtSeeker, text func(T) string) ([]Label, error) {
-	r, err := columnar.ReadParquet[goldRow[T]](f)
-	if err != nil {
-		return nil, err
-	}
-	var labels []Label
-	for row, err := range r.Rows() {
-		if err != nil {
-			return nil, err
-		}
-		same, err := parseLabel(text(row.Label))
-		if err != nil {
-			return nil, err
-		}
-		labels = append(labels, Label{row.SentenceID, row.Position, same})
-	}
-	return labels, nil
-}
-
-// place is a mismatch in a job.
-type place struct {
-	sentence string
-	position int64
-}
 
 const (
 	goldRounds = 2000
@@ -150,15 +23,7 @@ const (
 // Gold asks the judge about the labelled mismatches alone, or takes the
 // verdicts that the job has from it, and measures how far they agree with the
 // labels. What it asks is kept for a later Run.
-func Gold(ctx context.Context, o Options, labels []Label) (*agreement.Report, *Judging, error) {
-	want := map[place]bool{}
-	for _, l := range labels {
-		at := place{l.SentenceID, l.Position}
-		if same, twice := want[at]; twice && same != l.Same {
-			return nil, nil, failure.New(failure.Refused, "settle it first", "gold labels disagree on position %d of sentence %s", l.Position, l.SentenceID)
-		}
-		want[at] = l.Same
-	}
+func Gold(ctx context.Context, o Options, want agreement.Labels) (*agreement.Report, *Judging, error) {
 	r, err := newRunner(ctx, &o)
 	if err != nil {
 		return nil, nil, err
@@ -174,14 +39,14 @@ func Gold(ctx context.Context, o Options, labels []Label) (*agreement.Report, *J
 	return report, &r.judging, stopped(ctx, err)
 }
 
-func (r *runner) gold(ctx context.Context, cfg endpoint.Config, want map[place]bool) (*agreement.Report, error) {
+func (r *runner) gold(ctx context.Context, cfg endpoint.Config, want agreement.Labels) (*agreement.Report, error) {
 	if err := r.dial(ctx, cfg); err != nil {
 		return nil, err
 	}
 	if err := r.negotiate(ctx); err != nil {
 		return nil, err
 	}
-	g := &goldRun{runner: r, want: want, found: map[place]*job.Verdict{}}
+	g := &goldRun{runner: r, want: want, found: map[agreement.Place]*job.Verdict{}}
 	for k := range r.job.Shards {
 		if err := g.shard(ctx, k); err != nil {
 			return nil, err
@@ -193,9 +58,9 @@ func (r *runner) gold(ctx context.Context, cfg endpoint.Config, want map[place]b
 // goldRun collects verdicts on labelled mismatches.
 type goldRun struct {
 	*runner
-	want  map[place]bool
-	found map[place]*job.Verdict // nil: no continuation
-	order []place                // as they are in the job
+	want  agreement.Labels
+	found map[agreement.Place]*job.Verdict // nil: no continuation
+	order []agreement.Place                // as they are in the job
 }
 
 // shard finds the shard's labelled mismatches and their verdicts.
@@ -231,7 +96,7 @@ func (g *goldRun) shard(ctx context.Context, k int) error {
 func (g *goldRun) sentences(ctx context.Context, run *shardRun, f func(*job.Sentence, []job.Result) error) error {
 	labelled := map[string]bool{}
 	for at := range g.want {
-		labelled[at.sentence] = true
+		labelled[at.SentenceID] = true
 	}
 	for s, err := range run.manifest.Sentences() {
 		if err != nil {
@@ -246,7 +111,7 @@ func (g *goldRun) sentences(ctx context.Context, run *shardRun, f func(*job.Sent
 		}
 		var mine []job.Result
 		for _, row := range rows {
-			if _, ok := g.want[place{s.ID, row.MismatchPosition}]; ok {
+			if _, ok := g.want[agreement.Place{SentenceID: s.ID, Position: row.MismatchPosition}]; ok {
 				mine = append(mine, row)
 			}
 		}
@@ -258,7 +123,7 @@ func (g *goldRun) sentences(ctx context.Context, run *shardRun, f func(*job.Sent
 }
 
 func (g *goldRun) take(s *job.Sentence, row *job.Result, v *job.Verdict) {
-	at := place{s.ID, row.MismatchPosition}
+	at := agreement.Place{SentenceID: s.ID, Position: row.MismatchPosition}
 	g.sum.mu.Lock()
 	defer g.sum.mu.Unlock()
 	g.found[at] = v
@@ -271,10 +136,10 @@ func (g *goldRun) known(ctx context.Context, s *job.Sentence, rows []job.Result,
 		return err
 	}
 	for i := range rows {
-		at := place{s.ID, rows[i].MismatchPosition}
+		at := agreement.Place{SentenceID: s.ID, Position: rows[i].MismatchPosition}
 		g.order = append(g.order, at)
 		for j := range verdicts {
-			if int64(verdicts[j].Position)+int64(g.job.Settings.FirstPosition) == at.position {
+			if int64(verdicts[j].Position)+int64(g.job.Settings.FirstPosition) == at.Position {
 				g.take(s, &rows[i], &verdicts[j])
 			}
 		}
@@ -286,7 +151,7 @@ func (g *goldRun) known(ctx context.Context, s *job.Sentence, rows []job.Result,
 func (g *goldRun) ask(ctx context.Context, asks *errgroup.Group, s *job.Sentence, rows []job.Result, kept *journal) {
 	for i := range rows {
 		row := &rows[i]
-		g.order = append(g.order, place{s.ID, row.MismatchPosition})
+		g.order = append(g.order, agreement.Place{SentenceID: s.ID, Position: row.MismatchPosition})
 		if row.Status != results.OK {
 			continue
 		}
@@ -308,7 +173,7 @@ func (g *goldRun) report() (*agreement.Report, error) {
 	var pairs []agreement.Pair
 	for _, at := range g.order {
 		if v := g.found[at]; v != nil && v.MeaningMatch != nil {
-			pairs = append(pairs, agreement.Pair{Cluster: at.sentence, Human: g.want[at], Judge: *v.MeaningMatch})
+			pairs = append(pairs, agreement.Pair{Cluster: at.SentenceID, Human: g.want[at], Judge: *v.MeaningMatch})
 		}
 	}
 	if len(pairs) == 0 {

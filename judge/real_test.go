@@ -131,7 +131,8 @@ func TestRealJudge(t *testing.T) {
 			j := w.judge(t, func(s *Settings) { s.Prompt = prompt })
 			w.checkForm(t, w.calls[from:], property)
 			from = len(w.calls)
-			w.checkVerdict(t, w.calls[from:], property, ask(t, bounded(t, j), question))
+			v := ask(t, bounded(t, j), question)
+			w.checkVerdict(t, w.calls[from:], property, v)
 		})
 	}
 	t.Run("one word", func(t *testing.T) { testRealWord(t, w) })

@@ -117,11 +117,12 @@ func newRunner(ctx context.Context, o *Options) (*runner, error) {
 	if err := o.Settings.Validate(); err != nil {
 		return nil, err
 	}
-	p, err := LoadPrompt(o.Settings)
+	j, err := job.Load(ctx, o.Store)
 	if err != nil {
 		return nil, err
 	}
-	j, err := job.Load(ctx, o.Store)
+	o.Settings.Prompt = cmp.Or(o.Settings.Prompt, promptFor(&j.Settings))
+	p, err := LoadPrompt(o.Settings)
 	if err != nil {
 		return nil, err
 	}

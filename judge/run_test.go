@@ -24,6 +24,7 @@ import (
 	"tokenfork/internal/job/jobtest"
 	"tokenfork/internal/results"
 	"tokenfork/internal/store"
+	"tokenfork/internal/tokenizer"
 	"tokenfork/judge/endpoint"
 )
 
@@ -548,5 +549,23 @@ func TestServerThatDiesStopsTheRun(t *testing.T) {
 	_, err := Run(t.Context(), o)
 	if failure.Code(err) != failure.Stopped || !strings.Contains(err.Error(), "out of memory") || !closed {
 		t.Errorf("got %v, closed %t", err, closed)
+	}
+}
+
+// A job that was planned as R2R does it is judged by R2R's prompt.
+func TestPromptOfTheJob(t *testing.T) {
+	for want, s := range map[string]job.Settings{
+		"seed": {Trajectories: job.Real, Ends: tokenizer.DefaultEnds},
+		"r2r":  {Trajectories: job.Real, Ends: tokenizer.R2REnds},
+	} {
+		if got := promptFor(&s); got != want {
+			t.Errorf("%+v: got %s", s, got)
+		}
+	}
+	s := jobtest.Make(t, 2, 1)
+	o := options(s, (&fakeJudge{}).serve(t))
+	o.Settings.Prompt = ""
+	if by, err := Run(t.Context(), o); err != nil || by.PromptVersion != "seed-1" {
+		t.Errorf("got %+v, %v", by, err)
 	}
 }

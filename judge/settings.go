@@ -7,12 +7,14 @@ import (
 	"strings"
 
 	"tokenfork/internal/failure"
+	"tokenfork/internal/job"
+	"tokenfork/internal/tokenizer"
 )
 
 // Settings decide what a judge is asked and what its answers become. They are
 // label settings: another value is another judging.
 type Settings struct {
-	Prompt        string      `json:"-"` // seed, r2r or file=PATH; a judging names it by version and hash
+	Prompt        string      `json:"-"` // seed, r2r or file=PATH, "" for the job's own; a judging names it by version and hash
 	Context       ContextRule `json:"context"`
 	Blind         bool        `json:"blind"`        // call the sides A and B, in an order hashed from the seed
 	VerdictOnly   bool        `json:"verdict_only"` // one token without an analysis
@@ -27,6 +29,15 @@ type Settings struct {
 // Defaults are the settings of the study: its prompt, greedy, asked once.
 func Defaults() Settings {
 	return Settings{Prompt: "seed", Context: ContextRule{Kind: BySentences, N: 2}, Votes: 1, Temperature: new(float64), MaxTokens: 512, Normalisation: Space}
+}
+
+// promptFor is the prompt of a job for which none is named: R2R's for one that
+// was planned as R2R does it.
+func promptFor(s *job.Settings) string {
+	if s.Trajectories == job.Real && s.Ends == tokenizer.R2REnds {
+		return "r2r"
+	}
+	return "seed"
 }
 
 // Validate refuses values that can't be meant.

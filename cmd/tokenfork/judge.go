@@ -13,6 +13,7 @@ import (
 	"tokenfork/internal/model"
 	"tokenfork/internal/vllm"
 	"tokenfork/judge"
+	"tokenfork/judge/agreement"
 	"tokenfork/judge/endpoint"
 )
 
@@ -42,7 +43,7 @@ Examples:
 type judgeFlags struct {
 	Judge            string            `aliases:"judge-url" placeholder:"URL|local|none" env:"TOKENFORK_JUDGE" help:"An OpenAI-compatible server (http, https or unix URL), a vLLM of our own, or nobody."`
 	JudgeModel       string            `placeholder:"NAME|PATH" help:"The judge: as its server calls it, or a model folder or cached hub name for --judge local."`
-	JudgePrompt      string            `default:"seed" placeholder:"seed|r2r|file=PATH" help:"How the question is put; see docs/judge.md."`
+	JudgePrompt      string            `placeholder:"seed|r2r|file=PATH" help:"How the question is put (default: seed, or r2r for a job of --preset r2r); see docs/judge.md."`
 	JudgeContext     judge.ContextRule `default:"sentences=2" placeholder:"RULE" help:"Real text that the judge sees before the fork: mismatch, sentences=N or tokens=N."`
 	Blind            bool              `help:"Call the two sides A and B, in an order hashed from the seed."`
 	VerdictOnly      bool              `help:"Ask for one token without an analysis: cheap, with a confidence from its probability."`
@@ -87,7 +88,7 @@ func (c *judgeCmd) run(ctx context.Context, con *console) error {
 }
 
 func (c *judgeCmd) gold(ctx context.Context, con *console, o judge.Options) error {
-	labels, err := judge.ReadGold(c.Gold)
+	labels, err := agreement.ReadLabels(c.Gold)
 	if err != nil {
 		return err
 	}

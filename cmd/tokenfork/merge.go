@@ -103,9 +103,6 @@ func (c *mergeCmd) places() (jobs []string, out string, err error) {
 			return nil, "", usage("tag a job as it is named", "--tag "+j+": there is no such job among "+strings.Join(c.Jobs, ", "))
 		}
 	}
-	if named[c.Out] {
-		return nil, "", usage("give another --out", c.Out+" is one of the jobs")
-	}
 	return c.Jobs, c.Out, nil
 }
 

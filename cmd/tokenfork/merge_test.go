@@ -46,20 +46,21 @@ func summaryOf(t *testing.T, dir string) (s merge.Summary) {
 	return s
 }
 
-// However the sentences were dealt out, the results are the same bytes.
+// However the sentences were dealt out, be it to more shards than are merged at
+// once, the results are the same bytes.
 func TestMergeIsTheSameForAnyShards(t *testing.T) {
-	one, three := jobtest.Make(t, 7, 1).String(), jobtest.Make(t, 7, 3).String()
+	one, many := jobtest.Make(t, 70, 1).String(), jobtest.Make(t, 70, 67).String()
 	broken := false
 	url := fakeJudge(t, &broken)
-	for _, dir := range []string{one, three} {
+	for _, dir := range []string{one, many} {
 		tokenfork(t, failure.Partial, "merge --format r2r --job "+dir+" --judge "+url)
 	}
 	for _, name := range []string{merge.ArrowKey, merge.ParquetKey, merge.CSVKey, merge.R2RKey} {
-		if !bytes.Equal(read(t, one, name), read(t, three, name)) {
+		if !bytes.Equal(read(t, one, name), read(t, many, name)) {
 			t.Errorf("%s differs", name)
 		}
 	}
-	if s := summaryOf(t, three); len(s.R2RLeftOut) != 1 || s.R2RLeftOut[0] != "s2" || bytes.Contains(read(t, three, merge.R2RKey), []byte("s2,")) {
+	if s := summaryOf(t, many); len(s.R2RLeftOut) != 1 || s.R2RLeftOut[0] != "s2" || bytes.Contains(read(t, many, merge.R2RKey), []byte("\ns2,")) {
 		t.Errorf("the sentence without all verdicts is not left out: %v", s.R2RLeftOut)
 	}
 }
@@ -143,7 +144,7 @@ func TestMergeJobsOfTwoTables(t *testing.T) {
 	}
 	tokenfork(t, failure.Usage, merging+" --tag elsewhere=x")
 	tokenfork(t, failure.Usage, merging+" --format r2r --tag "+b+"=second")
-	tokenfork(t, failure.Usage, "merge "+a+" "+b+" --out "+a)
+	tokenfork(t, failure.Refused, "merge --judge none "+a+" "+b+" --out "+a+"/")
 	tokenfork(t, failure.Usage, "merge "+a+" "+b)
 	tokenfork(t, failure.Usage, "merge --job "+a+" "+b)
 }

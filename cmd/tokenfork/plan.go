@@ -62,7 +62,7 @@ type tableFlags struct {
 
 // labelFlags decide what the results say; the job keeps them.
 type labelFlags struct {
-	Preset        string  `enum:"study,r2r" default:"study" help:"Defaults of the flags below: study, or r2r (trajectories real, ends r2r, 8192 new tokens)."`
+	Preset        string  `enum:"study,r2r" default:"study" help:"Defaults of the flags below: study, or r2r (trajectories real, ends r2r, 8192 new tokens; the judge is asked by R2R's prompt)."`
 	Trajectories  string  `enum:",own,reference,real" default:"" placeholder:"T" help:"Who goes on: own (each model with its own fork), reference (it with both), real (it with small's fork, against the real text)."`
 	Replay        string  `default:"auto" placeholder:"auto|off|audit=F" help:"Take from the table what it already says."`
 	Ends          string  `placeholder:"CHARS|r2r" help:"Characters that end a sentence (default: . ! ? and newline), or R2R's rule."`

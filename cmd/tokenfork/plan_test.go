@@ -89,7 +89,7 @@ func TestPlanInputs(t *testing.T) {
 	if other := dry("", whole, "--small", "7", "--reference", "14.0B"); other == want || !strings.Contains(other, "3,000 rows") {
 		t.Errorf("other models:\n%s", other)
 	}
-	if by := dry("", whole, "--shard-time", "100ms", "--shard-gpus", "2"); by != dry("", whole, "--shard-cost", "0.2") || strings.Contains(by, "\n1 shards") {
+	if by := dry("", whole, "--shard-time", "100ms", "--shard-gpus", "2"); by != dry("", whole, "--shard-cost", "0.2", "--shard-gpus", "2") || strings.Contains(by, "\n1 shards") {
 		t.Errorf("shards of 0.1 s on 2 GPUs:\n%s", by)
 	}
 	if _, err := os.Stat(job); err == nil {

@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"tokenfork/internal/store"
+	"tokenfork/judge/agreement"
 	figures "tokenfork/judge/report" // report is what prints errors here
 )
 
@@ -17,6 +18,7 @@ type reportCmd struct {
 	Out       string `placeholder:"DIR|s3://…" help:"Where the report goes (default: report in the job)."`
 	Seed      uint64 `default:"1" help:"Seed of the bootstrap and of the choice of examples."`
 	Resamples int    `default:"1000" help:"Bootstrap resamples of whole sentences."`
+	Gold      string `type:"existingfile" placeholder:"FILE" help:"Human labels, as for judge --gold: how often the judge is right at each confidence."`
 }
 
 // Run is the command.
@@ -32,7 +34,13 @@ func (c *reportCmd) Run(ctx context.Context, con *console) error {
 	if err != nil {
 		return err
 	}
-	about, err := figures.Make(ctx, figures.Options{Store: s, Out: out, TempDir: c.Tmp, Seed: c.Seed, Resamples: c.Resamples, Console: con.err})
+	o := figures.Options{Store: s, Out: out, TempDir: c.Tmp, Seed: c.Seed, Resamples: c.Resamples, Console: con.err}
+	if c.Gold != "" {
+		if o.Gold, err = agreement.ReadLabels(c.Gold); err != nil {
+			return err
+		}
+	}
+	about, err := figures.Make(ctx, o)
 	if err != nil {
 		return err
 	}

@@ -102,5 +102,5 @@ type Result struct {
 	// Only while results are being merged; in no results file.
 	Ordinal int64   `col:"ordinal"`
 	Reason  *string `col:"reason"` // why Status is not ok
-	Stage   *string `col:"stage"`  // that has to be done again
+	Stage   *string `col:"stage"`  // that has to be done again; then the command that does it
 }

@@ -1,6 +1,7 @@
 package merge_test
 
 import (
+	"cmp"
 	"context"
 	"flag"
 	"fmt"
@@ -17,7 +18,10 @@ import (
 	"tokenfork/judge/merge"
 )
 
-var mismatches = flag.Int("mismatches", 100_000, "how many BenchmarkMerge merges")
+var (
+	mismatches = flag.Int("mismatches", 100_000, "how many BenchmarkMerge merges")
+	shards     = flag.Int("shards", 0, "of how many shards; 0 is one for each 50,000 mismatches")
+)
 
 // TestMain makes this binary the process whose memory is measured, where it is
 // started as one.
@@ -46,7 +50,7 @@ func mergeAlone(ctx context.Context, dir string) error {
 // BenchmarkMerge measures the memory of a process that merges a large job.
 func BenchmarkMerge(b *testing.B) {
 	sentences := max(1, *mismatches/jobtest.LargePerSentence)
-	dir := jobtest.Large(b, sentences, max(1, sentences/225)).String()
+	dir := jobtest.Large(b, sentences, cmp.Or(*shards, max(1, sentences/225))).String()
 	for b.Loop() {
 		cmd := exec.Command(os.Args[0], "merge", dir)
 		cmd.Stderr = os.Stderr

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"iter"
+	"runtime/debug"
 	"strings"
 
 	"tokenfork/internal/columnar"
@@ -89,9 +90,13 @@ type Run struct {
 	Judge     job.Counters `json:"judge"`
 }
 
+// memory is what the collector aims at, whatever the size of the jobs.
+const memory = 320 << 20
+
 // Merge merges the jobs. It returns the summary; with failures listed the error
 // has failure.Partial.
 func Merge(ctx context.Context, o Options) (*Summary, error) {
+	defer debug.SetMemoryLimit(debug.SetMemoryLimit(memory))
 	m := &merger{Options: o, unjudged: map[string]place{}}
 	if err := m.open(ctx); err != nil {
 		return nil, err
@@ -100,7 +105,7 @@ func Merge(ctx context.Context, o Options) (*Summary, error) {
 		return nil, err
 	}
 	m.sum.Judging, m.sum.R2R = o.Jobs[0].Judging, o.R2R
-	spool, err := newSpool(o.TempDir, m.shards())
+	spool, err := newSpool(o.TempDir)
 	if err != nil {
 		return nil, err
 	}
@@ -108,6 +113,9 @@ func Merge(ctx context.Context, o Options) (*Summary, error) {
 	m.meter = progress.New(o.Console, "merge", "mismatches", m.planned())
 	defer m.meter.Close()
 	if err := m.fill(ctx, spool); err != nil {
+		return nil, err
+	}
+	if m.runs, err = spool.combine(m.runs); err != nil {
 		return nil, err
 	}
 	if err := m.write(ctx, spool); err != nil {
@@ -152,13 +160,6 @@ type merger struct {
 func newSummary(settings job.Settings, jobs int) *Summary {
 	return &Summary{Jobs: make([]Merged, jobs), Settings: settings, ByStatus: map[string]int64{}, Verdicts: map[string]int64{},
 		Finish: [2]map[string]int64{{}, {}}, Run: Run{job.Counters{}, job.Counters{}, job.Counters{}}, engines: map[string]bool{}}
-}
-
-func (m *merger) shards() (n int) {
-	for _, src := range m.jobs {
-		n += len(src.job.Shards)
-	}
-	return n
 }
 
 func (m *merger) planned() (n int64) {
@@ -307,7 +308,7 @@ func (s *Summary) count(r *job.Result) {
 func (m *merger) result() error {
 	bad := int64(0)
 	for status, n := range m.sum.ByStatus {
-		if status != results.OK && status != results.NotJudged {
+		if status != results.OK && (status != results.NotJudged || m.Jobs[0].Judging != "") {
 			bad += n
 		}
 	}

@@ -35,6 +35,9 @@ type place struct {
 
 // open reads what the jobs are, and refuses those that do not go together.
 func (m *merger) open(ctx context.Context) error {
+	if err := m.checkOut(ctx); err != nil {
+		return err
+	}
 	inputs := map[string]int{} // by fingerprint
 	for i, o := range m.Jobs {
 		src := &source{Source: o, number: i, missing: map[int]bool{}}
@@ -64,6 +67,21 @@ func (m *merger) open(ctx context.Context) error {
 	}
 	m.ids = sentenceIDs{}
 	return nil
+}
+
+// checkOut refuses to overwrite another job's results.
+func (m *merger) checkOut(ctx context.Context) error {
+	if len(m.Jobs) == 1 && m.Jobs[0].Store.String() == m.Out.String() {
+		return nil
+	}
+	r, err := m.Out.Open(ctx, job.Key)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("look whether %s is a job: %w", m.Out, err)
+	}
+	return errors.Join(failure.New(failure.Refused, "give another --out", "%s is a job of its own, whose results would be overwritten", m.Out), r.Close())
 }
 
 // agree refuses a job whose rows do not say the same kind of thing, and says why.

@@ -11,6 +11,7 @@ import (
 	"iter"
 	"os"
 	"reflect"
+	"slices"
 	"sync"
 
 	"golang.org/x/sync/errgroup"
@@ -25,7 +26,7 @@ import (
 type spool struct {
 	f     *os.File
 	size  int64
-	batch int // rows of a run that are in memory when all runs are read at once
+	batch int // rows of a run that are in memory while it is read
 }
 
 // section is a stretch of the spool: the rows of one of the jobs.
@@ -34,10 +35,14 @@ type section struct {
 	input, job int // among those merged
 }
 
-// rowsInMemory bounds what all runs together hold while they are merged.
-const rowsInMemory = 1 << 16
+// Bounds of what is in memory while runs are merged: of runs read at once, each
+// with a decoder's window, and of their rows.
+const (
+	runsAtOnce   = 64
+	rowsInMemory = 1 << 13
+)
 
-func newSpool(dir string, runs int) (*spool, error) {
+func newSpool(dir string) (*spool, error) {
 	f, err := os.CreateTemp(dir, "tokenfork-merge-*")
 	if err != nil {
 		return nil, fmt.Errorf("make a temporary file: %w", err)
@@ -45,7 +50,7 @@ func newSpool(dir string, runs int) (*spool, error) {
 	if err := os.Remove(f.Name()); err != nil { // it goes with the process, however that ends
 		return nil, errors.Join(fmt.Errorf("make a temporary file: %w", err), f.Close())
 	}
-	return &spool{f: f, batch: max(1, min(1024, rowsInMemory/max(runs, 1)))}, nil
+	return &spool{f: f, batch: rowsInMemory / runsAtOnce}, nil
 }
 
 func (s *spool) close() { _ = s.f.Close() } // read-only by now
@@ -75,6 +80,46 @@ func (s *spool) run(fill func(write func(*job.Result) error) error) (section, er
 		return section{}, fmt.Errorf("write %s: %w (give another folder by --tmp)", s.f.Name(), err)
 	}
 	return section{from: from, size: s.size - from}, nil
+}
+
+// combine merges runs of the same job until there are few enough to be read at
+// once, or one for each job.
+func (s *spool) combine(runs []section) ([]section, error) {
+	for before := len(runs) + 1; len(runs) > runsAtOnce && len(runs) < before; {
+		before = len(runs)
+		for at := 0; len(runs) > runsAtOnce && at < len(runs); at++ {
+			end := at + 1
+			for end < len(runs) && end-at < runsAtOnce && runs[end].job == runs[at].job {
+				end++
+			}
+			if end == at+1 {
+				continue
+			}
+			one, err := s.copy(runs[at:end])
+			if err != nil {
+				return nil, err
+			}
+			runs = slices.Replace(runs, at, end, one)
+		}
+	}
+	return runs, nil
+}
+
+// copy writes several runs of a job as one.
+func (s *spool) copy(runs []section) (section, error) {
+	one, err := s.run(func(write func(*job.Result) error) error {
+		for r, err := range s.ordered(runs, nil) {
+			if err == nil {
+				err = write(r)
+			}
+			if err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	one.input, one.job = runs[0].input, runs[0].job
+	return one, err
 }
 
 // ordered yields the rows of all runs by sentence; of a job, a sentence is in

@@ -81,6 +81,7 @@ func (b *builder) figures() []*figure {
 	fs = append(fs, b.prediction()...)
 	fs = append(fs, b.continuationLengths())
 	fs = append(fs, b.judgeConfidence()...)
+	fs = append(fs, b.reliability()...)
 	return append(fs, b.exampleTable())
 }
 

@@ -6,11 +6,13 @@ import (
 	"io"
 	"math"
 	"math/rand/v2"
+	"strings"
 	"testing"
 
 	"tokenfork/internal/columnar"
 	"tokenfork/internal/job"
 	"tokenfork/internal/store"
+	"tokenfork/judge/agreement"
 )
 
 func openStore(t testing.TB, dir string) store.Store {
@@ -121,6 +123,33 @@ func (s synthetic) write(t testing.TB) store.Store {
 	return st
 }
 
+// labels are human words on every other result, right as often as the verdict
+// is sure, and on one that is not there; they are written to the job as gold.csv too.
+func (s synthetic) labels(t testing.TB, st store.Store) agreement.Labels {
+	t.Helper()
+	labels := agreement.Labels{{SentenceID: "nowhere", Position: 1}: true}
+	var text strings.Builder
+	text.WriteString("sentence_id,mismatch_position,label\nnowhere,1,true\n")
+	r := rand.New(rand.NewPCG(s.seed, 2))
+	_, err := each(t.Context(), st, ResultsKey, t.TempDir(), func(row *row) error {
+		if row.MeaningMatch != nil && r.IntN(2) == 0 {
+			sure := 0.8
+			if row.Confidence != nil {
+				sure = *row.Confidence
+			}
+			label := *row.MeaningMatch == (r.Float64() < sure)
+			labels[agreement.Place{SentenceID: row.SentenceID, Position: row.Position}] = label
+			fmt.Fprintf(&text, "%s,%d,%t\n", row.SentenceID, row.Position, label)
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	create(t, st, "gold.csv", func(w io.Writer) error { _, err := io.WriteString(w, text.String()); return err })
+	return labels
+}
+
 func writeRows[T any](w io.Writer, open func(io.Writer, ...columnar.Option) (columnar.Writer[T], error), options []columnar.Option, fill func(func(*T) error) error) error {
 	cw, err := open(w, options...)
 	if err != nil {
@@ -186,8 +215,13 @@ func (s synthetic) rates(all [][]job.Result, r *rand.Rand, write func(*job.Rate)
 // makeReport makes a report in a folder and gives its place.
 func makeReport(t testing.TB, st store.Store, resamples int) (dir string, about *About) {
 	t.Helper()
+	return makeWithGold(t, st, resamples, nil)
+}
+
+func makeWithGold(t testing.TB, st store.Store, resamples int, labels agreement.Labels) (dir string, about *About) {
+	t.Helper()
 	dir = t.TempDir()
-	about, err := Make(t.Context(), Options{Store: st, Out: openStore(t, dir), TempDir: t.TempDir(), Seed: 1, Resamples: resamples, Console: io.Discard})
+	about, err := Make(t.Context(), Options{Store: st, Out: openStore(t, dir), TempDir: t.TempDir(), Seed: 1, Resamples: resamples, Gold: labels, Console: io.Discard})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -14,6 +14,7 @@ import (
 	"tokenfork/internal/job"
 	"tokenfork/internal/progress"
 	"tokenfork/internal/store"
+	"tokenfork/judge/agreement"
 )
 
 // Keys of what the report reads and writes.
@@ -25,11 +26,12 @@ const (
 
 // Options say what to report on.
 type Options struct {
-	Store     store.Store // of the job, or of several jobs' merged results
-	Out       store.Store // where the report goes; what an earlier one left is replaced
-	TempDir   string      // for results that are not in a folder
-	Seed      uint64      // of the resamples and the choice of examples
-	Resamples int         // B
+	Store     store.Store      // of the job, or of several jobs' merged results
+	Out       store.Store      // where the report goes; what an earlier one left is replaced
+	TempDir   string           // for results that are not in a folder
+	Seed      uint64           // of the resamples and the choice of examples
+	Resamples int              // B
+	Gold      agreement.Labels // human labels, for the judge's reliability; may be nil
 	Console   io.Writer
 }
 
@@ -46,6 +48,7 @@ type About struct {
 	Seed          uint64            `json:"seed"`
 	Resamples     int               `json:"resamples"`
 	NearTie       float64           `json:"near_tie"`
+	Labels        int               `json:"labels,omitempty"` // by humans
 	Figures       []string          `json:"figures"`
 	NotDrawn      map[string]string `json:"not_drawn"` // figure to reason
 }
@@ -57,15 +60,21 @@ func Make(ctx context.Context, o Options) (*About, error) {
 		return nil, failure.New(failure.Usage, "the usual is 1000", "%d resamples", o.Resamples)
 	}
 	b := &builder{resampler: resampler{o.Seed, o.Resamples}}
-	about := &About{Seed: o.Seed, Resamples: o.Resamples, NearTie: NearTie, NotDrawn: map[string]string{}}
+	about := &About{Labels: len(o.Gold), Seed: o.Seed, Resamples: o.Resamples, NearTie: NearTie, NotDrawn: map[string]string{}}
 	expected, err := b.plan(ctx, o.Store, about)
 	if err != nil {
 		return nil, err
 	}
 	b.sample = newSample(expected)
 	b.sample.examples.seed = o.Seed
+	if o.Gold != nil {
+		b.sample.gold = newGold(o.Gold)
+	}
 	if about.ResultsSHA256, err = b.read(ctx, o, expected); err != nil {
 		return nil, err
+	}
+	if b.sample.gold != nil {
+		b.sample.gold.next()
 	}
 	if b.tokens, err = readTokens(ctx, o.Store, o.TempDir); err != nil {
 		return nil, err

@@ -29,6 +29,7 @@ type sample struct {
 	confidence map[string]*confidences
 	judges     map[string]int64 // "model, prompt version"
 	examples   examples
+	gold       *gold // nil: no labels
 }
 
 // Marks of a row; the token class is above them.
@@ -77,6 +78,9 @@ func (s *sample) add(r *row) error {
 	n := len(s.position)
 	if n == 0 || r.SentenceID != s.last || r.Position <= int64(s.position[n-1]) {
 		s.starts, s.last = append(s.starts, int32(n)), r.SentenceID
+		if s.gold != nil {
+			s.gold.next()
+		}
 	}
 	s.position = append(s.position, int32(r.Position))
 	for i, v := range r.measures() {
@@ -93,6 +97,9 @@ func (s *sample) add(r *row) error {
 	s.lengths[job.Reference].add(r.ReferenceIDs, r.FinishReference)
 	s.addConfidence(r)
 	s.examples.add(r)
+	if s.gold != nil {
+		s.gold.add(r)
+	}
 	return nil
 }
 

@@ -1,0 +1,132 @@
+package agreement
+
+import (
+	"encoding/csv"
+	"fmt"
+	"io"
+	"os"
+	"strconv"
+	"strings"
+
+	"tokenfork/internal/columnar"
+	"tokenfork/internal/failure"
+)
+
+// Place is a mismatch in a job.
+type Place struct {
+	SentenceID string
+	Position   int64 // the table's numbering
+}
+
+// Labels say by human word whether both continuations of a mismatch mean the same.
+type Labels map[Place]bool
+
+// ReadLabels reads labels from CSV or Parquet with the columns sentence_id,
+// mismatch_position and label: true or false, 1 or 0, same or different.
+func ReadLabels(path string) (Labels, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, fmt.Errorf("read gold labels: %w", err)
+	}
+	defer f.Close()
+	var labels Labels
+	if strings.HasSuffix(path, ".parquet") {
+		labels, err = fromParquet(f)
+	} else {
+		labels, err = fromCSV(f)
+	}
+	if err != nil {
+		return nil, failure.New(failure.Refused, "it needs the columns sentence_id, mismatch_position and label (true or false), and one word on each mismatch",
+			"gold labels %s: %w", path, err)
+	}
+	return labels, nil
+}
+
+func (l Labels) add(at Place, label string) error {
+	var same bool
+	switch strings.ToLower(label) {
+	case "true", "1", "1.0", "same":
+		same = true
+	case "false", "0", "0.0", "different":
+	default:
+		return fmt.Errorf("label %q is not true or false", label)
+	}
+	if before, twice := l[at]; twice && before != same {
+		return fmt.Errorf("labels disagree on position %d of sentence %s", at.Position, at.SentenceID)
+	}
+	l[at] = same
+	return nil
+}
+
+func fromCSV(r io.Reader) (Labels, error) {
+	c := csv.NewReader(r)
+	header, err := c.Read()
+	if err != nil {
+		return nil, err
+	}
+	at := map[string]int{}
+	for i, name := range header {
+		at[strings.TrimPrefix(name, "\ufeff")] = i
+	}
+	for _, name := range []string{"sentence_id", "mismatch_position", "label"} {
+		if _, ok := at[name]; !ok {
+			return nil, fmt.Errorf("no column %s", name)
+		}
+	}
+	labels := Labels{}
+	for {
+		row, err := c.Read()
+		if err == io.EOF {
+			return labels, nil
+		}
+		if err != nil {
+			return nil, err
+		}
+		line, _ := c.FieldPos(0)
+		position, err := strconv.ParseInt(strings.TrimSuffix(row[at["mismatch_position"]], ".0"), 10, 64)
+		if err != nil {
+			return nil, fmt.Errorf("line %d: position %q is no number", line, row[at["mismatch_position"]])
+		}
+		if err := labels.add(Place{row[at["sentence_id"]], position}, row[at["label"]]); err != nil {
+			return nil, fmt.Errorf("line %d: %w", line, err)
+		}
+	}
+}
+
+type labelRow[T any] struct {
+	SentenceID string `col:"sentence_id"`
+	Position   int64  `col:"mismatch_position"`
+	Label      T      `col:"label"`
+}
+
+// fromParquet takes labels as booleans, numbers or text.
+func fromParquet(f columnar.ReaderAtSeeker) (Labels, error) {
+	labels, err := fromRows[bool](f)
+	if err == nil {
+		return labels, nil
+	}
+	if labels, err := fromRows[int64](f); err == nil {
+		return labels, nil
+	}
+	if labels, err := fromRows[string](f); err == nil {
+		return labels, nil
+	}
+	return nil, err
+}
+
+func fromRows[T any](f columnar.ReaderAtSeeker) (Labels, error) {
+	r, err := columnar.ReadParquet[labelRow[T]](f)
+	if err != nil {
+		return nil, err
+	}
+	labels := Labels{}
+	for row, err := range r.Rows() {
+		if err == nil {
+			err = labels.add(Place{row.SentenceID, row.Position}, fmt.Sprint(row.Label))
+		}
+		if err != nil {
+			return nil, err
+		}
+	}
+	return labels, nil
+}
