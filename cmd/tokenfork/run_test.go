@@ -152,14 +152,7 @@ func TestMainJob(t *testing.T) {
 			t.Errorf("results changed from %s to %s", before, after)
 		}
 	})
-	t.Run("four shards", func(t *testing.T) {
-		dir := filepath.Join(t.TempDir(), "job")
-		m.plan(t, dir, 4)
-		must(t, []int{0}, m.infer(dir)...)
-		m.merge(t, dir)
-		sameResults(t, first, dir)
-	})
-	t.Run("killed again and again", func(t *testing.T) { m.killed(t, first) })
+	t.Run("four shards, and killed at any moment", func(t *testing.T) { m.killed(t, first) })
 	t.Run("two at once", func(t *testing.T) { m.twice(t, first) })
 	t.Run("a zombie wakes", func(t *testing.T) { m.zombie(t, first) })
 	t.Run("stopped by SIGTERM", func(t *testing.T) { m.stopped(t, first, syscall.SIGTERM) })
@@ -292,10 +285,13 @@ func stamp(t *testing.T, dir string) string {
 	return job.Sum(b)
 }
 
+// halfWayDelay leaves time for a part between two rounds of answers.
+const halfWayDelay = 200 * time.Millisecond
+
 // slow makes runs last long enough to be met half way.
-func (m *mainJob) slow(t *testing.T) {
+func (m *mainJob) slow(t *testing.T, by time.Duration) {
 	for _, r := range []*vllmtest.Recorder{m.small, m.reference} {
-		r.Delay(200 * time.Millisecond)
+		r.Delay(by)
 		t.Cleanup(func() { r.Delay(0) })
 	}
 }
@@ -316,30 +312,61 @@ func halfWay(t *testing.T, dir string, args ...string) (*exec.Cmd, *bytes.Buffer
 	return cmd, out
 }
 
+// kills is enough for every stage to be struck, most times.
+const kills = 12
+
+// killed runs the job once in peace, to learn how long it takes, and once with
+// a -9 at moments drawn from that time: anew, if it was done before the last.
 func (m *mainJob) killed(t *testing.T, first string) {
-	m.slow(t)
-	dir := filepath.Join(t.TempDir(), "job")
-	m.plan(t, dir, 2)
+	run := func(dir string) []string {
+		args := append([]string{"run", m.table, "--job", dir, "--max-new-tokens", maxNewTokens, "--shards", "4"}, m.models()...)
+		return append(append(args, m.servers()...), m.judge()...)
+	}
+	m.slow(t, 20*time.Millisecond)
+	whole, dir := filepath.Join(t.TempDir(), "whole"), filepath.Join(t.TempDir(), "job")
+	start := time.Now()
+	must(t, done, run(whole)...)
+	takes := time.Since(start)
+	sameResults(t, first, whole)
 	seed := uint64(time.Now().UnixNano())
 	t.Logf("seed %d", seed)
 	r := rand.New(rand.NewPCG(seed, 0))
-	for range 3 {
-		cmd, out := halfWay(t, dir, m.infer(dir)...)
-		time.Sleep(time.Duration(r.IntN(300)) * time.Millisecond)
-		if err := cmd.Process.Kill(); err != nil {
+	for range kills {
+		cmd, _ := command(run(dir)...)
+		if err := cmd.Start(); err != nil {
 			t.Fatal(err)
 		}
-		if err := cmd.Wait(); err == nil {
-			t.Fatalf("it ended before it was killed: too short for this test\n%s", out)
+		moment := r.Float64()
+		time.Sleep(time.Duration(moment * moment * float64(takes))) // each start has less to do
+		_ = cmd.Process.Kill()                                      // unless it has ended
+		_ = cmd.Wait()
+		t.Log("killed with", left(t, dir))
+		if cmd.ProcessState.Exited() {
+			sameResults(t, first, dir)
+			dir = filepath.Join(t.TempDir(), "job")
 		}
 	}
-	must(t, []int{0}, m.infer(dir)...)
-	m.merge(t, dir)
+	must(t, done, run(dir)...)
 	sameResults(t, first, dir)
+	must(t, []int{0}, "check", "--job", dir)
+}
+
+// left says how far a job has come.
+func left(t *testing.T, dir string) string {
+	t.Helper()
+	var all []string
+	for _, pattern := range []string{"mismatches.csv", "job.json", "parts/infer/*/*/*/*.arrow", "parts/infer/*/*/commit.json", "parts/judge/*/*/commit.json", "results.*"} {
+		files, err := filepath.Glob(filepath.Join(dir, pattern))
+		if err != nil {
+			t.Fatal(err)
+		}
+		all = append(all, fmt.Sprint(len(files), " ", pattern))
+	}
+	return strings.Join(all, ", ")
 }
 
 func (m *mainJob) twice(t *testing.T, first string) {
-	m.slow(t)
+	m.slow(t, halfWayDelay)
 	dir := filepath.Join(t.TempDir(), "job")
 	m.plan(t, dir, 2)
 	var cmds [2]*exec.Cmd
@@ -362,7 +389,7 @@ func (m *mainJob) twice(t *testing.T, first string) {
 // zombie: an attempt that was taken for dead goes on after another one has
 // finished its task.
 func (m *mainJob) zombie(t *testing.T, first string) {
-	m.slow(t)
+	m.slow(t, halfWayDelay)
 	dir := filepath.Join(t.TempDir(), "job")
 	m.plan(t, dir, 1)
 	cmd, out := halfWay(t, dir, m.infer(dir)...)
@@ -382,7 +409,7 @@ func (m *mainJob) zombie(t *testing.T, first string) {
 }
 
 func (m *mainJob) stopped(t *testing.T, first string, sig os.Signal) {
-	m.slow(t)
+	m.slow(t, halfWayDelay)
 	dir := filepath.Join(t.TempDir(), "job")
 	m.plan(t, dir, 1)
 	cmd, out := halfWay(t, dir, append(m.infer(dir), "--grace", "500ms")...)
@@ -399,7 +426,7 @@ func (m *mainJob) stopped(t *testing.T, first string, sig os.Signal) {
 }
 
 func (m *mainJob) gone(t *testing.T, first string) {
-	m.slow(t)
+	m.slow(t, halfWayDelay)
 	dir := filepath.Join(t.TempDir(), "job")
 	m.plan(t, dir, 1)
 	cmd, out := halfWay(t, dir, m.infer(dir)...)

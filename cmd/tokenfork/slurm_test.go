@@ -93,7 +93,7 @@ func (j *slurmJob) submit(more ...string) {
 // it there.
 func (j *slurmJob) halfWay(submit ...string) {
 	j.t.Helper()
-	j.slow(j.t)
+	j.slow(j.t, halfWayDelay)
 	for _, r := range []*vllmtest.Recorder{j.small, j.reference} {
 		r.Hold(func() bool { return len(j.files("parts/infer/00000/*/*/*.arrow")) > 0 })
 	}
