@@ -205,36 +205,6 @@ func (m *mainJob) r2r(t *testing.T, first string) {
 	t.Logf("%s", out)
 }
 
-// TestServerDies kills the engine of a server that tokenfork started, in the
-// middle of a run: another one takes its place and nothing is lost. The
-// reference continues both forks here.
-func TestServerDies(t *testing.T) {
-	m := &mainJob{table: filepath.Join(vllmtest.Root(), ".cache/demo.csv")}
-	dir := filepath.Join(t.TempDir(), "job")
-	kind := []string{"--trajectories", "reference", "--max-new-tokens", "24"}
-	must(t, []int{0}, append(append([]string{"plan", m.table, "--job", dir, "--replay", "off"}, kind...), m.models()...)...)
-	cmd, out := command("infer", "--job", dir, "--vllm", filepath.Join(vllmtest.Venv(), "bin/vllm"), "--reference-args", strings.Join(vllmtest.Flags, " "), "--part-every", "200ms")
-	cmd.Env = append(cmd.Env, vllmtest.Env...)
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	for len(partsOf(t, dir)) == 0 { // then it is generating
-		if cmd.Process.Signal(syscall.Signal(0)) != nil {
-			t.Fatalf("ended before a part was there\n%s", out)
-		}
-		time.Sleep(50 * time.Millisecond)
-	}
-	killEngine(t, cmd.Process.Pid)
-	if err := cmd.Wait(); err != nil {
-		t.Fatalf("%v\n%s", err, out)
-	}
-	if !strings.Contains(out.String(), "restart 1 of") {
-		t.Errorf("no restart is told:\n%s", out)
-	}
-	must(t, []int{0}, "merge", "--job", dir, "--judge", "none")
-	t.Log(python(t, "oracle", append(append([]string{filepath.Join(dir, merge.ParquetKey), m.table}, kind...), m.models()...)...))
-}
-
 func partsOf(t *testing.T, dir string) []string {
 	t.Helper()
 	parts, err := filepath.Glob(filepath.Join(dir, "parts/infer/*/*/*/*.arrow"))

@@ -10,12 +10,15 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"tokenfork/internal/failure"
 	"tokenfork/internal/job"
+	"tokenfork/internal/shell"
 	"tokenfork/internal/store"
 	"tokenfork/internal/store/storetest"
 	"tokenfork/internal/vllm/vllmtest"
+	"tokenfork/judge/merge"
 	"tokenfork/slurm/slurmtest"
 )
 
@@ -58,6 +61,8 @@ func (m *mainJob) onSlurm(t *testing.T, first string) {
 				j.where = []string{"--job", "s3://" + s3.Bucket + "/jobs/a", "--s3-endpoint", s3.URL, "--s3-path-style"}
 				j.asked = []string{"--folder", t.TempDir()}
 			}
+			judge := m.judge()
+			j.asked = append(j.asked, "--infer-flags", strings.Join(j.servers(), " "), "--judge", judge[1], "--judge-flags", strings.Join(judge[2:], " "), "--grace=2s")
 			if test.node != "" {
 				j.asked = append(j.asked, "--sbatch=--nodelist="+test.node)
 			}
@@ -71,6 +76,36 @@ func (m *mainJob) onSlurm(t *testing.T, first string) {
 	}
 }
 
+// TestTasksStartServers is a job on Slurm whose tasks, one at a time, start
+// servers of their own, from models that they copy to the node. The engine of
+// the first one is killed: another takes its place and nothing is lost. The
+// reference continues both forks here.
+func TestTasksStartServers(t *testing.T) {
+	m := &mainJob{table: filepath.Join(vllmtest.Root(), ".cache/demo.csv")}
+	for _, v := range vllmtest.Env {
+		name, value, _ := strings.Cut(v, "=")
+		t.Setenv(name, value)
+	}
+	scratch := t.TempDir()
+	j := &slurmJob{mainJob: m, t: t, cluster: slurmtest.Start(t), folder: filepath.Join(t.TempDir(), "job")}
+	j.where = []string{"--job", j.folder}
+	t.Cleanup(j.tell)
+	kind := []string{"--trajectories", "reference", "--max-new-tokens", "24"}
+	must(t, []int{0}, append(append([]string{"plan", m.table, "--job", j.folder, "--replay", "off", "--shards", "2"}, kind...), m.models()...)...)
+	j.submit("--throttle=1", "--stage-model", "--scratch", scratch, "--vllm", filepath.Join(vllmtest.Venv(), "bin/vllm"), "--reference-model", m.models()[3],
+		"--infer-flags", shell.Join([]string{"--reference-args", strings.Join(vllmtest.Flags, " "), "--part-every", "200ms"}))
+	j.cluster.Within(20*time.Minute, "part of shard 0", func() bool { return len(partsOf(t, j.folder)) > 0 }) // then it is generating
+	killEngine(t, j.runner())
+	j.cluster.Within(20*time.Minute, "end of the job", j.isOver)
+	if log := j.log(); !strings.Contains(log, "restart 1 of") {
+		t.Errorf("no restart is told:\n%s", log)
+	}
+	if staged, err := filepath.Glob(filepath.Join(scratch, "tokenfork-models/*/reference/config.json")); err != nil || len(staged) != 1 {
+		t.Errorf("staged: %v, %v", staged, err)
+	}
+	t.Log(python(t, "oracle", append(append([]string{filepath.Join(j.folder, merge.ParquetKey), m.table}, kind...), m.models()...)...))
+}
+
 // command is one of tokenfork's about the job, on a host of the cluster.
 func (j *slurmJob) command(args ...string) *exec.Cmd {
 	cmd, _ := command(append(args, j.where...)...)
@@ -80,9 +115,7 @@ func (j *slurmJob) command(args ...string) *exec.Cmd {
 
 func (j *slurmJob) submit(more ...string) {
 	j.t.Helper()
-	judge := j.judge()
-	args := []string{"submit", "--tokenfork", os.Args[0], "--gpus=0", "--cpus=1", "--mem=10", "--grace=2s", "--infer-flags", strings.Join(j.servers(), " "),
-		"--judge", judge[1], "--judge-flags", strings.Join(judge[2:], " ")}
+	args := []string{"submit", "--tokenfork", os.Args[0], "--gpus=0", "--cpus=1", "--mem=10"}
 	cmd := j.command(append(append(args, j.asked...), more...)...)
 	if err := cmd.Run(); err != nil {
 		j.t.Fatalf("submit: %v\n%s", err, cmd.Stdout)
@@ -168,12 +201,18 @@ func (j *slurmJob) outOfTime() {
 	}
 }
 
-// signal reaches the first shard's runner, past Slurm.
-func (j *slurmJob) signal(sig syscall.Signal) {
+// runner is the first shard's.
+func (j *slurmJob) runner() int {
 	j.t.Helper()
 	var a job.Attempt
 	j.read(j.files("attempts/infer/00000/*.start.json")[0], &a)
-	if err := syscall.Kill(a.PID, sig); err != nil {
+	return a.PID
+}
+
+// signal reaches the first shard's runner, past Slurm.
+func (j *slurmJob) signal(sig syscall.Signal) {
+	j.t.Helper()
+	if err := syscall.Kill(j.runner(), sig); err != nil {
 		j.t.Fatal(err)
 	}
 }
@@ -251,17 +290,19 @@ func (j *slurmJob) log() string {
 // over waits until Slurm is done with all that was submitted.
 func (j *slurmJob) over() {
 	j.t.Helper()
-	j.cluster.Wait("end of "+j.folder, func() bool {
-		for _, s := range j.submissions() {
-			for _, a := range s.Arrays {
-				out, err := j.cluster.Command("squeue", "-h", "-j", a.ID).Output()
-				if err == nil && len(bytes.TrimSpace(out)) > 0 {
-					return false
-				}
+	j.cluster.Wait("end of "+j.folder, j.isOver)
+}
+
+func (j *slurmJob) isOver() bool {
+	for _, s := range j.submissions() {
+		for _, a := range s.Arrays {
+			out, err := j.cluster.Command("squeue", "-h", "-j", a.ID).Output()
+			if err == nil && len(bytes.TrimSpace(out)) > 0 {
+				return false
 			}
 		}
-		return true
-	})
+	}
+	return true
 }
 
 // tell shows the logs of a job that failed.
