@@ -95,6 +95,14 @@ func TestJudgeThenMerge(t *testing.T) {
 		t.Errorf("got %v", got)
 	}
 
+	// Who judged is written again where it was lost.
+	records, err := filepath.Glob(filepath.Join(dir, "judgings", "*"))
+	if err != nil || len(records) != 1 || os.Remove(records[0]) != nil {
+		t.Fatalf("records %v, %v", records, err)
+	}
+	tokenfork(t, failure.Usage, "merge --job "+dir)
+	tokenfork(t, 0, "judge --job "+dir+" --judge "+url)
+
 	// The only judging needs no name, one of several does.
 	tokenfork(t, failure.Partial, "merge --job "+dir)
 	tokenfork(t, failure.Partial, "judge --job "+dir+" --judge "+url+" --blind")

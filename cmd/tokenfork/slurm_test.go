@@ -4,10 +4,12 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -37,6 +39,7 @@ type slurmJob struct {
 // that is, the results are those of the first run, byte for byte.
 func (m *mainJob) onSlurm(t *testing.T, first string) {
 	s3 := storetest.StartS3(t)
+	shake(s3)
 	c := slurmtest.Start(t, "MaxArraySize=3")
 	for _, test := range []struct {
 		name string
@@ -45,7 +48,7 @@ func (m *mainJob) onSlurm(t *testing.T, first string) {
 		run  func(*slurmJob)
 	}{
 		{"array beyond MaxArraySize", "", false, func(j *slurmJob) { j.submit() }},
-		{"in S3, with scontrol requeue", "n1", true, (*slurmJob).requeued},
+		{"in an S3 that fails now and then, with scontrol requeue", "n1", true, (*slurmJob).requeued},
 		{"scontrol requeue", "n1", false, (*slurmJob).requeued},
 		{"told that the time limit is near", "n1", false, (*slurmJob).outOfTime},
 		{"time limit strikes a hung task", "n1", false, (*slurmJob).timeout},
@@ -74,6 +77,34 @@ func (m *mainJob) onSlurm(t *testing.T, first string) {
 			must(t, []int{0}, append([]string{"check"}, j.where...)...)
 		})
 	}
+}
+
+// shake makes an S3 server throttle, lose replies and cut connections.
+func shake(p *storetest.Proxy) {
+	var n atomic.Int64
+	each := func(of int64) func(*http.Request) bool {
+		return func(*http.Request) bool { return n.Add(1)%of == 0 }
+	}
+	p.Inject(storetest.Fault{Match: each(23), Status: http.StatusServiceUnavailable, Code: "SlowDown"})
+	p.Inject(storetest.Fault{Match: each(29), LoseReply: true})
+	p.Inject(storetest.Fault{Match: each(31), CutReplyAt: 100})
+	p.Inject(storetest.Fault{Match: each(37), CutRequestAt: 100})
+	p.Inject(storetest.Fault{Match: each(3), Delay: 20 * time.Millisecond})
+}
+
+// TestPlanProbesTheStore: no job begins where a second writer overwrites the first.
+func TestPlanProbesTheStore(t *testing.T) {
+	p := storetest.StartS3(t)
+	p.Inject(storetest.Fault{Match: storetest.Method(http.MethodPut, ""), Unguard: true})
+	m := &mainJob{table: filepath.Join(vllmtest.Root(), ".cache/demo.csv")}
+	plan := append([]string{"plan", m.table, "--job", "s3://" + p.Bucket + "/job", "--s3-endpoint", p.URL, "--s3-path-style"}, m.models()...)
+	if out := must(t, []int{failure.Refused}, plan...); !strings.Contains(out, "overwrote a guarded key") || !strings.Contains(out, "--single-writer") {
+		t.Errorf("got %s", out)
+	}
+	if left, err := os.ReadDir(filepath.Join(p.Folder, "job")); err == nil && len(left) > 0 {
+		t.Errorf("left behind: %v", left)
+	}
+	must(t, []int{0}, append(plan, "--single-writer")...)
 }
 
 // TestTasksStartServers is a job on Slurm whose tasks, one at a time, start
