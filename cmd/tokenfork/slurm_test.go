@@ -52,6 +52,7 @@ func (m *mainJob) onSlurm(t *testing.T, first string) {
 		{"scontrol requeue", "n1", false, (*slurmJob).requeued},
 		{"told that the time limit is near", "n1", false, (*slurmJob).outOfTime},
 		{"time limit strikes a hung task", "n1", false, (*slurmJob).timeout},
+		{"scancel", "n1", false, (*slurmJob).cancelled},
 		{"task killed by -9", "n1", false, (*slurmJob).killed},
 		{"preempted by a higher partition", "n2", false, (*slurmJob).preempted},
 	} {
@@ -257,6 +258,19 @@ func (j *slurmJob) timeout() {
 	j.over()
 	if log := j.log(); strings.Contains(log, "requeued") {
 		j.t.Errorf("log of the first shard:\n%s", log)
+	}
+	j.submit("--missing")
+}
+
+// cancelled: what a user ends stays down.
+func (j *slurmJob) cancelled() {
+	j.halfWay()
+	j.cluster.Run("scancel", j.submissions()[0].Arrays[0].ID)
+	j.stopped()
+	j.goOn()
+	j.over()
+	if state, starts := j.cluster.State(j.task()), j.files("attempts/infer/00000/*.start.json"); state != "CANCELLED" || len(starts) != 1 {
+		j.t.Errorf("%s, started %d times", state, len(starts))
 	}
 	j.submit("--missing")
 }

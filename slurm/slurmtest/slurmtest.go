@@ -18,7 +18,7 @@ import (
 	"time"
 )
 
-// Cluster is a running Slurm: nodes n1 and n2 of 8 CPUs and 2 GPUs (plain
+// Cluster is a running Slurm: nodes n1 and n2 of 32 CPUs and 2 GPUs (plain
 // files), the partition "work", and "urgent", whose jobs preempt work's.
 type Cluster struct {
 	Dir   string
