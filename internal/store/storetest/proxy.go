@@ -26,6 +26,8 @@ type Proxy struct {
 	Bucket string
 	Folder string // where the server keeps the bucket's objects as files
 
+	backend http.RoundTripper
+
 	mu     sync.Mutex
 	faults []*Fault
 	calls  io.Writer // nil: not recorded
@@ -106,7 +108,7 @@ func (p *Proxy) strike(r *http.Request) Fault {
 	return Fault{}
 }
 
-func (p *Proxy) start(t testing.TB, backend http.RoundTripper) {
+func (p *Proxy) start(t testing.TB) {
 	if name := os.Getenv("TOKENFORK_S3_LOG"); name != "" {
 		f, err := os.OpenFile(name, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o666)
 		if err != nil {
@@ -121,7 +123,7 @@ func (p *Proxy) start(t testing.TB, backend http.RoundTripper) {
 				t.Error(err)
 			}
 		}
-		p.serve(w, r, p.strike(r), backend)
+		p.serve(w, r, p.strike(r))
 	}))
 	t.Cleanup(func() {
 		server.CloseClientConnections()
@@ -130,7 +132,7 @@ func (p *Proxy) start(t testing.TB, backend http.RoundTripper) {
 	p.URL = server.URL
 }
 
-func (p *Proxy) serve(w http.ResponseWriter, r *http.Request, f Fault, backend http.RoundTripper) {
+func (p *Proxy) serve(w http.ResponseWriter, r *http.Request, f Fault) {
 	time.Sleep(f.Delay)
 	if f.Status != 0 {
 		w.Header().Set("Content-Type", "application/xml")
@@ -147,7 +149,7 @@ func (p *Proxy) serve(w http.ResponseWriter, r *http.Request, f Fault, backend h
 		}
 	}
 	(&httputil.ReverseProxy{
-		Transport: backend,
+		Transport: p.backend,
 		Rewrite:   func(pr *httputil.ProxyRequest) { rewrite(pr, f) },
 		ModifyResponse: func(reply *http.Response) error {
 			switch {
