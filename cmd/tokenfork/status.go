@@ -112,8 +112,8 @@ func (c *statusCmd) print(w io.Writer, r *survey.Report) error {
 	for _, stage := range slices.Sorted(maps.Keys(r.Jobs)) {
 		fmt.Fprintf(&b, "%s: Slurm %s (%s %s)\n", stage, r.Jobs[stage].Slurm, r.Jobs[stage].State, r.Jobs[stage].Reason)
 	}
-	if r.Log != "" {
-		fmt.Fprintf(&b, "merge on Slurm has ended without results, log: %s\n", r.Log)
+	if r.MergeLog != "" {
+		fmt.Fprintf(&b, "merge on Slurm has ended without results, log: %s\n", r.MergeLog)
 	}
 	switch {
 	case r.Stale:

@@ -75,7 +75,7 @@ type Report struct {
 	KeptObjects int             `json:"kept_objects"` // parts, answers and commits: grows with every bit of progress
 	Stages      []*Stage        `json:"stages"`
 	Jobs        map[string]Live `json:"jobs,omitempty"`      // merge and report, while Slurm has them
-	Log         string          `json:"merge_log,omitempty"` // of the last merge on Slurm, if there are no up-to-date results
+	MergeLog    string          `json:"merge_log,omitempty"` // of the last merge on Slurm, if there are no up-to-date results
 	Merged      time.Time       `json:"merged,omitzero"`
 	Stale       bool            `json:"merge_is_stale"` // something was finished since
 	Slurm       string          `json:"slurm"`          // asked, or why not
@@ -142,7 +142,7 @@ func (v *view) jobs(r *Report) {
 	for _, s := range v.Submissions {
 		for _, a := range s.Arrays {
 			if a.Stage == "merge" {
-				r.Log = filepath.Join(s.Folder, "logs", a.LogOf(-1))
+				r.MergeLog = filepath.Join(s.Folder, "logs", a.LogOf(-1))
 			}
 		}
 	}
