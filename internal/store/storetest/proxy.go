@@ -22,11 +22,11 @@ import (
 // Proxy is the way to the S3 server. It passes requests on, but for those that
 // a Fault strikes.
 type Proxy struct {
+	backend http.RoundTripper
+
 	URL    string // the endpoint
 	Bucket string
 	Folder string // where the server keeps the bucket's objects as files
-
-	backend http.RoundTripper
 
 	mu     sync.Mutex
 	faults []*Fault
@@ -108,7 +108,7 @@ func (p *Proxy) strike(r *http.Request) Fault {
 	return Fault{}
 }
 
-func (p *Proxy) start(t testing.TB) {
+func (p *Proxy) start(t testing.TB, backend http.RoundTripper) {
 	if name := os.Getenv("TOKENFORK_S3_LOG"); name != "" {
 		f, err := os.OpenFile(name, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o666)
 		if err != nil {
@@ -123,7 +123,7 @@ func (p *Proxy) start(t testing.TB) {
 				t.Error(err)
 			}
 		}
-		p.serve(w, r, p.strike(r))
+		p.serve(w, r, p.strike(r), backend)
 	}))
 	t.Cleanup(func() {
 		server.CloseClientConnections()
@@ -132,7 +132,7 @@ func (p *Proxy) start(t testing.TB) {
 	p.URL = server.URL
 }
 
-func (p *Proxy) serve(w http.ResponseWriter, r *http.Request, f Fault) {
+func (p *Proxy) serve(w http.ResponseWriter, r *http.Request, f Fault, backend http.RoundTripper) {
 	time.Sleep(f.Delay)
 	if f.Status != 0 {
 		w.Header().Set("Content-Type", "application/xml")
@@ -149,7 +149,7 @@ func (p *Proxy) serve(w http.ResponseWriter, r *http.Request, f Fault) {
 		}
 	}
 	(&httputil.ReverseProxy{
-		Transport: p.backend,
+		Transport: backend,
 		Rewrite:   func(pr *httputil.ProxyRequest) { rewrite(pr, f) },
 		ModifyResponse: func(reply *http.Response) error {
 			switch {

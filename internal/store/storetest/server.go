@@ -63,14 +63,14 @@ func StartS3(t testing.TB) *Proxy {
 	}
 	waitFor(t, dial)
 	p.backend = &http.Transport{DialContext: dial}
-	p.start(t)
+	p.start(t, p.backend)
 	return p
 }
 
 // Again is another way to the same server, with faults of its own.
 func (p *Proxy) Again(t testing.TB) *Proxy {
 	q := &Proxy{Bucket: p.Bucket, Folder: p.Folder, backend: p.backend}
-	q.start(t)
+	q.start(t, q.backend)
 	return q
 }
 
