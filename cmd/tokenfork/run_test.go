@@ -255,11 +255,11 @@ func stamp(t *testing.T, dir string) string {
 	return job.Sum(b)
 }
 
-// halfWayDelay leaves time for a part between two rounds of answers.
-const halfWayDelay = 200 * time.Millisecond
+// slow makes runs last long enough to be met half way: a part is written
+// between two rounds of answers.
+func (m *mainJob) slow(t *testing.T) { m.delay(t, 200*time.Millisecond) }
 
-// slow makes runs last long enough to be met half way.
-func (m *mainJob) slow(t *testing.T, by time.Duration) {
+func (m *mainJob) delay(t *testing.T, by time.Duration) {
 	for _, r := range []*vllmtest.Recorder{m.small, m.reference} {
 		r.Delay(by)
 		t.Cleanup(func() { r.Delay(0) })
@@ -292,7 +292,7 @@ func (m *mainJob) killed(t *testing.T, first string) {
 		args := append([]string{"run", m.table, "--job", dir, "--max-new-tokens", maxNewTokens, "--shards", "4"}, m.models()...)
 		return append(append(args, m.servers()...), m.judge()...)
 	}
-	m.slow(t, 20*time.Millisecond)
+	m.delay(t, 20*time.Millisecond)
 	whole, dir := filepath.Join(t.TempDir(), "whole"), filepath.Join(t.TempDir(), "job")
 	start := time.Now()
 	must(t, done, run(whole)...)
@@ -336,7 +336,7 @@ func left(t *testing.T, dir string) string {
 }
 
 func (m *mainJob) twice(t *testing.T, first string) {
-	m.slow(t, halfWayDelay)
+	m.slow(t)
 	dir := filepath.Join(t.TempDir(), "job")
 	m.plan(t, dir, 2)
 	var cmds [2]*exec.Cmd
@@ -359,7 +359,7 @@ func (m *mainJob) twice(t *testing.T, first string) {
 // zombie: an attempt that was taken for dead goes on after another one has
 // finished its task.
 func (m *mainJob) zombie(t *testing.T, first string) {
-	m.slow(t, halfWayDelay)
+	m.slow(t)
 	dir := filepath.Join(t.TempDir(), "job")
 	m.plan(t, dir, 1)
 	cmd, out := halfWay(t, dir, m.infer(dir)...)
@@ -379,7 +379,7 @@ func (m *mainJob) zombie(t *testing.T, first string) {
 }
 
 func (m *mainJob) stopped(t *testing.T, first string, sig os.Signal) {
-	m.slow(t, halfWayDelay)
+	m.slow(t)
 	dir := filepath.Join(t.TempDir(), "job")
 	m.plan(t, dir, 1)
 	cmd, out := halfWay(t, dir, append(m.infer(dir), "--grace", "500ms")...)
@@ -396,7 +396,7 @@ func (m *mainJob) stopped(t *testing.T, first string, sig os.Signal) {
 }
 
 func (m *mainJob) gone(t *testing.T, first string) {
-	m.slow(t, halfWayDelay)
+	m.slow(t)
 	dir := filepath.Join(t.TempDir(), "job")
 	m.plan(t, dir, 1)
 	cmd, out := halfWay(t, dir, m.infer(dir)...)

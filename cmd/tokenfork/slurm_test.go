@@ -158,7 +158,7 @@ func (j *slurmJob) submit(more ...string) {
 // it there.
 func (j *slurmJob) halfWay(submit ...string) {
 	j.t.Helper()
-	j.slow(j.t, halfWayDelay)
+	j.slow(j.t)
 	for _, r := range []*vllmtest.Recorder{j.small, j.reference} {
 		r.Hold(func() bool { return len(j.files("parts/infer/00000/*/*/*.arrow")) > 0 })
 	}
