@@ -362,7 +362,7 @@ func (m *mainJob) zombie(t *testing.T, first string) {
 	m.slow(t)
 	dir := filepath.Join(t.TempDir(), "job")
 	m.plan(t, dir, 1)
-	cmd, out := halfWay(t, dir, m.infer(dir)...)
+	cmd, out := halfWay(t, dir, append(m.infer(dir), "--stall", "20m")...)
 	if err := cmd.Process.Signal(syscall.SIGSTOP); err != nil {
 		t.Fatal(err)
 	}

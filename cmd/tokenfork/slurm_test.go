@@ -66,7 +66,7 @@ func (m *mainJob) onSlurm(t *testing.T, first string) {
 				j.asked = []string{"--folder", t.TempDir()}
 			}
 			judge := m.judge()
-			j.asked = append(j.asked, "--infer-flags", strings.Join(j.servers(), " "), "--judge", judge[1], "--judge-flags", strings.Join(judge[2:], " "), "--grace=2s")
+			j.asked = append(j.asked, "--infer-flags", strings.Join(j.servers(), " ")+" --stall 20m", "--judge", judge[1], "--judge-flags", strings.Join(judge[2:], " "), "--grace=2s")
 			if test.node != "" {
 				j.asked = append(j.asked, "--sbatch=--nodelist="+test.node)
 			}
