@@ -132,7 +132,7 @@ func TestTasksStartServers(t *testing.T) {
 	if log := j.log(); !strings.Contains(log, "restart 1 of") {
 		t.Errorf("no restart is told:\n%s", log)
 	}
-	if staged, err := filepath.Glob(filepath.Join(scratch, "tokenfork-models/*/reference/config.json")); err != nil || len(staged) != 1 {
+	if staged, err := filepath.Glob(filepath.Join(scratch, "tokenfork-models-*/*/reference/config.json")); err != nil || len(staged) != 1 {
 		t.Errorf("staged: %v, %v", staged, err)
 	}
 	t.Log(python(t, "oracle", append(append([]string{filepath.Join(j.folder, merge.ParquetKey), m.table}, kind...), m.models()...)...))
