@@ -1,6 +1,7 @@
 package judge
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -42,14 +43,18 @@ type Record struct {
 	Prompt string `json:"prompt"`
 }
 
+func (r Record) encode() []byte {
+	b, err := json.MarshalIndent(r, "", " ")
+	if err != nil {
+		panic(err) // strings and finite numbers always encode
+	}
+	return append(b, '\n')
+}
+
 // save keeps the record in the job. One that is there is the same, for the key
 // is its hash.
 func (r Record) save(ctx context.Context, s store.Store) error {
-	b, err := json.MarshalIndent(r, "", " ")
-	if err != nil {
-		return fmt.Errorf("encode judging: %w", err)
-	}
-	err = store.CreateBytes(ctx, s, JudgingPrefix+r.ID()+".json", append(b, '\n'))
+	err := store.CreateBytes(ctx, s, JudgingPrefix+r.ID()+".json", r.encode())
 	if err != nil && !errors.Is(err, fs.ErrExist) {
 		return fmt.Errorf("keep judging %s in %s: %w", r.ID(), s, err)
 	}
@@ -68,7 +73,7 @@ func Judgings(ctx context.Context, s store.Store) ([]Record, error) {
 			return nil, fmt.Errorf("read %s of %s: %w", o.Key, s, err)
 		}
 		var r Record
-		if err := json.Unmarshal(b, &r); err != nil || JudgingPrefix+r.ID()+".json" != o.Key {
+		if err := json.Unmarshal(b, &r); err != nil || JudgingPrefix+r.ID()+".json" != o.Key || !bytes.Equal(b, r.encode()) {
 			return nil, failure.New(failure.Refused, "remove it and start the judging again: its verdicts are kept", "%s of %s is damaged", o.Key, s)
 		}
 		all = append(all, r)

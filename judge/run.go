@@ -71,11 +71,8 @@ func Run(ctx context.Context, o Options) (*Judging, error) {
 	if o.Model != "" {
 		// What is done can be told without the server, which may take long to start.
 		r.judging = r.named(o.Model)
-		if err := r.findWork(ctx); err != nil {
+		if err := r.findWork(ctx); err != nil || len(r.todo) == 0 {
 			return &r.judging, err
-		}
-		if len(r.todo) == 0 {
-			return &r.judging, Record{r.judging, r.prompt.Text}.save(ctx, r.Store) // in case it was lost
 		}
 	}
 	server, err := o.Connect(ctx)
@@ -181,10 +178,13 @@ func (r *runner) findWork(ctx context.Context) error {
 	if len(r.todo) == 0 && len(r.waiting) == 0 {
 		r.Log.Info("nothing to do: every shard is judged", "judging", r.judging.ID())
 	}
-	if len(r.todo) == 0 {
-		return r.unready()
+	if len(r.todo) > 0 {
+		return nil
 	}
-	return nil
+	if err := r.unready(); err != nil {
+		return err
+	}
+	return Record{r.judging, r.prompt.Text}.save(ctx, r.Store) // in case it was lost
 }
 
 // worthRetrying says whether the shard's commit has failures or damaged parts.

@@ -18,8 +18,8 @@ var sides = map[string][]string{
 
 const both = "both"
 
-// Live lists the submissions' tasks that Slurm has not finished with, and the
-// ids of the jobs and arrays that they belong to.
+// Live lists the submissions' tasks, merges and reports that Slurm has not
+// finished with, and the ids of the jobs and arrays that they belong to.
 func (c Cluster) Live(ctx context.Context, submissions []job.Submission) (tasks []survey.Live, ids map[string]bool, err error) {
 	arrays := map[string]job.SlurmJob{}
 	var all []string
@@ -37,6 +37,9 @@ func (c Cluster) Live(ctx context.Context, submissions []job.Submission) (tasks 
 	for _, q := range queue {
 		a := arrays[q.ID]
 		ids[q.ID] = true
+		if a.Shards == nil {
+			tasks = append(tasks, survey.Live{Key: survey.Key{Stage: a.Stage, Shard: -1}, Slurm: q.ID, State: q.State, Reason: q.Reason})
+		}
 		if q.Task < 0 || q.Task >= len(a.Shards) {
 			continue
 		}

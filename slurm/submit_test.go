@@ -22,7 +22,6 @@ func TestOnSlurm(t *testing.T) {
 		{"windows beyond MaxArraySize, each stage after the former", windows},
 		{"missing shards are submitted again", missing},
 		{"USR1 with progress requeues", requeue},
-		{"scancel ends without a requeue", scancel},
 		{"sbatch refuses", refused},
 		{"scripts printed for hand editing", printed},
 	} {
@@ -127,23 +126,6 @@ func requeue(t *testing.T, c *slurmtest.Cluster) {
 	}
 	if b.count("merge commits=2") != 1 {
 		t.Errorf("merge should have waited for the requeued task: %v", b.calls())
-	}
-}
-
-func scancel(t *testing.T, c *slurmtest.Cluster) {
-	b := newBench(t, c, 1, map[int]string{0: "gentle"})
-	b.submit()
-	b.await("infer 0 start", 1)
-	c.Run("scancel", b.first("infer"))
-	b.over()
-	if b.count("infer 0 TERM") == 0 || b.count("infer 0 start") != 1 {
-		t.Errorf("calls: %v", b.calls())
-	}
-	if state := c.State(b.first("infer") + "_0"); state != "CANCELLED" {
-		t.Errorf("state %s", state)
-	}
-	if small := b.small(); small.Done != 3 || small.Shards["done"] != 0 {
-		t.Errorf("status: %+v", small)
 	}
 }
 

@@ -56,7 +56,7 @@ func (p *plan) withoutNetwork() string {
 	if p.judged() || p.Judge == "none" {
 		return ""
 	}
-	flags := p.jobFlags() + " " + shell.Join(append([]string{"--judge", p.Judge, "--judge-model", p.JudgeModel}, p.JudgeFlags...))
+	flags := p.jobFlags() + " " + shell.Join(p.mergeFlags())
 	return fmt.Sprintf("\nthe nodes reach no hosted judge: once infer is done, on a host that does,\n  tokenfork judge%s\n  tokenfork merge%s\n  tokenfork report%s\n",
 		flags, flags, p.jobFlags())
 }
@@ -91,7 +91,7 @@ func (p *plan) print() error {
 	if err := os.WriteFile(run, []byte(text), 0o777); err != nil {
 		return fmt.Errorf("write %s: %w", run, err)
 	}
-	_, err = fmt.Fprintf(p.Out, "scripts in %s: read and edit them, then\n  bash %s\n%s", folder, run, p.withoutNetwork())
+	_, err = fmt.Fprintf(p.Out, "scripts in %s: read and edit them, then\n  bash %s\n%s", folder, shell.Quote(run), p.withoutNetwork())
 	return err
 }
 

@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -99,6 +100,14 @@ func TestJudgeThenMerge(t *testing.T) {
 		t.Errorf("got %v", got)
 	}
 
+	// Who judged is written again where it was lost.
+	records, err := filepath.Glob(filepath.Join(dir, "judgings", "*"))
+	if err != nil || len(records) != 1 || os.Remove(records[0]) != nil {
+		t.Fatalf("records %v, %v", records, err)
+	}
+	tokenfork(t, failure.Usage, "merge --job "+dir)
+	tokenfork(t, 0, "judge --job "+dir+" --judge "+url)
+
 	// The only judging needs no name, one of several does.
 	tokenfork(t, failure.Partial, "merge --job "+dir)
 	tokenfork(t, failure.Partial, "judge --job "+dir+" --judge "+url+" --blind")
@@ -137,6 +146,32 @@ func TestJudgeFailuresAreListedAndRetried(t *testing.T) {
 	tokenfork(t, failure.Partial, "merge --job "+dir)
 	if got := column(t, dir, "status"); !equal(got, map[string]int{"ok": 19, "infer_failed:context_length": 1}) {
 		t.Errorf("got %v", got)
+	}
+}
+
+// onFullDisk merges on a small file system of its own, and again once that is full.
+const onFullDisk = `set -eu
+mount -t tmpfs -o size=4m none "$DISK"
+cp -r "$JOB" "$DISK/job"
+export TMPDIR=/tmp
+"$0" merge --job "$DISK/job" --judge none || [ $? = 3 ]
+cp -r "$DISK/job" "$JOB-before"
+head -c 4m /dev/zero >"$DISK/filler" 2>/dev/null || true
+code=0
+"$0" merge --job "$DISK/job" --judge none --format r2r || code=$?
+rm "$DISK/filler"
+diff -r "$JOB-before" "$DISK/job"
+exit $code
+`
+
+// TestMergeOnFullDisk: the earlier results stay as they were, nothing is left behind.
+func TestMergeOnFullDisk(t *testing.T) {
+	dir := jobtest.Make(t, 4, 2).String()
+	cmd := exec.Command("unshare", "--mount", "bash", "-c", onFullDisk, os.Args[0])
+	cmd.Env = append(os.Environ(), "TOKENFORK_TEST_MAIN=1", "DISK="+t.TempDir(), "JOB="+dir)
+	out, err := cmd.CombinedOutput()
+	if code := cmd.ProcessState.ExitCode(); code != failure.Stopped || !strings.Contains(string(out), "earlier result kept") || !strings.Contains(string(out), "make room for") {
+		t.Errorf("exit code %d, %v\n%s", code, err, out)
 	}
 }
 

@@ -158,16 +158,9 @@ func TestMainJob(t *testing.T) {
 			t.Errorf("results changed from %s to %s", before, after)
 		}
 	})
-	t.Run("four shards", func(t *testing.T) {
-		dir := filepath.Join(t.TempDir(), "job")
-		m.plan(t, dir, 4)
-		must(t, []int{0}, m.infer(dir)...)
-		m.merge(t, dir)
-		sameResults(t, first, dir)
-	})
 	t.Run("a table from texts", func(t *testing.T) { m.predicted(t) })
 	t.Run("in a bucket", func(t *testing.T) { m.inBucket(t, first) })
-	t.Run("killed again and again", func(t *testing.T) { m.killed(t, first) })
+	t.Run("four shards, and killed at any moment", func(t *testing.T) { m.killed(t, first) })
 	t.Run("two at once", func(t *testing.T) { m.twice(t, first) })
 	t.Run("a zombie wakes", func(t *testing.T) { m.zombie(t, first) })
 	t.Run("stopped by SIGTERM", func(t *testing.T) { m.stopped(t, first, syscall.SIGTERM) })
@@ -268,36 +261,6 @@ func (m *mainJob) r2r(t *testing.T, first string) {
 	t.Logf("%s", out)
 }
 
-// TestServerDies kills the engine of a server that tokenfork started, in the
-// middle of a run: another one takes its place and nothing is lost. The
-// reference continues both forks here.
-func TestServerDies(t *testing.T) {
-	m := &mainJob{table: filepath.Join(vllmtest.Root(), ".cache/demo.csv")}
-	dir := filepath.Join(t.TempDir(), "job")
-	kind := []string{"--trajectories", "reference", "--max-new-tokens", "24"}
-	must(t, []int{0}, append(append([]string{"plan", m.table, "--job", dir, "--replay", "off"}, kind...), m.models()...)...)
-	cmd, out := command("infer", "--job", dir, "--vllm", filepath.Join(vllmtest.Venv(), "bin/vllm"), "--reference-args", strings.Join(vllmtest.Flags, " "), "--part-every", "200ms")
-	cmd.Env = append(cmd.Env, vllmtest.Env...)
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	for len(partsOf(t, dir)) == 0 { // then it is generating
-		if cmd.Process.Signal(syscall.Signal(0)) != nil {
-			t.Fatalf("ended before a part was there\n%s", out)
-		}
-		time.Sleep(50 * time.Millisecond)
-	}
-	killEngine(t, cmd.Process.Pid)
-	if err := cmd.Wait(); err != nil {
-		t.Fatalf("%v\n%s", err, out)
-	}
-	if !strings.Contains(out.String(), "restart 1 of") {
-		t.Errorf("no restart is told:\n%s", out)
-	}
-	must(t, []int{0}, "merge", "--job", dir, "--judge", "none")
-	t.Log(python(t, "oracle", append(append([]string{filepath.Join(dir, merge.ParquetKey), m.table}, kind...), m.models()...)...))
-}
-
 func partsOf(t *testing.T, dir string) []string {
 	t.Helper()
 	parts, err := filepath.Glob(filepath.Join(dir, "parts/infer/*/*/*/*.arrow"))
@@ -348,10 +311,13 @@ func stamp(t *testing.T, dir string) string {
 	return job.Sum(b)
 }
 
-// slow makes runs last long enough to be met half way.
-func (m *mainJob) slow(t *testing.T) {
+// slow makes runs last long enough to be met half way: a part is written
+// between two rounds of answers.
+func (m *mainJob) slow(t *testing.T) { m.delay(t, 200*time.Millisecond) }
+
+func (m *mainJob) delay(t *testing.T, by time.Duration) {
 	for _, r := range []*vllmtest.Recorder{m.small, m.reference} {
-		r.Delay(200 * time.Millisecond)
+		r.Delay(by)
 		t.Cleanup(func() { r.Delay(0) })
 	}
 }
@@ -372,26 +338,57 @@ func halfWay(t *testing.T, dir string, args ...string) (*exec.Cmd, *bytes.Buffer
 	return cmd, out
 }
 
+// kills is enough for every stage to be struck, most times.
+const kills = 12
+
+// killed runs the job once in peace, to learn how long it takes, and once with
+// a -9 at moments drawn from that time: anew, if it was done before the last.
 func (m *mainJob) killed(t *testing.T, first string) {
-	m.slow(t)
-	dir := filepath.Join(t.TempDir(), "job")
-	m.plan(t, dir, 2)
+	run := func(dir string) []string {
+		args := append([]string{"run", m.table, "--job", dir, "--max-new-tokens", maxNewTokens, "--shards", "4"}, m.models()...)
+		return append(append(args, m.servers()...), m.judge()...)
+	}
+	m.delay(t, 20*time.Millisecond)
+	whole, dir := filepath.Join(t.TempDir(), "whole"), filepath.Join(t.TempDir(), "job")
+	start := time.Now()
+	must(t, done, run(whole)...)
+	takes := time.Since(start)
+	sameResults(t, first, whole)
 	seed := uint64(time.Now().UnixNano())
 	t.Logf("seed %d", seed)
 	r := rand.New(rand.NewPCG(seed, 0))
-	for range 3 {
-		cmd, out := halfWay(t, dir, m.infer(dir)...)
-		time.Sleep(time.Duration(r.IntN(300)) * time.Millisecond)
-		if err := cmd.Process.Kill(); err != nil {
+	for range kills {
+		cmd, _ := command(run(dir)...)
+		if err := cmd.Start(); err != nil {
 			t.Fatal(err)
 		}
-		if err := cmd.Wait(); err == nil {
-			t.Fatalf("it ended before it was killed: too short for this test\n%s", out)
+		moment := r.Float64()
+		time.Sleep(time.Duration(moment * moment * float64(takes))) // each start has less to do
+		_ = cmd.Process.Kill()                                      // unless it has ended
+		_ = cmd.Wait()
+		t.Log("killed with", left(t, dir))
+		if cmd.ProcessState.Exited() {
+			sameResults(t, first, dir)
+			dir = filepath.Join(t.TempDir(), "job")
 		}
 	}
-	must(t, []int{0}, m.infer(dir)...)
-	m.merge(t, dir)
+	must(t, done, run(dir)...)
 	sameResults(t, first, dir)
+	must(t, []int{0}, "check", "--job", dir)
+}
+
+// left says how far a job has come.
+func left(t *testing.T, dir string) string {
+	t.Helper()
+	var all []string
+	for _, pattern := range []string{"mismatches.csv", "job.json", "parts/infer/*/*/*/*.arrow", "parts/infer/*/*/commit.json", "parts/judge/*/*/commit.json", "results.*"} {
+		files, err := filepath.Glob(filepath.Join(dir, pattern))
+		if err != nil {
+			t.Fatal(err)
+		}
+		all = append(all, fmt.Sprint(len(files), " ", pattern))
+	}
+	return strings.Join(all, ", ")
 }
 
 func (m *mainJob) twice(t *testing.T, first string) {
@@ -421,7 +418,7 @@ func (m *mainJob) zombie(t *testing.T, first string) {
 	m.slow(t)
 	dir := filepath.Join(t.TempDir(), "job")
 	m.plan(t, dir, 1)
-	cmd, out := halfWay(t, dir, m.infer(dir)...)
+	cmd, out := halfWay(t, dir, append(m.infer(dir), "--stall", "20m")...)
 	if err := cmd.Process.Signal(syscall.SIGSTOP); err != nil {
 		t.Fatal(err)
 	}

@@ -4,18 +4,23 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
+	"time"
 
 	"tokenfork/internal/failure"
 	"tokenfork/internal/job"
+	"tokenfork/internal/shell"
 	"tokenfork/internal/store"
 	"tokenfork/internal/store/storetest"
 	"tokenfork/internal/vllm/vllmtest"
+	"tokenfork/judge/merge"
 	"tokenfork/slurm/slurmtest"
 )
 
@@ -34,6 +39,7 @@ type slurmJob struct {
 // that is, the results are those of the first run, byte for byte.
 func (m *mainJob) onSlurm(t *testing.T, first string) {
 	s3 := storetest.StartS3(t)
+	shake(s3)
 	c := slurmtest.Start(t, "MaxArraySize=3")
 	for _, test := range []struct {
 		name string
@@ -42,10 +48,11 @@ func (m *mainJob) onSlurm(t *testing.T, first string) {
 		run  func(*slurmJob)
 	}{
 		{"array beyond MaxArraySize", "", false, func(j *slurmJob) { j.submit() }},
-		{"in S3, with scontrol requeue", "n1", true, (*slurmJob).requeued},
+		{"in an S3 that fails now and then, with scontrol requeue", "n1", true, (*slurmJob).requeued},
 		{"scontrol requeue", "n1", false, (*slurmJob).requeued},
 		{"told that the time limit is near", "n1", false, (*slurmJob).outOfTime},
 		{"time limit strikes a hung task", "n1", false, (*slurmJob).timeout},
+		{"scancel", "n1", false, (*slurmJob).cancelled},
 		{"task killed by -9", "n1", false, (*slurmJob).killed},
 		{"preempted by a higher partition", "n2", false, (*slurmJob).preempted},
 	} {
@@ -58,6 +65,8 @@ func (m *mainJob) onSlurm(t *testing.T, first string) {
 				j.where = []string{"--job", "s3://" + s3.Bucket + "/jobs/a", "--s3-endpoint", s3.URL, "--s3-path-style"}
 				j.asked = []string{"--folder", t.TempDir()}
 			}
+			judge := m.judge()
+			j.asked = append(j.asked, "--infer-flags", strings.Join(j.servers(), " ")+" --stall 20m", "--judge", judge[1], "--judge-flags", strings.Join(judge[2:], " "), "--grace=2s")
 			if test.node != "" {
 				j.asked = append(j.asked, "--sbatch=--nodelist="+test.node)
 			}
@@ -71,6 +80,64 @@ func (m *mainJob) onSlurm(t *testing.T, first string) {
 	}
 }
 
+// shake makes an S3 server throttle, lose replies and cut connections.
+func shake(p *storetest.Proxy) {
+	var n atomic.Int64
+	each := func(of int64) func(*http.Request) bool {
+		return func(*http.Request) bool { return n.Add(1)%of == 0 }
+	}
+	p.Inject(storetest.Fault{Match: each(23), Status: http.StatusServiceUnavailable, Code: "SlowDown"})
+	p.Inject(storetest.Fault{Match: each(29), LoseReply: true})
+	p.Inject(storetest.Fault{Match: each(31), CutReplyAt: 100})
+	p.Inject(storetest.Fault{Match: each(37), CutRequestAt: 100})
+	p.Inject(storetest.Fault{Match: each(3), Delay: 20 * time.Millisecond})
+}
+
+// TestPlanProbesTheStore: no job begins where a second writer overwrites the first.
+func TestPlanProbesTheStore(t *testing.T) {
+	p := storetest.StartS3(t)
+	p.Inject(storetest.Fault{Match: storetest.Method(http.MethodPut, ""), Unguard: true})
+	m := &mainJob{table: filepath.Join(vllmtest.Root(), ".cache/demo.csv")}
+	plan := append([]string{"plan", m.table, "--job", "s3://" + p.Bucket + "/job", "--s3-endpoint", p.URL, "--s3-path-style"}, m.models()...)
+	if out := must(t, []int{failure.Refused}, plan...); !strings.Contains(out, "overwrote a guarded key") || !strings.Contains(out, "--single-writer") {
+		t.Errorf("got %s", out)
+	}
+	if left, err := os.ReadDir(filepath.Join(p.Folder, "job")); err == nil && len(left) > 0 {
+		t.Errorf("left behind: %v", left)
+	}
+	must(t, []int{0}, append(plan, "--single-writer")...)
+}
+
+// TestTasksStartServers is a job on Slurm whose tasks, one at a time, start
+// servers of their own, from models that they copy to the node. The engine of
+// the first one is killed: another takes its place and nothing is lost. The
+// reference continues both forks here.
+func TestTasksStartServers(t *testing.T) {
+	m := &mainJob{table: filepath.Join(vllmtest.Root(), ".cache/demo.csv")}
+	for _, v := range vllmtest.Env {
+		name, value, _ := strings.Cut(v, "=")
+		t.Setenv(name, value)
+	}
+	scratch := t.TempDir()
+	j := &slurmJob{mainJob: m, t: t, cluster: slurmtest.Start(t), folder: filepath.Join(t.TempDir(), "job")}
+	j.where = []string{"--job", j.folder}
+	t.Cleanup(j.tell)
+	kind := []string{"--trajectories", "reference", "--max-new-tokens", "24"}
+	must(t, []int{0}, append(append([]string{"plan", m.table, "--job", j.folder, "--replay", "off", "--shards", "2"}, kind...), m.models()...)...)
+	j.submit("--throttle=1", "--stage-model", "--scratch", scratch, "--vllm", filepath.Join(vllmtest.Venv(), "bin/vllm"), "--reference-model", m.models()[3],
+		"--infer-flags", shell.Join([]string{"--reference-args", strings.Join(vllmtest.Flags, " "), "--part-every", "200ms"}))
+	j.cluster.Within(20*time.Minute, "part of shard 0", func() bool { return len(partsOf(t, j.folder)) > 0 }) // then it is generating
+	killEngine(t, j.runner())
+	j.cluster.Within(20*time.Minute, "end of the job", j.isOver)
+	if log := j.log(); !strings.Contains(log, "restart 1 of") {
+		t.Errorf("no restart is told:\n%s", log)
+	}
+	if staged, err := filepath.Glob(filepath.Join(scratch, "tokenfork-models-*/*/reference/config.json")); err != nil || len(staged) != 1 {
+		t.Errorf("staged: %v, %v", staged, err)
+	}
+	t.Log(python(t, "oracle", append(append([]string{filepath.Join(j.folder, merge.ParquetKey), m.table}, kind...), m.models()...)...))
+}
+
 // command is one of tokenfork's about the job, on a host of the cluster.
 func (j *slurmJob) command(args ...string) *exec.Cmd {
 	cmd, _ := command(append(args, j.where...)...)
@@ -80,9 +147,7 @@ func (j *slurmJob) command(args ...string) *exec.Cmd {
 
 func (j *slurmJob) submit(more ...string) {
 	j.t.Helper()
-	judge := j.judge()
-	args := []string{"submit", "--tokenfork", os.Args[0], "--gpus=0", "--cpus=1", "--mem=10", "--grace=2s", "--infer-flags", strings.Join(j.servers(), " "),
-		"--judge", judge[1], "--judge-flags", strings.Join(judge[2:], " ")}
+	args := []string{"submit", "--tokenfork", os.Args[0], "--gpus=0", "--cpus=1", "--mem=10"}
 	cmd := j.command(append(append(args, j.asked...), more...)...)
 	if err := cmd.Run(); err != nil {
 		j.t.Fatalf("submit: %v\n%s", err, cmd.Stdout)
@@ -168,12 +233,18 @@ func (j *slurmJob) outOfTime() {
 	}
 }
 
-// signal reaches the first shard's runner, past Slurm.
-func (j *slurmJob) signal(sig syscall.Signal) {
+// runner is the first shard's.
+func (j *slurmJob) runner() int {
 	j.t.Helper()
 	var a job.Attempt
 	j.read(j.files("attempts/infer/00000/*.start.json")[0], &a)
-	if err := syscall.Kill(a.PID, sig); err != nil {
+	return a.PID
+}
+
+// signal reaches the first shard's runner, past Slurm.
+func (j *slurmJob) signal(sig syscall.Signal) {
+	j.t.Helper()
+	if err := syscall.Kill(j.runner(), sig); err != nil {
 		j.t.Fatal(err)
 	}
 }
@@ -187,6 +258,19 @@ func (j *slurmJob) timeout() {
 	j.over()
 	if log := j.log(); strings.Contains(log, "requeued") {
 		j.t.Errorf("log of the first shard:\n%s", log)
+	}
+	j.submit("--missing")
+}
+
+// cancelled: what a user ends stays down.
+func (j *slurmJob) cancelled() {
+	j.halfWay()
+	j.cluster.Run("scancel", j.submissions()[0].Arrays[0].ID)
+	j.stopped()
+	j.goOn()
+	j.over()
+	if state, starts := j.cluster.State(j.task()), j.files("attempts/infer/00000/*.start.json"); state != "CANCELLED" || len(starts) != 1 {
+		j.t.Errorf("%s, started %d times", state, len(starts))
 	}
 	j.submit("--missing")
 }
@@ -251,17 +335,19 @@ func (j *slurmJob) log() string {
 // over waits until Slurm is done with all that was submitted.
 func (j *slurmJob) over() {
 	j.t.Helper()
-	j.cluster.Wait("end of "+j.folder, func() bool {
-		for _, s := range j.submissions() {
-			for _, a := range s.Arrays {
-				out, err := j.cluster.Command("squeue", "-h", "-j", a.ID).Output()
-				if err == nil && len(bytes.TrimSpace(out)) > 0 {
-					return false
-				}
+	j.cluster.Wait("end of "+j.folder, j.isOver)
+}
+
+func (j *slurmJob) isOver() bool {
+	for _, s := range j.submissions() {
+		for _, a := range s.Arrays {
+			out, err := j.cluster.Command("squeue", "-h", "-j", a.ID).Output()
+			if err == nil && len(bytes.TrimSpace(out)) > 0 {
+				return false
 			}
 		}
-		return true
-	})
+	}
+	return true
 }
 
 // tell shows the logs of a job that failed.

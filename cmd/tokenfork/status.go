@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"slices"
 	"strings"
 	"text/tabwriter"
@@ -87,7 +88,7 @@ func (c *statusCmd) look(ctx context.Context, s store.Store) (*survey.Report, er
 }
 
 func busy(r *survey.Report) bool {
-	return slices.ContainsFunc(r.Stages, func(s *survey.Stage) bool { return s.Shards[survey.Running]+s.Shards[survey.Queued] > 0 })
+	return len(r.Jobs) > 0 || slices.ContainsFunc(r.Stages, func(s *survey.Stage) bool { return s.Shards[survey.Running]+s.Shards[survey.Queued] > 0 })
 }
 
 func (c *statusCmd) print(w io.Writer, r *survey.Report) error {
@@ -107,6 +108,12 @@ func (c *statusCmd) print(w io.Writer, r *survey.Report) error {
 	}
 	for _, s := range r.Stages {
 		c.tasks(&b, s, r.At)
+	}
+	for _, stage := range slices.Sorted(maps.Keys(r.Jobs)) {
+		fmt.Fprintf(&b, "%s: Slurm %s (%s %s)\n", stage, r.Jobs[stage].Slurm, r.Jobs[stage].State, r.Jobs[stage].Reason)
+	}
+	if r.MergeLog != "" {
+		fmt.Fprintf(&b, "merge on Slurm has ended without results, log: %s\n", r.MergeLog)
 	}
 	switch {
 	case r.Stale:

@@ -114,7 +114,7 @@ func (v *view) next(r *Report) []string {
 		return []string{v.Submissions[len(v.Submissions)-1].Again()}
 	case len(open) > 0:
 		return v.byHand(open, jobFlag)
-	case busy:
+	case busy || len(r.Jobs) > 0:
 		return []string{"tokenfork status" + jobFlag + " --watch"}
 	case r.Merged.IsZero() || r.Stale:
 		return []string{"tokenfork merge" + jobFlag}

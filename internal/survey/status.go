@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -23,12 +24,12 @@ const (
 	Missing = "missing" // nobody has begun it
 )
 
-// Live is a task that Slurm has not finished with.
+// Live is a task that Slurm has not finished with, or, with shard -1, a merge or report.
 type Live struct {
-	Key
-	Slurm  string // array_task
-	State  string // PENDING, RUNNING, …
-	Reason string // why it waits, or where it runs
+	Key    `json:"-"`
+	Slurm  string `json:"slurm"`  // job, or array_task
+	State  string `json:"state"`  // PENDING, RUNNING, …
+	Reason string `json:"reason"` // why it waits, or where it runs
 }
 
 // Task is a begun, unfinished task, with its last attempt.
@@ -66,17 +67,19 @@ type Stage struct {
 
 // Report is a look at a job.
 type Report struct {
-	Job         string    `json:"job"`
-	Place       string    `json:"place"`
-	At          time.Time `json:"at"`
-	Shards      int       `json:"shards"`
-	Mismatches  int64     `json:"mismatches"`
-	KeptObjects int       `json:"kept_objects"` // parts, answers and commits: grows with every bit of progress
-	Stages      []*Stage  `json:"stages"`
-	Merged      time.Time `json:"merged,omitzero"`
-	Stale       bool      `json:"merge_is_stale"` // something was finished since
-	Slurm       string    `json:"slurm"`          // asked, or why not
-	Next        []string  `json:"next,omitempty"` // commands
+	Job         string          `json:"job"`
+	Place       string          `json:"place"`
+	At          time.Time       `json:"at"`
+	Shards      int             `json:"shards"`
+	Mismatches  int64           `json:"mismatches"`
+	KeptObjects int             `json:"kept_objects"` // parts, answers and commits: grows with every bit of progress
+	Stages      []*Stage        `json:"stages"`
+	Jobs        map[string]Live `json:"jobs,omitempty"`      // merge and report, while Slurm has them
+	MergeLog    string          `json:"merge_log,omitempty"` // of the last merge on Slurm, if there are no up-to-date results
+	Merged      time.Time       `json:"merged,omitzero"`
+	Stale       bool            `json:"merge_is_stale"` // something was finished since
+	Slurm       string          `json:"slurm"`          // asked, or why not
+	Next        []string        `json:"next,omitempty"` // commands
 }
 
 // Options say what to look at.
@@ -120,8 +123,29 @@ func Status(ctx context.Context, o Options) (*Report, error) {
 	if err := merged(ctx, o.Store, r); err != nil {
 		return nil, err
 	}
+	v.jobs(r)
 	r.Next = v.next(r)
 	return r, nil
+}
+
+// jobs are what Slurm has besides tasks, and how the last merge ended.
+func (v *view) jobs(r *Report) {
+	r.Jobs = map[string]Live{}
+	for _, l := range v.Live {
+		if l.Shard < 0 {
+			r.Jobs[l.Stage] = l
+		}
+	}
+	if _, waits := r.Jobs["merge"]; waits || !v.LiveKnown || !r.Merged.IsZero() && !r.Stale {
+		return
+	}
+	for _, s := range v.Submissions {
+		for _, a := range s.Arrays {
+			if a.Stage == "merge" {
+				r.MergeLog = filepath.Join(s.Folder, "logs", a.LogOf(-1))
+			}
+		}
+	}
 }
 
 // view is a job while its report is made.

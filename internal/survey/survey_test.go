@@ -162,6 +162,27 @@ func TestSlurmKnowsWhatIsOver(t *testing.T) {
 	}
 }
 
+// A merge that waits at Slurm is waited for; one that has ended in vain has a log.
+func TestMergeOnSlurm(t *testing.T) {
+	dir, s := newJob(t, 1, 10)
+	for _, side := range job.Sides {
+		put(t, dir, "parts/infer/00000/"+side.String()+"/commit.json", "{}", time.Minute)
+	}
+	o := survey.Options{Store: s, Shard: -1, LiveKnown: true, Submissions: []job.Submission{{N: 1, Folder: "/f", Arrays: []job.SlurmJob{{Stage: "merge", ID: "9", Log: "merge-%j.log"}}}}}
+	o.Live = []survey.Live{{Key: survey.Key{Stage: "merge", Shard: -1}, Slurm: "9", State: "PENDING", Reason: "(Dependency)"}}
+	if r, _ := small(t, o); r.Jobs["merge"].Slurm != "9" || r.MergeLog != "" || !slices.Equal(r.Next, []string{"tokenfork status --job " + dir + " --watch"}) {
+		t.Errorf("waiting: %+v", r)
+	}
+	o.Live = nil
+	if r, _ := small(t, o); len(r.Jobs) > 0 || r.MergeLog != "/f/logs/merge-9.log" || !slices.Equal(r.Next, []string{"tokenfork merge --job " + dir}) {
+		t.Errorf("ended: %+v", r)
+	}
+	put(t, dir, "results.parquet", "x", 0)
+	if r, _ := small(t, o); r.MergeLog != "" || !slices.Equal(r.Next, []string{"tokenfork check --job " + dir}) {
+		t.Errorf("merged: %+v", r)
+	}
+}
+
 // A look at many shards reads no more than the job, and what is not in order.
 func TestManyShardsAreListedNotRead(t *testing.T) {
 	const shards = 1000

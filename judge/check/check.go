@@ -141,6 +141,11 @@ func (c *checker) judged(ctx context.Context) (err error) {
 	known := map[string]bool{}
 	for _, r := range c.judgings {
 		known[r.ID()] = true
+		if _, err := r.Accept(&c.job.Plan, nil); err != nil { // nothing is accepted yet
+			if err := c.say("remove it and start the same judging again: it writes its record", "%s%s.json is damaged, or of another tokenfork: %v", judge.JudgingPrefix, r.ID(), err); err != nil {
+				return err
+			}
+		}
 	}
 	for key := range c.there {
 		at := strings.Split(key, "/")

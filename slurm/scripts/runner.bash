@@ -43,7 +43,7 @@ set_up() {
 # it. The folder keeps its own name, by which results call a judge.
 stage() {
   local to
-  to=$TMPDIR/tokenfork-models/$(printf '%s' "$1" | cksum | cut -d' ' -f1)/$(basename "$1")
+  to=$TMPDIR/tokenfork-models-$UID/$(printf '%s' "$1" | cksum | cut -d' ' -f1)/$(basename "$1")
   mkdir -p "$(dirname "$to")"
   (
     flock 8

@@ -18,7 +18,7 @@ import (
 	"time"
 )
 
-// Cluster is a running Slurm: nodes n1 and n2 of 8 CPUs and 2 GPUs (plain
+// Cluster is a running Slurm: nodes n1 and n2 of 32 CPUs and 2 GPUs (plain
 // files), the partition "work", and "urgent", whose jobs preempt work's.
 type Cluster struct {
 	Dir   string
@@ -115,9 +115,15 @@ func (c *Cluster) show(id string) string {
 // Wait waits until something holds, and fails the test if it never does.
 func (c *Cluster) Wait(what string, holds func() bool) {
 	c.t.Helper()
-	for end := time.Now().Add(patience); !holds(); time.Sleep(100 * time.Millisecond) {
+	c.Within(patience, what, holds)
+}
+
+// Within is Wait for what takes its own time.
+func (c *Cluster) Within(d time.Duration, what string, holds func() bool) {
+	c.t.Helper()
+	for end := time.Now().Add(d); !holds(); time.Sleep(d / 2000) {
 		if time.Now().After(end) {
-			c.t.Fatalf("no %s after %s\n%s", what, patience, c.logs())
+			c.t.Fatalf("no %s after %s\n%s", what, d, c.logs())
 		}
 	}
 }

@@ -21,6 +21,8 @@ import (
 // Proxy is the way to the S3 server. It passes requests on, but for those that
 // a Fault strikes.
 type Proxy struct {
+	backend http.RoundTripper
+
 	URL    string // the endpoint
 	Bucket string
 	Folder string // where the server keeps the bucket's objects as files

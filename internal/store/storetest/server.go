@@ -60,8 +60,16 @@ func StartS3(t testing.TB) *Proxy {
 		return new(net.Dialer).DialContext(ctx, "unix", socket)
 	}
 	waitFor(t, dial)
-	p.start(t, &http.Transport{DialContext: dial})
+	p.backend = &http.Transport{DialContext: dial}
+	p.start(t, p.backend)
 	return p
+}
+
+// Again is another way to the same server, with faults of its own.
+func (p *Proxy) Again(t testing.TB) *Proxy {
+	q := &Proxy{Bucket: p.Bucket, Folder: p.Folder, backend: p.backend}
+	q.start(t, q.backend)
+	return q
 }
 
 // shortDir is a folder whose path leaves room for a socket's name.
