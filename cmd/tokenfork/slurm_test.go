@@ -122,7 +122,7 @@ func TestTasksStartServers(t *testing.T) {
 	j := &slurmJob{mainJob: m, t: t, cluster: slurmtest.Start(t), folder: filepath.Join(t.TempDir(), "job")}
 	j.where = []string{"--job", j.folder}
 	t.Cleanup(j.tell)
-	kind := []string{"--trajectories", "reference", "--max-new-tokens", "24"}
+	kind := []string{"--trajectories", "reference", "--max-new-tokens", "10"}
 	must(t, []int{0}, append(append([]string{"plan", m.table, "--job", j.folder, "--replay", "off", "--shards", "2"}, kind...), m.models()...)...)
 	j.submit("--throttle=1", "--stage-model", "--scratch", scratch, "--vllm", filepath.Join(vllmtest.Venv(), "bin/vllm"), "--reference-model", m.models()[3],
 		"--infer-flags", shell.Join([]string{"--reference-args", strings.Join(vllmtest.Flags, " "), "--part-every", "200ms"}))
