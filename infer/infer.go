@@ -166,29 +166,33 @@ func commits(ctx context.Context, s store.Store) (map[string]bool, error) {
 	return done, nil
 }
 
-// runSide brings up the side's servers and sends its shards through them.
+// runSide brings up the side's servers and sends its shards through those that
+// are up; the others join as they come, and once all is done none is waited for.
 func runSide(admit, ctx context.Context, o *Options, plan *job.Plan, side job.Side, f *fleet, shards []int, meter *progress.Meter, sum *summary) (err error) {
-	servers, err := startServers(admit, o, plan, side, f)
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, stopServers(servers)) }()
-	l := &lane{side: side, store: o.Store, who: o.Who, options: o, meter: meter, sum: sum, log: o.Log}
-	for _, s := range servers {
-		r, err := l.newReplica(ctx, s, plan, o)
-		if err != nil {
-			return err
+	l := &lane{side: side, store: o.Store, who: o.Who, options: o, plan: plan, meter: meter, sum: sum, log: o.Log}
+	loading, enough := context.WithCancel(admit)
+	up := l.bringUp(loading, f)
+	defer func() { enough(); err = errors.Join(err, up.close()) }()
+	first, ok := <-up.replicas
+	switch {
+	case !ok && admit.Err() != nil: // told to stop before anything was up
+		for _, k := range shards {
+			sum.stopped(job.Task{Stage: "infer", Shard: k, Side: side.String()})
 		}
-		l.replicas = append(l.replicas, r)
+		return nil
+	case !ok:
+		return up.err
 	}
-	if l.engine, err = recordEngine(ctx, o, plan, side, servers[0], l.length); err != nil {
+	l.length = first.length
+	if l.engine, err = recordEngine(ctx, o, plan, side, first.server, l.length); err != nil {
 		return err
 	}
-	return l.run(admit, ctx, shards)
+	return l.run(admit, ctx, shards, first, up, enough)
 }
 
 // newReplica asks the server what it can hold.
-func (l *lane) newReplica(ctx context.Context, s Server, plan *job.Plan, o *Options) (*replica, error) {
+func (l *lane) newReplica(ctx context.Context, s Server) (*replica, error) {
+	plan := l.plan
 	client, _, err := s.Client(ctx)
 	if err != nil {
 		return nil, err
@@ -201,13 +205,12 @@ func (l *lane) newReplica(ctx context.Context, s Server, plan *job.Plan, o *Opti
 	if err != nil {
 		return nil, fmt.Errorf("ask the %s server for its KV cache: %w", l.side, err)
 	}
-	l.length = model.MaxModelLen
 	capacity := m.KVCapacity
 	if capacity == 0 {
 		capacity = int64(model.MaxModelLen) // not told: one full text always fits
 	}
-	r := &replica{server: s, set: &plan.Settings, capacity: capacity, block: max(m.BlockSize, 1), tokens: semaphore.NewWeighted(capacity),
-		gate: newGate(cmp.Or(o.InFlight, startInFlight)), stop: vllm.NewSequence(plan.Ends.IDs()), isStop: map[int32]bool{}}
+	r := &replica{server: s, length: model.MaxModelLen, set: &plan.Settings, capacity: capacity, block: max(m.BlockSize, 1), tokens: semaphore.NewWeighted(capacity),
+		gate: newGate(cmp.Or(l.options.InFlight, startInFlight)), stop: vllm.NewSequence(plan.Ends.IDs()), isStop: map[int32]bool{}}
 	for _, id := range plan.Ends.IDs() {
 		r.isStop[id] = true
 	}

@@ -8,9 +8,11 @@ import (
 	"io/fs"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 
 	"golang.org/x/sync/errgroup"
 
+	"tokenfork/internal/failure"
 	"tokenfork/internal/job"
 	"tokenfork/internal/progress"
 	"tokenfork/internal/store"
@@ -19,18 +21,28 @@ import (
 // lane is one side's way through the shards: a stream of sentences without a
 // stop between texts or shards, served by one or more replicas.
 type lane struct {
-	side     job.Side
-	store    store.Store
-	who      job.Attempt
-	options  *Options
-	engine   string // hash of the engine's record
-	length   int    // tokens the served model takes
-	replicas []*replica
-	meter    *progress.Meter
-	sum      *summary
-	log      *slog.Logger
+	side    job.Side
+	store   store.Store
+	who     job.Attempt
+	options *Options
+	plan    *job.Plan
+	engine  string // hash of the engine's record
+	length  int    // tokens the served model takes
+	meter   *progress.Meter
+	sum     *summary
+	log     *slog.Logger
 
 	queue chan *item
+
+	mu       sync.Mutex
+	replicas []*replica
+}
+
+// up are the replicas that have come so far; one at least.
+func (l *lane) up() []*replica {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.replicas
 }
 
 // item is a sentence on its way, with the shard that it belongs to.
@@ -47,14 +59,18 @@ type shardRun struct {
 	open     sync.WaitGroup // sentences not yet in the log
 }
 
-// run works through the shards. It takes no new sentence once admit is done,
-// and gives up what is in flight once ctx is.
-func (l *lane) run(admit, ctx context.Context, shards []int) error {
+// run works through the shards, and calls enough once no more replicas are
+// wanted. It takes no new sentence once admit is done, and gives up what is in
+// flight once ctx is.
+func (l *lane) run(admit, ctx context.Context, shards []int, first *replica, more *arrivals, enough func()) error {
 	l.queue = make(chan *item)
 	ctx, giveUp := context.WithCancelCause(ctx)
 	defer giveUp(nil)
 	g, gctx := errgroup.WithContext(ctx)
-	for _, r := range l.replicas {
+	join := func(r *replica) {
+		l.mu.Lock()
+		l.replicas = append(l.replicas[:len(l.replicas):len(l.replicas)], r)
+		l.mu.Unlock()
 		g.Go(func() error { return r.serve(gctx, l) })
 		if l.options.InFlight == 0 {
 			go r.tune(ctx, l.log.With("server", l.side))
@@ -63,13 +79,31 @@ func (l *lane) run(admit, ctx context.Context, shards []int) error {
 			go r.watch(ctx, l.options.Stall, giveUp)
 		}
 	}
+	join(first)
+	var fed atomic.Bool
+	g.Go(func() error {
+		for r := range more.replicas {
+			if r.length != l.length {
+				return failure.New(failure.Refused, "serve all with one --max-model-len", "servers of the %s model take %d and %d tokens", l.side, l.length, r.length)
+			}
+			join(r)
+		}
+		if fed.Load() || admit.Err() != nil {
+			return nil // whoever was still loading is not needed
+		}
+		return more.err
+	})
 	opened := make(chan *shardRun) // one ahead of the one that is fed
 	g.Go(func() error {
 		defer close(opened)
 		return l.openAll(admit, gctx, shards, opened)
 	})
 	g.Go(func() error {
-		defer close(l.queue)
+		defer func() {
+			fed.Store(true)
+			close(l.queue)
+			enough()
+		}()
 		for run := range opened {
 			if err := l.shard(admit, gctx, g, run); err != nil {
 				return err

@@ -24,6 +24,7 @@ const (
 // before anything recorded is taken for what the model says.
 func (l *lane) probe(ctx context.Context, run *shardRun) (job.Counters, error) {
 	m := run.manifest
+	replicas := l.up()
 	picks, err := l.pick(run)
 	if err != nil {
 		return nil, err
@@ -31,7 +32,7 @@ func (l *lane) probe(ctx context.Context, run *shardRun) (job.Counters, error) {
 	var agreed, asked, prompt, cached atomic.Int64
 	g, gctx := errgroup.WithContext(ctx)
 	for _, p := range picks {
-		r := l.replicas[p.text%len(l.replicas)] // a text's prefix is computed on one alone
+		r := replicas[p.text%len(replicas)] // a text's prefix is computed on one alone
 		if err := r.gate.acquire(gctx); err != nil {
 			break
 		}
@@ -75,7 +76,7 @@ type recorded struct {
 // forks find the prefixes in the cache then. Positions after a full cache block
 // go first, where a request computes one token and not half a block.
 func (l *lane) pick(run *shardRun) ([]recorded, error) {
-	r := l.replicas[0]
+	r := l.up()[0]
 	var cheap, dear []recorded
 	texts, tokens := 0, int64(0)
 	for s, err := range run.manifest.Sentences() {

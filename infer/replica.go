@@ -31,6 +31,7 @@ type Server interface {
 // replica carries on forks on one server.
 type replica struct {
 	server   Server
+	length   int                 // tokens that the served model takes
 	gate     *gate               // requests in flight
 	tokens   *semaphore.Weighted // KV cache, in tokens of the sentences in flight
 	capacity int64               // of tokens

@@ -14,8 +14,6 @@ import (
 	"sync"
 	"time"
 
-	"golang.org/x/sync/errgroup"
-
 	"tokenfork/internal/failure"
 	"tokenfork/internal/gpu"
 	"tokenfork/internal/job"
@@ -94,32 +92,65 @@ func arrange(ctx context.Context, o *Options, plan *job.Plan, todo [2][]int) (fl
 	return fleets, nil
 }
 
-// startServers connects to the side's servers, or starts its own, side by side
-// where they share no GPU.
-func startServers(ctx context.Context, o *Options, plan *job.Plan, side job.Side, f *fleet) ([]Server, error) {
-	urls := o.Servers[side].URLs
-	all := make([]Server, len(urls)+len(f.servers))
-	for i, url := range urls {
-		r, err := newRemote(url, o.Servers[side].Key, o.Log)
-		if err != nil {
-			return nil, err
-		}
-		all[i] = r
-	}
-	g, gctx := errgroup.WithContext(ctx)
-	for i := range f.servers {
-		g.Go(func() error {
-			s, err := newOwned(gctx, o, plan, side, f, i)
-			if err == nil {
-				all[len(urls)+i] = s
-			}
-			return err
+// arrivals are a side's servers on their way up, each on its own.
+type arrivals struct {
+	replicas chan *replica // closed when all that will come have come
+
+	loads   sync.WaitGroup
+	mu      sync.Mutex
+	servers []Server
+	err     error // why one did not come
+}
+
+// bringUp connects to the side's servers, or starts its own, side by side where
+// they share no GPU. The end of loading ends those that are not up yet.
+func (l *lane) bringUp(loading context.Context, f *fleet) *arrivals {
+	up := &arrivals{replicas: make(chan *replica)}
+	o := l.options
+	for _, url := range o.Servers[l.side].URLs {
+		up.loads.Go(func() {
+			up.come(loading, l, func() (Server, error) { return newRemote(url, o.Servers[l.side].Key, o.Log) })
 		})
 	}
-	if err := g.Wait(); err != nil {
-		return nil, errors.Join(err, stopServers(all))
+	for i := range f.servers {
+		up.loads.Go(func() {
+			up.come(loading, l, func() (Server, error) { return newOwned(loading, o, l.plan, l.side, f, i) })
+		})
 	}
-	return all, nil
+	go func() {
+		up.loads.Wait()
+		close(up.replicas)
+	}()
+	return up
+}
+
+func (up *arrivals) come(loading context.Context, l *lane, start func() (Server, error)) {
+	s, err := start()
+	var r *replica
+	if err == nil {
+		up.mu.Lock()
+		up.servers = append(up.servers, s)
+		up.mu.Unlock()
+		r, err = l.newReplica(loading, s)
+	}
+	if err != nil {
+		up.mu.Lock()
+		defer up.mu.Unlock()
+		if up.err == nil {
+			up.err = err
+		}
+		return
+	}
+	select {
+	case up.replicas <- r:
+	case <-loading.Done():
+	}
+}
+
+// close ends all servers; none must be loading any more.
+func (up *arrivals) close() error {
+	up.loads.Wait()
+	return stopServers(up.servers)
 }
 
 func stopServers(all []Server) error {

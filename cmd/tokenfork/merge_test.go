@@ -9,20 +9,27 @@ import (
 	"testing"
 
 	"tokenfork/internal/failure"
+	"tokenfork/internal/job"
 	"tokenfork/internal/job/jobtest"
 	"tokenfork/judge/merge"
 )
 
 // edit changes a job's own description of itself.
-func edit(t *testing.T, dir, from, to string) {
+func edit(t *testing.T, dir string, change func(*job.Job)) {
 	t.Helper()
-	path := filepath.Join(dir, "job.json")
+	path := filepath.Join(dir, job.Key)
 	b, err := os.ReadFile(path)
-	if err == nil && !bytes.Contains(b, []byte(from)) {
-		t.Fatalf("%s lacks %s", path, from)
+	var j job.Job
+	if err == nil {
+		err = json.Unmarshal(b, &j)
 	}
 	if err == nil {
-		err = os.WriteFile(path, bytes.Replace(b, []byte(from), []byte(to), 1), 0o600)
+		j.Sum = ""
+		change(&j)
+		b, err = job.SealJSON(&j)
+	}
+	if err == nil {
+		err = os.WriteFile(path, b, 0o600)
 	}
 	if err != nil {
 		t.Fatal(err)
@@ -129,7 +136,7 @@ func TestMergeRefusesRowsThatDiffer(t *testing.T) {
 // Two tables with the same sentence ids are told apart by a tag, or refused.
 func TestMergeJobsOfTwoTables(t *testing.T) {
 	a, b, out := jobtest.Make(t, 2, 1).String(), jobtest.Make(t, 2, 2).String(), filepath.Join(t.TempDir(), "out")
-	edit(t, b, `"fingerprint":""`, `"fingerprint":"another"`)
+	edit(t, b, func(j *job.Job) { j.Input.Fingerprint = "another" })
 	merging := "merge --judge none " + a + " " + b + " --out " + out
 	if said := tokenfork(t, failure.Refused, merging); !strings.Contains(said, "sentence s0 is in "+a+" and in "+b) || !strings.Contains(said, "--tag "+b+"=NAME") {
 		t.Errorf("got %s", said)
@@ -160,7 +167,7 @@ func TestMergeRefusesJobsThatDoNotAgree(t *testing.T) {
 	if said := tokenfork(t, failure.Refused, merging); !strings.Contains(said, "judged differently: blind: true, not false") {
 		t.Errorf("got %s", said)
 	}
-	edit(t, b, `"max_new_tokens":0`, `"max_new_tokens":64`)
+	edit(t, b, func(j *job.Job) { j.Settings.MaxNewTokens = 64 })
 	if said := tokenfork(t, failure.Refused, merging+" --judge none"); !strings.Contains(said, "differ: max new tokens: 0 and 64") {
 		t.Errorf("got %s", said)
 	}
