@@ -169,12 +169,20 @@ func (d runDir) awaitGuard(ctx context.Context, guardTime time.Duration) error {
 	}
 }
 
-// socketDead fails while something still answers on the socket.
+// socketWait is how long the threads of a process that counts as gone may
+// hold its socket: its first thread ends before the others.
+const socketWait = 5 * time.Second
+
+// socketDead fails if something still answers on the socket.
 func socketDead(path string) error {
-	conn, err := net.DialTimeout("unix", path, time.Second)
-	if err != nil {
-		return nil
+	for deadline := time.Now().Add(socketWait); ; time.Sleep(50 * time.Millisecond) {
+		conn, err := net.DialTimeout("unix", path, time.Second)
+		if err != nil {
+			return nil
+		}
+		conn.Close()
+		if time.Now().After(deadline) {
+			return fmt.Errorf("socket %s still answers, by a process that is not visible here", path)
+		}
 	}
-	conn.Close()
-	return fmt.Errorf("socket %s still answers, by a process that is not visible here", path)
 }
