@@ -72,6 +72,28 @@ func TestMergeIsTheSameForAnyShards(t *testing.T) {
 	}
 }
 
+// R2R's table stays that of the results, whatever a later merge is asked for.
+func TestMergeKeepsR2RTable(t *testing.T) {
+	dir, other := jobtest.Make(t, 4, 2).String(), jobtest.Make(t, 4, 1).String()
+	broken := false
+	url := fakeJudge(t, &broken)
+	tokenfork(t, failure.Partial, "merge --format r2r --job "+dir+" --judge "+url)
+	whole := read(t, dir, merge.R2RKey)
+	if err := os.WriteFile(filepath.Join(dir, merge.R2RKey), whole[:len(whole)/2], 0o600); err != nil {
+		t.Fatal(err)
+	}
+	tokenfork(t, failure.Partial, "merge --job "+dir+" --judge "+url)
+	if !bytes.Equal(read(t, dir, merge.R2RKey), whole) || !summaryOf(t, dir).R2R {
+		t.Error("the table is not written anew")
+	}
+	out := filepath.Join(t.TempDir(), "out")
+	tokenfork(t, failure.Partial, "merge --format r2r --judge none "+dir+" "+other+" --out "+out)
+	said := tokenfork(t, failure.Refused, "merge --judge none "+dir+" "+other+" --tag "+dir+"=a --out "+out)
+	if !strings.Contains(said, "R2R's table has no column for --tag") {
+		t.Errorf("got %s", said)
+	}
+}
+
 func TestMergeAllowMissing(t *testing.T) {
 	dir := jobtest.Make(t, 4, 2).String()
 	if err := os.Remove(filepath.Join(dir, "parts/infer/00001/small/commit.json")); err != nil {

@@ -34,7 +34,7 @@ type Options struct {
 	Jobs         []Source
 	Out          store.Store // where the results go: the job itself, or elsewhere for several
 	AllowMissing bool        // merge although shards are not finished
-	R2R          bool        // write R2R's table too
+	R2R          bool        // write R2R's table too; one that is there is written anew in any case
 	TempDir      string
 	Console      io.Writer
 }
@@ -104,7 +104,10 @@ func Merge(ctx context.Context, o Options) (*Summary, error) {
 	if err := m.checkComplete(); err != nil {
 		return nil, err
 	}
-	m.sum.Judging, m.sum.R2R = o.Jobs[0].Judging, o.R2R
+	if err := m.keepR2R(ctx); err != nil {
+		return nil, err
+	}
+	m.sum.Judging, m.sum.R2R = o.Jobs[0].Judging, m.R2R
 	spool, err := newSpool(o.TempDir)
 	if err != nil {
 		return nil, err

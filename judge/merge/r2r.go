@@ -2,9 +2,14 @@ package merge
 
 import (
 	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
 	"maps"
 	"slices"
 
+	"tokenfork/internal/failure"
 	"tokenfork/internal/job"
 )
 
@@ -26,6 +31,22 @@ type R2RRow struct {
 	CommonContext        string `col:"common_context"`
 	Divergent            int32  `col:"divergent"` // 1: the meanings differ
 	VerifyResponse       string `col:"verify_response"`
+}
+
+// keepR2R has a table that an earlier merge left written again: it would not
+// belong to the other results otherwise.
+func (m *merger) keepR2R(ctx context.Context) error {
+	r, err := m.Out.Open(ctx, R2RKey)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("look for an earlier %s: %w", R2RKey, err)
+	}
+	if m.R2R = true; slices.ContainsFunc(m.Jobs, func(s Source) bool { return s.Tag != "" }) {
+		err = failure.New(failure.Refused, "remove it, or merge into another --out", "%s has the %s of an earlier merge, and R2R's table has no column for --tag", m.Out, R2RKey)
+	}
+	return errors.Join(err, r.Close())
 }
 
 // r2r is r's row in R2R's table; nil if its sentence is left out.
