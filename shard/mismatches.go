@@ -9,6 +9,7 @@ import (
 	"unsafe"
 
 	"tokenfork/internal/job"
+	"tokenfork/internal/tokenizer"
 )
 
 // The rows of mismatches.csv are written here, not by internal/columnar: there
@@ -113,7 +114,8 @@ func (a *analyst) contexts() string {
 		start := len(b)
 		b = a.texts.append(b, w.Real[from:p])
 		if !utf8.Valid(b[start:]) {
-			b = append(b[:start], a.Tokenizer.Decode(w.Real[from:p])...)
+			a.raw = append(a.raw[:0], b[start:]...)
+			b = tokenizer.AppendText(b[:start], a.raw)
 		}
 		a.contextEnds = append(a.contextEnds, len(b))
 		from = p

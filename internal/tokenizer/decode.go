@@ -1,6 +1,6 @@
 package tokenizer
 
-import "strings"
+import "unicode/utf8"
 
 // byteOf is the byte-level alphabet backwards: the printable bytes of Latin-1 stand
 // for themselves, the others, in order, are written as the characters from U+0100 on.
@@ -33,35 +33,37 @@ func byteLevel(token string) []byte {
 	return decoded
 }
 
-// lossyUTF8 replaces what is not valid UTF-8 by U+FFFD, one for each maximal part of
-// a character as Rust does it (Unicode 15, section 3.9). Go's own conversions give
-// one for each byte, so the three bytes of half an emoji would become three.
-func lossyUTF8(b []byte) string {
-	var text strings.Builder
-	text.Grow(len(b))
-	for len(b) > 0 {
-		n, ok := character(b)
-		if ok {
-			text.Write(b[:n])
-		} else {
-			text.WriteRune('\uFFFD')
+// AppendText appends bytes that tokens stand for as text: what is not valid UTF-8
+// becomes U+FFFD, one for each maximal part of a character as Rust does it (Unicode
+// 15, section 3.9). Go's own conversions give one for each byte, so the three bytes
+// of half an emoji would become three.
+func AppendText(dst, b []byte) []byte {
+	for {
+		valid := 0
+		for valid < len(b) {
+			r, n := utf8.DecodeRune(b[valid:])
+			if r == utf8.RuneError && n == 1 {
+				break
+			}
+			valid += n
 		}
-		b = b[n:]
+		dst = append(dst, b[:valid]...)
+		if b = b[valid:]; len(b) == 0 {
+			return dst
+		}
+		b = b[invalid(b):]
+		dst = append(dst, "\uFFFD"...)
 	}
-	return text.String()
 }
 
-// character is the length of the UTF-8 character b begins with, or false and the
-// length of the bytes that one U+FFFD stands for.
-func character(b []byte) (n int, ok bool) {
+// invalid is how many bytes of b, which begins with no character, one U+FFFD stands for.
+func invalid(b []byte) int {
 	length, low, high := lead(b[0])
-	for n = 1; n < length; n++ {
-		if n == len(b) || b[n] < low || b[n] > high {
-			return n, false
-		}
+	n := 1
+	for ; n < min(length, len(b)) && low <= b[n] && b[n] <= high; n++ {
 		low, high = 0x80, 0xbf
 	}
-	return n, length > 0
+	return n
 }
 
 // lead is the length of a character that begins with b and the range of its second

@@ -71,7 +71,7 @@ func (e *Ends) set(rules, eos []int32) {
 func (t *Tokenizer) idsByRule(spec string) []int32 {
 	var ids []int32
 	for id := range int32(t.Size()) {
-		text := lossyUTF8(t.Bytes(id))
+		text := string(AppendText(nil, t.Bytes(id)))
 		if spec == R2REnds && int(id) < t.vocab && endsAsR2R(text) ||
 			spec != R2REnds && endsIn(text, spec) {
 			ids = append(ids, id)

@@ -66,7 +66,7 @@ func (t *Tokenizer) Decode(ids []int32) string {
 	for _, id := range ids {
 		joined = append(joined, t.Bytes(id)...)
 	}
-	return lossyUTF8(joined)
+	return string(AppendText(nil, joined))
 }
 
 // IsAdded says whether id is an added token, special or not.
