@@ -3,6 +3,7 @@ package shard
 import (
 	"crypto/sha256"
 	"math"
+	"sync"
 
 	"tokenfork/internal/job"
 	"tokenfork/internal/table"
@@ -44,7 +45,8 @@ func newAnalyst(p *planner) (*analyst, error) {
 // cell is a count of rates.parquet within a sentence.
 type cell struct{ positions, mismatches int64 }
 
-// worked is what comes out of a sentence.
+// worked is what comes out of a sentence. What is taken from the pool keeps its
+// slices' memory.
 type worked struct {
 	planned    planned
 	digest     [sha256.Size]byte
@@ -56,12 +58,16 @@ type worked struct {
 	tooLong    *job.TooLong
 }
 
+var allWorked = sync.Pool{New: func() any { return new(worked) }}
+
 // work turns a sentence's rows into everything that is kept of it.
 func (a *analyst) work(s *sentence) *worked {
 	defer sentences.Put(s)
 	a.align(s)
 	a.findMismatches(s)
-	out := &worked{planned: planned{ordinal: s.ordinal, mismatches: int32(len(a.whole.Mismatches))}}
+	out := allWorked.Get().(*worked)
+	*out = worked{planned: planned{ordinal: s.ordinal, mismatches: int32(len(a.whole.Mismatches))},
+		packed: out.packed[:0], mismatches: out.mismatches[:0], csv: out.csv[:0], rates: out.rates[:0]}
 	a.countRates(s, out)
 	a.plain = content(a.plain[:0], &a.whole)
 	out.digest = sha256.Sum256(a.plain)
@@ -71,7 +77,7 @@ func (a *analyst) work(s *sentence) *worked {
 	a.estimate(out)
 	if a.writes {
 		a.whole.Cost = out.planned.cost
-		out.packed, out.err = a.writer.Encode(nil, &a.whole)
+		out.packed, out.err = a.writer.Encode(out.packed, &a.whole)
 		a.describe(s, out)
 	}
 	return out
@@ -219,7 +225,7 @@ func (a *analyst) emit(bin, types int, out *worked) {
 				continue
 			}
 			a.tally.positions += c.positions
-			r := job.Rate{Measure: job.MeasurePosition, Bin: int32(bin), SentenceID: &a.whole.ID, TokenClass: &job.TokenClasses[class], Positions: c.positions, Mismatches: c.mismatches,
+			r := job.Rate{Measure: job.MeasurePosition, Bin: int32(bin), TokenClass: &job.TokenClasses[class], Positions: c.positions, Mismatches: c.mismatches,
 				From: float64(bin*job.PositionBinWidth + a.settings.FirstPosition), To: float64((bin+1)*job.PositionBinWidth + a.settings.FirstPosition)}
 			if a.whole.TokenType != nil {
 				v := int32(t)

@@ -2,6 +2,7 @@ package shard
 
 import (
 	"bytes"
+	"slices"
 	"strconv"
 	"sync/atomic"
 	"unicode"
@@ -73,9 +74,9 @@ func (t *texts) of(id int32) *tokenText {
 func (a *analyst) describe(s *sentence, out *worked) {
 	w := &a.whole
 	contexts := a.contexts()
-	out.mismatches = make([]job.Mismatch, len(w.Mismatches))
+	out.mismatches = slices.Grow(out.mismatches, len(w.Mismatches))[:len(w.Mismatches)]
 	id := appendCell(nil, w.ID)
-	b := make([]byte, 0, 100*len(w.Mismatches)+2*len(contexts))
+	b := slices.Grow(out.csv, 100*len(w.Mismatches)+2*len(contexts))
 	from := 0
 	for i, p := range w.Mismatches {
 		small, against := a.compared(int(p))

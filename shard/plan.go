@@ -237,6 +237,7 @@ func (p *planner) work(s *sentence) *worked {
 
 // collect takes the sentences' results in the table's order.
 func (p *planner) collect(w *worked) error {
+	defer allWorked.Put(w)
 	if w.err != nil {
 		return w.err
 	}

@@ -61,6 +61,9 @@ type flatColumn struct {
 type flatWrite func(w file.ColumnChunkWriter, p unsafe.Pointer, size uintptr, n int) error
 
 func (f *flatWriter[T]) Write(row *T) error {
+	if f.rows == nil {
+		f.rows = make([]T, 0, flatRows)
+	}
 	f.rows = append(f.rows, *row)
 	if len(f.rows) == flatRows {
 		return f.flush()
