@@ -40,7 +40,30 @@ func OpenArrowInput(r File) (*Input, error) {
 	return in, nil
 }
 
-// arrowFile reads some columns of an Arrow file.
+// OpenArrowStream opens a file that holds an Arrow stream, from its beginning.
+func OpenArrowStream(r File) (*Input, error) {
+	if _, err := r.Seek(0, io.SeekStart); err != nil {
+		return nil, err
+	}
+	sr, err := ipc.NewReader(r)
+	if err != nil {
+		return nil, fmt.Errorf("read Arrow stream: %w", err)
+	}
+	in := &Input{Columns: inputColumns(sr.Schema())}
+	in.open = func(columns []int) (func() (arrow.Record, error), error) {
+		f, ok := newArrowFile(r, sr.Schema(), columns)
+		if !ok {
+			return picked(sr.Read)(columns)
+		}
+		if err := f.messages(); err != nil {
+			return nil, fmt.Errorf("read Arrow stream: %w", err)
+		}
+		return f.read, nil
+	}
+	return in, nil
+}
+
+// arrowFile reads some columns of an Arrow file or stream.
 type arrowFile struct {
 	r       File
 	schema  *arrow.Schema
@@ -147,6 +170,39 @@ func (f *arrowFile) footer() (err error) {
 	return nil
 }
 
+// messages finds the record batches of a stream by going from message to message.
+func (f *arrowFile) messages() (err error) {
+	defer damaged(&err)
+	const isBatch = 3 // MessageHeader of Arrow's Message.fbs
+	for at := int64(0); ; {
+		head, err := readAt(f.r, at, 8)
+		if err == io.EOF {
+			return nil // the marker of the end may be left out
+		}
+		if err != nil {
+			return err
+		}
+		size := int64(binary.LittleEndian.Uint32(head[4:]))
+		if size == 0 {
+			return nil
+		}
+		b, err := readAt(f.r, at+8, size)
+		if err != nil {
+			return err
+		}
+		message := flatbuffers.Table{Bytes: b, Pos: flatbuffers.GetUOffsetT(b)}
+		bl := block{at, 8 + size, message.GetInt64Slot(10, 0)}
+		if message.GetByteSlot(6, 0) == isBatch {
+			f.blocks = append(f.blocks, bl)
+		}
+		if at += bl.metadata + bl.body; bl.body > 0 {
+			if _, err := readAt(f.r, at-1, 1); err != nil {
+				return io.ErrUnexpectedEOF
+			}
+		}
+	}
+}
+
 // vector is where the k-th field of a table, a vector, begins, and its length.
 func vector(t *flatbuffers.Table, k flatbuffers.VOffsetT) (flatbuffers.UOffsetT, int) {
 	o := flatbuffers.UOffsetT(t.Offset(4 + 2*k))
@@ -169,7 +225,7 @@ func readAt(r io.ReaderAt, at, n int64) ([]byte, error) {
 	}
 	b := make([]byte, n)
 	_, err := io.ReadFull(io.NewSectionReader(r, at, n), b)
-	return b, err
+	return b, err // io.EOF if the file ends at
 }
 
 const maxMetadata = 64 << 20

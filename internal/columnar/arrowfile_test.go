@@ -2,7 +2,9 @@ package columnar
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"slices"
@@ -90,25 +92,29 @@ func cells(t *testing.T, in *Input, columns []int) [][]string {
 	return all
 }
 
+func create(t *testing.T, name string) *os.File {
+	t.Helper()
+	f, err := os.Create(filepath.Join(t.TempDir(), name))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { f.Close() })
+	return f
+}
+
 // TestArrowFileAsTheLibrary reads batches longer than what is read at once, and
-// compares with what the library reads of a stream with the same batches.
+// compares with what the library reads.
 func TestArrowFileAsTheLibrary(t *testing.T) {
 	columns := []int{0, 3, 4, 6, 7, 8, 9}
 	for name, opts := range map[string][]ipc.Option{"plain": nil, "lz4": {ipc.WithLZ4()}, "zstd": {ipc.WithZstd()}} {
 		t.Run(name, func(t *testing.T) {
-			path := filepath.Join(t.TempDir(), "t.arrow")
-			f, err := os.Create(path)
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer f.Close()
-			var stream bytes.Buffer
+			f, stream := create(t, "t.arrow"), create(t, "t.arrows")
 			opts := append([]ipc.Option{ipc.WithSchema(mixed)}, opts...)
 			fw, err := ipc.NewFileWriter(f, opts...)
 			if err != nil {
 				t.Fatal(err)
 			}
-			sw := ipc.NewWriter(&stream, opts...)
+			sw := ipc.NewWriter(stream, opts...)
 			for _, rows := range []int{2*batchRows + 77, 0, 5, batchRows} {
 				batch := mixedBatch(rows).NewSlice(int64(min(rows, 3)), int64(rows)) // text that begins at an offset
 				for _, w := range []interface{ Write(arrow.Record) error }{fw, sw} {
@@ -117,27 +123,82 @@ func TestArrowFileAsTheLibrary(t *testing.T) {
 					}
 				}
 			}
-			if err := fw.Close(); err != nil {
+			if err := errors.Join(fw.Close(), sw.Close()); err != nil {
 				t.Fatal(err)
 			}
-			in, err := OpenArrowInput(f)
+			if _, err := stream.Seek(0, io.SeekStart); err != nil {
+				t.Fatal(err)
+			}
+			library, err := ipc.NewReader(stream)
 			if err != nil {
 				t.Fatal(err)
 			}
-			want, err := OpenArrowStream(&stream)
-			if err != nil {
-				t.Fatal(err)
+			want := cells(t, &Input{Columns: inputColumns(mixed), open: picked(library.Read)}, columns)
+			if len(want[0]) < 3*batchRows {
+				t.Errorf("%d rows", len(want[0]))
 			}
-			got, should := cells(t, in, columns), cells(t, want, columns)
-			for k, c := range columns {
-				if !slices.Equal(got[k], should[k]) {
-					t.Errorf("column %s differs", in.Columns[c].Name)
+			for kind, open := range map[string]func() (*Input, error){
+				"file":   func() (*Input, error) { return OpenArrowInput(f) },
+				"stream": func() (*Input, error) { return OpenArrowStream(stream) },
+			} {
+				in, err := open()
+				if err != nil {
+					t.Fatal(err)
+				}
+				got := cells(t, in, columns)
+				for k, c := range columns {
+					if !slices.Equal(got[k], want[k]) {
+						t.Errorf("%s: column %s differs", kind, in.Columns[c].Name)
+					}
 				}
 			}
-			if len(got[0]) < 3*batchRows {
-				t.Errorf("%d rows", len(got[0]))
-			}
 		})
+	}
+}
+
+// TestArrowStreamCut cuts a stream at any place: without the marker of its end it
+// is whole, between messages too, and an error anywhere else.
+func TestArrowStreamCut(t *testing.T) {
+	f := create(t, "t.arrows")
+	w := ipc.NewWriter(f, ipc.WithSchema(mixed))
+	var ends []int64
+	for range 2 {
+		if err := w.Write(mixedBatch(50)); err != nil {
+			t.Fatal(err)
+		}
+		at, err := f.Seek(0, io.SeekCurrent)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ends = append(ends, at)
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	whole, err := os.ReadFile(f.Name())
+	if err != nil {
+		t.Fatal(err)
+	}
+	rows := map[int64]int{ends[0]: 50, ends[1]: 100, ends[1] + 8: 100}
+	for at := ends[1] + 8; at >= ends[0]; at -= 4 {
+		cut := create(t, "cut.arrows")
+		if _, err := cut.Write(whole[:at]); err != nil {
+			t.Fatal(err)
+		}
+		in, err := OpenArrowStream(cut)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got := 0
+		for b, more := range in.Batches([]int{0, 4, 9}) {
+			if err = more; err == nil {
+				got += b.Rows
+				b.Release()
+			}
+		}
+		if want, ok := rows[at]; ok != (err == nil) || ok && got != want {
+			t.Errorf("cut at %d of %d, batches end at %d: %d rows, %v", at, len(whole), ends, got, err)
+		}
 	}
 }
 

@@ -9,7 +9,6 @@ import (
 
 	"github.com/apache/arrow/go/v15/arrow"
 	"github.com/apache/arrow/go/v15/arrow/array"
-	"github.com/apache/arrow/go/v15/arrow/ipc"
 	"github.com/apache/arrow/go/v15/arrow/memory"
 	"github.com/apache/arrow/go/v15/parquet"
 	"github.com/apache/arrow/go/v15/parquet/file"
@@ -81,15 +80,6 @@ type File interface {
 	io.Reader
 	io.Seeker
 	io.ReaderAt
-}
-
-// OpenArrowStream opens an Arrow stream.
-func OpenArrowStream(r io.Reader) (*Input, error) {
-	ir, err := ipc.NewReader(r)
-	if err != nil {
-		return nil, fmt.Errorf("read Arrow stream: %w", err)
-	}
-	return &Input{Columns: inputColumns(ir.Schema()), open: picked(ir.Read)}, nil
 }
 
 // picked reads records and keeps some of their columns.

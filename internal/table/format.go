@@ -49,9 +49,7 @@ func openFormat(name string, in io.Reader, tmp string) (*opened, error) {
 	case bytes.HasPrefix(magic, []byte("ARROW1")):
 		err = o.seekable(name, in, b, tmp, func(f *os.File) (*columnar.Input, error) { return columnar.OpenArrowInput(f) })
 	case bytes.HasPrefix(magic, []byte{0xff, 0xff, 0xff, 0xff}):
-		if o.columns, err = columnar.OpenArrowStream(b); err != nil {
-			err = notWhole(name, err)
-		}
+		err = o.seekable(name, in, b, tmp, func(f *os.File) (*columnar.Input, error) { return columnar.OpenArrowStream(f) })
 	default:
 		o.text = &plain{b, in}
 	}
@@ -63,8 +61,8 @@ func notWhole(name string, err error) error {
 	return failure.New(failure.Refused, "was it written to the end? Fetch or write it again", "read %s: %w", name, err)
 }
 
-// seekable opens a format whose directory is at its end. What is no local file
-// is stored under tmp first.
+// seekable opens a format of which only the columns needed are read. What is no
+// local file is stored under tmp first.
 func (o *opened) seekable(name string, in io.Reader, peeked io.Reader, tmp string, open func(*os.File) (*columnar.Input, error)) error {
 	f, ok := in.(*os.File)
 	if ok {
