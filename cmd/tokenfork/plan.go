@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"runtime/debug"
 	"strconv"
 	"strings"
@@ -215,6 +216,8 @@ func (f *tableFlags) sources(ctx context.Context, o store.Options) ([]table.Sour
 			s := table.Source{Name: name, Open: func(ctx context.Context) (io.ReadCloser, error) { return store.OpenInput(ctx, name, o) }}
 			if info, err := os.Stat(name); err == nil && info.Mode().IsRegular() {
 				s.Size = info.Size()
+			} else if err == nil && info.IsDir() {
+				return nil, failure.New(failure.Usage, "name its files: '"+filepath.Join(name, "*.csv")+"'", "%s is a folder", name)
 			}
 			all = append(all, s)
 		}
