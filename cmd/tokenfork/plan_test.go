@@ -97,6 +97,14 @@ func TestPlanInputs(t *testing.T) {
 	}
 }
 
+func TestPlanFolder(t *testing.T) {
+	dir := t.TempDir()
+	code, _, complaint := planned(t, "", dir, "--job", filepath.Join(dir, "job"))
+	if code != failure.Usage || !strings.Contains(complaint, dir+" is a folder\ntokenfork: hint: name its files: '"+dir+"/*.csv'") {
+		t.Errorf("exit code %d: %s", code, complaint)
+	}
+}
+
 func TestPlanAgain(t *testing.T) {
 	dir := t.TempDir()
 	job, table := filepath.Join(dir, "job"), filepath.Join(vllmtest.Root(), ".cache/demo.csv")
@@ -110,7 +118,6 @@ func TestPlanAgain(t *testing.T) {
 		{[]string{"--max-new-tokens", "64", "--margins"}, failure.Refused, "was planned otherwise: margins is false there, true now; max_new_tokens is 128 there, 64 now"},
 		{[]string{"--shards", "2", "--shard-cost", "5"}, failure.Usage, "--shards, --shard-time and --shard-cost all say how large a shard is"},
 		{[]string{"--shards", "-1"}, failure.Usage, "--shards -1"},
-		{[]string{dir}, failure.Usage, dir + " is a folder\ntokenfork: hint: name its files: '" + dir + "/*.csv'"},
 	} {
 		code, out, complaint := planned(t, "", append([]string{table, "--job", job}, c.args...)...)
 		if code != c.code || !strings.Contains(out+complaint, c.want) {
