@@ -19,14 +19,20 @@ const (
 	ProbesAgreed    = "probes_agreed"
 )
 
-// count adds what the server says of an answer. Without its word, nothing
-// counts as cached.
+// spent is what the server says that an answer took. A server that does not tell
+// how much of the prompt it had in its cache leaves those counters out.
+func spent(u vllm.Usage, generated int) job.Counters {
+	c := job.Counters{Requests: 1, PromptTokens: int64(u.PromptTokens), GeneratedTokens: int64(generated)}
+	if u.CachedTokens >= 0 {
+		c[CachedTokens], c[ComputedTokens] = int64(u.CachedTokens), int64(u.PromptTokens-u.CachedTokens)
+	}
+	return c
+}
+
 func (w *sentence) count(a *vllm.Completion) {
-	cached := int64(max(a.Usage.CachedTokens, 0))
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.counters.Add(job.Counters{Requests: 1, PromptTokens: int64(a.Usage.PromptTokens), CachedTokens: cached,
-		ComputedTokens: int64(a.Usage.PromptTokens) - cached, GeneratedTokens: int64(len(a.TokenIDs))})
+	w.counters.Add(spent(a.Usage, len(a.TokenIDs)))
 }
 
 // countSaved adds what was not generated because the table or another fork has it.

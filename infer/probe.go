@@ -5,7 +5,7 @@ import (
 	"fmt"
 	"hash/fnv"
 	"slices"
-	"sync/atomic"
+	"sync"
 
 	"golang.org/x/sync/errgroup"
 
@@ -29,7 +29,8 @@ func (l *lane) probe(ctx context.Context, run *shardRun) (job.Counters, error) {
 	if err != nil {
 		return nil, err
 	}
-	var agreed, asked, prompt, cached atomic.Int64
+	var mu sync.Mutex
+	counters := job.Counters{}
 	g, gctx := errgroup.WithContext(ctx)
 	for _, p := range picks {
 		r := replicas[p.text%len(replicas)] // a text's prefix is computed on one alone
@@ -42,11 +43,12 @@ func (l *lane) probe(ctx context.Context, run *shardRun) (job.Counters, error) {
 			if err != nil {
 				return fmt.Errorf("check the recorded predictions of sentence %s: %w", p.sentence.ID, err)
 			}
-			asked.Add(1)
-			prompt.Add(int64(got.Usage.PromptTokens))
-			cached.Add(int64(max(got.Usage.CachedTokens, 0)))
+			mu.Lock()
+			defer mu.Unlock()
+			counters.Add(spent(got.Usage, 1))
+			counters[Probed]++
 			if got.TokenIDs[0] == p.sentence.Predictions(l.side)[p.at] {
-				agreed.Add(1)
+				counters[ProbesAgreed]++
 			}
 			return nil
 		})
@@ -54,14 +56,13 @@ func (l *lane) probe(ctx context.Context, run *shardRun) (job.Counters, error) {
 	if err := g.Wait(); err != nil {
 		return nil, err
 	}
-	n, ok := asked.Load(), agreed.Load()
+	n, ok := counters[Probed], counters[ProbesAgreed]
 	if n > 0 && float64(ok) < l.options.MinAgreement*float64(n) {
 		return nil, failure.New(failure.Refused,
 			"another model, a sampled table, or another alignment? Give the model that made the table, or plan with --replay off",
 			"the %s server says what the table records at %d of %d positions of shard %d", l.side, ok, n, m.Index)
 	}
-	return job.Counters{Probed: n, ProbesAgreed: ok, Requests: n, PromptTokens: prompt.Load(), CachedTokens: cached.Load(),
-		ComputedTokens: prompt.Load() - cached.Load(), GeneratedTokens: n}, nil
+	return counters, nil
 }
 
 // recorded is a position at which the table says what the model predicts.
