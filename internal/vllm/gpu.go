@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"slices"
 	"strconv"
 	"strings"
@@ -145,17 +144,4 @@ func awaitFree(ctx context.Context, pids map[int]bool) error {
 		}
 		time.Sleep(time.Second)
 	}
-}
-
-// visibleGPUs are the entries a server of n GPUs uses where none are given.
-func visibleGPUs(n int) []string {
-	if v, set := os.LookupEnv("CUDA_VISIBLE_DEVICES"); set {
-		entries := strings.Split(v, ",")
-		return entries[:min(n, len(entries))]
-	}
-	var entries []string
-	for i := range n {
-		entries = append(entries, strconv.Itoa(i))
-	}
-	return entries
 }

@@ -29,6 +29,7 @@ func fakeSMI(t *testing.T, processes string) (free string) {
 	script := fmt.Sprintf(`#!/bin/sh
 case "$1" in
 *compute-apps*) [ -e %[1]q ] || printf '%%b' %[2]q ;;
+*memory.total*) printf '0, GPU-aaaa-1, NVIDIA H100 80GB HBM3, 81559\n1, GPU-bbbb-2, NVIDIA H100 80GB HBM3, 81559\n' ;;
 *) [ -e %[1]q ] && u=600 || u=%[3]d; printf '0, GPU-aaaa-1, 600\n1, GPU-bbbb-2, %%s\n' $u ;;
 esac
 `, free, processes, used)
@@ -96,6 +97,13 @@ func TestStartRefusesForeignGPU(t *testing.T) {
 	if err := c.checkGPUs(t.Context()); err != nil || !strings.Contains(log.String(), "starting beside others") {
 		t.Errorf("with the user's own share: %v, log %s", err, &log)
 	}
+	c.GPUs, c.Args, c.TensorParallel = nil, nil, 1
+	for visible, refused := range map[string]bool{"1,0": true, "0,1": false} { // vLLM takes the first
+		t.Setenv("CUDA_VISIBLE_DEVICES", visible)
+		if err := c.checkGPUs(t.Context()); (err != nil) != refused {
+			t.Errorf("CUDA_VISIBLE_DEVICES=%s: %v", visible, err)
+		}
+	}
 }
 
 func TestWaitsForGPUMemory(t *testing.T) {
@@ -114,22 +122,6 @@ func TestWaitsForGPUMemory(t *testing.T) {
 	}
 	if err := awaitFree(t.Context(), map[int]bool{pid: true}); err != nil {
 		t.Errorf("awaitFree: %v", err)
-	}
-}
-
-func TestVisibleGPUs(t *testing.T) {
-	t.Setenv("CUDA_VISIBLE_DEVICES", "GPU-a,7,MIG-b")
-	if got := visibleGPUs(2); strings.Join(got, " ") != "GPU-a 7" {
-		t.Errorf("two of three: %q", got)
-	}
-	if got := visibleGPUs(8); len(got) != 3 {
-		t.Errorf("eight of three: %q", got)
-	}
-	if err := os.Unsetenv("CUDA_VISIBLE_DEVICES"); err != nil {
-		t.Fatal(err)
-	}
-	if got := visibleGPUs(2); strings.Join(got, " ") != "0 1" {
-		t.Errorf("nothing set: %q", got)
 	}
 }
 

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"tokenfork/internal/failure"
+	"tokenfork/internal/gpu"
 )
 
 // Server is a vLLM server that this process started.
@@ -79,8 +80,14 @@ func (s *Server) orNil(err error) *Server {
 // them to take.
 func (c *Config) checkGPUs(ctx context.Context) error {
 	entries := c.GPUs
-	if entries == nil {
-		entries = visibleGPUs(c.TensorParallel)
+	if entries == nil { // then vLLM takes the first
+		devices, err := gpu.Visible(ctx)
+		if err != nil {
+			return fmt.Errorf("start %s vLLM: %w", c.Name, err)
+		}
+		for _, d := range devices[:min(c.TensorParallel, len(devices))] {
+			entries = append(entries, d.Entry)
+		}
 	}
 	err := checkForeign(ctx, entries)
 	if err == nil {
