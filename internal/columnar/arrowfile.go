@@ -42,6 +42,10 @@ func OpenArrowInput(r File) (*Input, error) {
 
 // OpenArrowStream opens a file that holds an Arrow stream, from its beginning.
 func OpenArrowStream(r File) (*Input, error) {
+	blocks, err := messages(r) // first: the library believes any length it reads
+	if err != nil {
+		return nil, fmt.Errorf("read Arrow stream: %w", err)
+	}
 	if _, err := r.Seek(0, io.SeekStart); err != nil {
 		return nil, err
 	}
@@ -55,9 +59,7 @@ func OpenArrowStream(r File) (*Input, error) {
 		if !ok {
 			return picked(sr.Read)(columns)
 		}
-		if err := f.messages(); err != nil {
-			return nil, fmt.Errorf("read Arrow stream: %w", err)
-		}
+		f.blocks = blocks
 		return f.read, nil
 	}
 	return in, nil
@@ -171,33 +173,39 @@ func (f *arrowFile) footer() (err error) {
 }
 
 // messages finds the record batches of a stream by going from message to message.
-func (f *arrowFile) messages() (err error) {
+func messages(r io.ReaderAt) (batches []block, err error) {
 	defer damaged(&err)
 	const isBatch = 3 // MessageHeader of Arrow's Message.fbs
 	for at := int64(0); ; {
-		head, err := readAt(f.r, at, 8)
+		head, err := readAt(r, at, 8)
 		if err == io.EOF {
-			return nil // the marker of the end may be left out
+			return batches, nil // the marker of the end may be left out
 		}
 		if err != nil {
-			return err
+			return nil, err
+		}
+		if binary.LittleEndian.Uint32(head) != 0xffffffff {
+			return nil, fmt.Errorf("its metadata is damaged: no message begins at %d", at)
 		}
 		size := int64(binary.LittleEndian.Uint32(head[4:]))
 		if size == 0 {
-			return nil
+			return batches, nil
 		}
-		b, err := readAt(f.r, at+8, size)
+		b, err := readAt(r, at+8, size)
 		if err != nil {
-			return err
+			return nil, err
 		}
 		message := flatbuffers.Table{Bytes: b, Pos: flatbuffers.GetUOffsetT(b)}
 		bl := block{at, 8 + size, message.GetInt64Slot(10, 0)}
+		if bl.body < 0 {
+			return nil, fmt.Errorf("its metadata is damaged: a body of %d bytes at %d", bl.body, at)
+		}
 		if message.GetByteSlot(6, 0) == isBatch {
-			f.blocks = append(f.blocks, bl)
+			batches = append(batches, bl)
 		}
 		if at += bl.metadata + bl.body; bl.body > 0 {
-			if _, err := readAt(f.r, at-1, 1); err != nil {
-				return io.ErrUnexpectedEOF
+			if _, err := readAt(r, at-1, 1); err != nil {
+				return nil, io.ErrUnexpectedEOF
 			}
 		}
 	}
@@ -269,8 +277,11 @@ func (f *arrowFile) begin(bl block) (err error) {
 	message := flatbuffers.Table{Bytes: b, Pos: flatbuffers.GetUOffsetT(b)}
 	var batch flatbuffers.Table
 	message.Union(&batch, flatbuffers.UOffsetT(message.Offset(8)))
-	if f.left = batch.GetInt64Slot(4, 0); f.left == 0 {
+	switch f.left = batch.GetInt64Slot(4, 0); {
+	case f.left == 0:
 		return nil
+	case f.left < 0:
+		return fmt.Errorf("its metadata is damaged: a batch of %d rows", f.left)
 	}
 	codec := int8(-1)
 	if o := flatbuffers.UOffsetT(batch.Offset(10)); o != 0 {

@@ -185,20 +185,66 @@ func TestArrowStreamCut(t *testing.T) {
 		if _, err := cut.Write(whole[:at]); err != nil {
 			t.Fatal(err)
 		}
-		in, err := OpenArrowStream(cut)
-		if err != nil {
-			t.Fatal(err)
-		}
-		got := 0
-		for b, more := range in.Batches([]int{0, 4, 9}) {
-			if err = more; err == nil {
-				got += b.Rows
-				b.Release()
-			}
-		}
+		got, err := countRows(cut)
 		if want, ok := rows[at]; ok != (err == nil) || ok && got != want {
 			t.Errorf("cut at %d of %d, batches end at %d: %d rows, %v", at, len(whole), ends, got, err)
 		}
+	}
+}
+
+// countRows reads a stream.
+func countRows(f *os.File) (rows int, err error) {
+	in, err := OpenArrowStream(f)
+	if err != nil {
+		return 0, err
+	}
+	for b, err := range in.Batches([]int{0, 4, 9}) {
+		if err != nil {
+			return rows, err
+		}
+		rows += b.Rows
+		b.Release()
+	}
+	return rows, nil
+}
+
+// A stream of which a byte is turned, after the schema, which the library reads,
+// gives an error or rows, and comes to an end.
+func TestArrowStreamGarbled(t *testing.T) {
+	f := create(t, "t.arrows")
+	w := ipc.NewWriter(f, ipc.WithSchema(mixed))
+	for range 3 {
+		if err := w.Write(mixedBatch(20)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	whole, err := os.ReadFile(f.Name())
+	if err != nil {
+		t.Fatal(err)
+	}
+	batches, err := messages(f)
+	if err != nil || len(batches) != 3 {
+		t.Fatal(batches, err)
+	}
+	complaints := 0
+	for at := batches[0].at; at < int64(len(whole)); at += 5 {
+		garbled := create(t, "garbled.arrows")
+		if _, err := garbled.WriteAt(whole, 0); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := garbled.WriteAt([]byte{whole[at] ^ 0x80}, at); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := countRows(garbled); err != nil {
+			complaints++
+		}
+		garbled.Close()
+	}
+	if complaints < 30 {
+		t.Errorf("%d of %d garbled streams complained about", complaints, len(whole))
 	}
 }
 
