@@ -2,6 +2,7 @@ package slurm
 
 import (
 	"bytes"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -127,10 +128,28 @@ func dry(t *testing.T, change func(*Options)) string {
 	if err := Submit(t.Context(), o); err != nil {
 		t.Fatal(err)
 	}
-	if !strings.Contains(warn.String(), "no Slurm here") {
+	if !strings.Contains(warn.String(), "taking MaxArraySize to be 1001: ") {
 		t.Errorf("warning: %q", warn.String())
 	}
 	return out.String()
+}
+
+// Slurm's commands may be there without a cluster.
+func TestDryRunWithoutCluster(t *testing.T) {
+	commands := os.Getenv("PATH")
+	empty := filepath.Join(t.TempDir(), "slurm.conf")
+	if err := os.WriteFile(empty, nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	var warned bytes.Buffer
+	out := dry(t, func(o *Options) {
+		t.Setenv("PATH", commands)
+		o.Cluster.Env = append(os.Environ(), "SLURM_CONF="+empty)
+		o.Warn = io.MultiWriter(o.Warn, &warned)
+	})
+	if !strings.Contains(out, "--array=0-1000") || strings.Contains(warned.String(), ErrNoSlurm.Error()) {
+		t.Errorf("got %s%s", &warned, out)
+	}
 }
 
 func TestDryRun(t *testing.T) {

@@ -96,11 +96,17 @@ const defaultArraySize = 1001
 
 // configure asks Slurm for its limits. Scripts can be written without a Slurm.
 func (p *plan) configure(ctx context.Context) error {
+	patience, only := slurmTimeout, p.DryRun || p.Print != ""
+	if only {
+		patience = 10 * time.Second // its commands wait a minute for a controller that is not there
+	}
+	asking, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
 	var err error
-	p.config, err = p.Cluster.Config(ctx)
-	if errors.Is(err, ErrNoSlurm) && (p.DryRun || p.Print != "") {
+	p.config, err = p.Cluster.Config(asking)
+	if err != nil && only && ctx.Err() == nil {
 		p.config = Config{MaxArraySize: defaultArraySize, KillWait: 30 * time.Second, JobRequeue: true}
-		_, err = fmt.Fprintf(p.Warn, "tokenfork: no Slurm here: taking MaxArraySize to be %d\n", defaultArraySize)
+		_, err = fmt.Fprintf(p.Warn, "tokenfork: taking MaxArraySize to be %d: %v\n", defaultArraySize, err)
 	}
 	if errors.Is(err, ErrNoSlurm) {
 		return failure.New(failure.Refused, "submit on a login node of the cluster, or --print DIR writes the scripts", "submit: %w", err)
