@@ -97,6 +97,23 @@ func named(key string, bad []byte) string {
 	return key
 }
 
+// TestMovedJob: failures.csv names the job as it was called when it was merged.
+func TestMovedJob(t *testing.T) {
+	_, dir := merged(t)
+	elsewhere := filepath.Join(t.TempDir(), "elsewhere")
+	must(t, os.Rename(dir, elsewhere))
+	failures, err := os.ReadFile(filepath.Join(elsewhere, merge.FailuresKey))
+	must(t, err)
+	if !strings.Contains(string(failures), "--job "+dir+" --retry") {
+		t.Fatalf("no failure to look at:\n%s", failures)
+	}
+	s, err := store.Open(t.Context(), elsewhere, store.Options{})
+	must(t, err)
+	if said, err := look(t.Context(), s, t.TempDir()); err != nil {
+		t.Errorf("%v\n%s", err, said)
+	}
+}
+
 // TestRowsThatAreNotPlanned: whole parts with the wrong rows.
 func TestRowsThatAreNotPlanned(t *testing.T) {
 	s, dir := merged(t)

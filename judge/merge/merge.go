@@ -45,6 +45,7 @@ type Source struct {
 	Judging string // id of the judging whose verdicts count; "" leaves them out
 	Accept  Accept // checks a verdict against its question
 	Tag     string // for column job, where several jobs are merged
+	Place   string // what failures.csv calls the job in its commands; "" is where it is
 }
 
 // Failure is a row of failures.csv: a mismatch that is not ok, and what to do.
@@ -88,6 +89,7 @@ type Run struct {
 	Small     job.Counters `json:"small"`
 	Reference job.Counters `json:"reference"`
 	Judge     job.Counters `json:"judge"`
+	Place     string       `json:"place,omitempty"` // where the one job was that was merged, as failures.csv names it
 }
 
 // memory is what the collector aims at, whatever the size of the jobs.
@@ -108,6 +110,9 @@ func Merge(ctx context.Context, o Options) (*Summary, error) {
 		return nil, err
 	}
 	m.sum.Judging, m.sum.R2R = o.Jobs[0].Judging, m.R2R
+	if len(m.jobs) == 1 {
+		m.sum.Run.Place = m.jobs[0].Place
+	}
 	spool, err := newSpool(o.TempDir)
 	if err != nil {
 		return nil, err
@@ -162,7 +167,7 @@ type merger struct {
 
 func newSummary(settings job.Settings, jobs int) *Summary {
 	return &Summary{Jobs: make([]Merged, jobs), Settings: settings, ByStatus: map[string]int64{}, Verdicts: map[string]int64{},
-		Finish: [2]map[string]int64{{}, {}}, Run: Run{job.Counters{}, job.Counters{}, job.Counters{}}, engines: map[string]bool{}}
+		Finish: [2]map[string]int64{{}, {}}, Run: Run{Small: job.Counters{}, Reference: job.Counters{}, Judge: job.Counters{}}, engines: map[string]bool{}}
 }
 
 func (m *merger) planned() (n int64) {
@@ -283,7 +288,7 @@ func (m *merger) note(src *source, r *job.Result) {
 		r.Job = &src.Tag
 	}
 	if r.Stage != nil {
-		again := fmt.Sprintf("tokenfork %s --job %s --retry", *r.Stage, src.Store)
+		again := fmt.Sprintf("tokenfork %s --job %s --retry", *r.Stage, src.Place)
 		r.Stage = &again
 	}
 	if r.MeaningMatch == nil {

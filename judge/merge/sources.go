@@ -1,6 +1,7 @@
 package merge
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -40,6 +41,7 @@ func (m *merger) open(ctx context.Context) error {
 	}
 	inputs := map[string]int{} // by fingerprint
 	for i, o := range m.Jobs {
+		o.Place = cmp.Or(o.Place, o.Store.String())
 		src := &source{Source: o, number: i, missing: map[int]bool{}}
 		var err error
 		if src.job, err = job.Load(ctx, o.Store); err != nil {
