@@ -57,8 +57,9 @@ type Failure struct {
 	Retry            string `col:"retry"`
 }
 
-// Summary is summary.json. Everything but Run is the same however the jobs ran.
+// Summary is summary.json. Everything but Place and Run is the same however, and wherever, the jobs ran.
 type Summary struct {
+	Place      string              `json:"place,omitempty"` // of the one job that was merged, as failures.csv names it
 	Jobs       []Merged            `json:"jobs"`
 	Settings   job.Settings        `json:"settings"`
 	Mismatches int64               `json:"mismatches"`
@@ -89,7 +90,6 @@ type Run struct {
 	Small     job.Counters `json:"small"`
 	Reference job.Counters `json:"reference"`
 	Judge     job.Counters `json:"judge"`
-	Place     string       `json:"place,omitempty"` // where the one job was that was merged, as failures.csv names it
 }
 
 // memory is what the collector aims at, whatever the size of the jobs.
@@ -111,7 +111,7 @@ func Merge(ctx context.Context, o Options) (*Summary, error) {
 	}
 	m.sum.Judging, m.sum.R2R = o.Jobs[0].Judging, m.R2R
 	if len(m.jobs) == 1 {
-		m.sum.Run.Place = m.jobs[0].Place
+		m.sum.Place = m.jobs[0].Place
 	}
 	spool, err := newSpool(o.TempDir)
 	if err != nil {
@@ -167,7 +167,7 @@ type merger struct {
 
 func newSummary(settings job.Settings, jobs int) *Summary {
 	return &Summary{Jobs: make([]Merged, jobs), Settings: settings, ByStatus: map[string]int64{}, Verdicts: map[string]int64{},
-		Finish: [2]map[string]int64{{}, {}}, Run: Run{Small: job.Counters{}, Reference: job.Counters{}, Judge: job.Counters{}}, engines: map[string]bool{}}
+		Finish: [2]map[string]int64{{}, {}}, Run: Run{job.Counters{}, job.Counters{}, job.Counters{}}, engines: map[string]bool{}}
 }
 
 func (m *merger) planned() (n int64) {
