@@ -28,7 +28,7 @@ type owned struct {
 	stall    time.Duration
 	log      *slog.Logger
 	inFlight atomic.Int64
-	lost     chan int // generation that a request found dead
+	lost     chan chan struct{} // asks for a look at the server; closed when that is over
 	stop     context.CancelFunc
 	stopped  chan struct{}
 
@@ -56,7 +56,7 @@ func newOwned(ctx context.Context, o *Options, plan *job.Plan, side job.Side, f 
 	if plan.Settings.Deterministic {
 		c.Env = append(c.Env, "VLLM_BATCH_INVARIANT=1")
 	}
-	w := &owned{config: c, turns: f.turns[i], stall: o.Stall, log: o.Log.With("server", label), lost: make(chan int), ready: make(chan struct{}), stopped: make(chan struct{})}
+	w := &owned{config: c, turns: f.turns[i], stall: o.Stall, log: o.Log.With("server", label), lost: make(chan chan struct{}), ready: make(chan struct{}), stopped: make(chan struct{})}
 	server, err := w.start(ctx)
 	if err != nil {
 		return nil, err
@@ -125,17 +125,26 @@ func (w *owned) Client(ctx context.Context) (*vllm.Client, int, error) {
 	return w.server.Endpoint(), w.generation, nil
 }
 
-// Lost has the server looked at, if it is still the one that was lost.
-func (w *owned) Lost(generation int, _ error) {
+// Lost has the server looked at, if it is still the one that was lost, and
+// returns when it was found to work or a new one is on its way.
+func (w *owned) Lost(ctx context.Context, generation int) {
 	w.mu.Lock()
 	current := w.generation == generation && w.err == nil
 	w.mu.Unlock()
 	if !current {
 		return
 	}
+	looked := make(chan struct{})
 	select {
-	case w.lost <- generation:
+	case w.lost <- looked:
 	case <-w.stopped:
+		return
+	case <-ctx.Done(): // while a new one starts nobody looks
+		return
+	}
+	select {
+	case <-looked:
+	case <-ctx.Done():
 	}
 }
 
@@ -152,17 +161,12 @@ func (w *owned) Close() error {
 // supervise replaces the server whenever it is gone.
 func (w *owned) supervise(ctx context.Context) {
 	defer close(w.stopped)
-	for restarts := 1; ; restarts++ {
+	for n := 1; ; n++ {
 		cause := w.watch(ctx)
 		if cause == nil {
 			return
 		}
-		w.mu.Lock()
-		w.generation++
-		w.ready = make(chan struct{})
-		w.mu.Unlock()
-		w.log.Warn(fmt.Sprintf("vLLM is gone, restart %d of %d", restarts, maxRestarts), "cause", cause, "in_flight", w.inFlight.Load())
-		server, err := w.restart(ctx, restarts, cause)
+		server, err := w.restart(ctx, n, cause)
 		w.mu.Lock()
 		if err != nil {
 			w.err = err
@@ -178,16 +182,20 @@ func (w *owned) supervise(ctx context.Context) {
 }
 
 func (w *owned) restart(ctx context.Context, n int, cause error) (*vllm.Server, error) {
+	if n <= maxRestarts {
+		w.log.Warn(fmt.Sprintf("vLLM is gone, restart %d of %d", n, maxRestarts), "cause", cause, "in_flight", w.inFlight.Load())
+	}
 	if err := w.server.Stop(ctx); err != nil {
 		return nil, fmt.Errorf("end the %s server: %w", w.config.Name, err)
 	}
 	if n > maxRestarts {
-		return nil, failure.New(failure.Other, "see "+w.config.LogPath, "the %s server died more than %d times: %w", w.config.Name, maxRestarts, cause)
+		return nil, fmt.Errorf("the %s server died more than %d times: %w", w.config.Name, maxRestarts, w.server.Blame(cause))
 	}
 	return w.start(ctx)
 }
 
-// watch returns why the server has to be replaced, nil when ctx ends.
+// watch returns why the server has to be replaced, nil when ctx ends. Client
+// waits for the new one from then on.
 func (w *owned) watch(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -197,15 +205,34 @@ func (w *owned) watch(ctx context.Context) error {
 	for {
 		select {
 		case <-w.server.Done():
+			w.renew()
 			return errors.Join(w.server.Err(), errServerEnded)
 		case err := <-hung:
+			if err == nil || ctx.Err() != nil {
+				return nil
+			}
+			w.renew()
 			return err
-		case <-w.lost:
-			if err := w.healthy(ctx); err != nil {
+		case looked := <-w.lost:
+			err := w.healthy(ctx)
+			gone := err != nil && ctx.Err() == nil
+			if gone {
+				w.renew()
+			}
+			close(looked)
+			if gone {
 				return err
 			}
 		}
 	}
+}
+
+// renew makes everybody wait for the next server.
+func (w *owned) renew() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.generation++
+	w.ready = make(chan struct{})
 }
 
 var errServerEnded = errors.New("the server has ended")

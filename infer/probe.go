@@ -137,6 +137,6 @@ func (r *replica) next(ctx context.Context, p recorded) (vllm.Completion, error)
 		if err == nil || !vllm.IsGone(err) || ctx.Err() != nil || try == refusedTries {
 			return answer, err
 		}
-		r.server.Lost(generation, err)
+		r.server.Lost(ctx, generation)
 	}
 }

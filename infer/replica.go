@@ -22,8 +22,9 @@ type Server interface {
 	// Client gives the present server and its generation; it waits while a new
 	// one starts, and fails for good when there will be none.
 	Client(ctx context.Context) (*vllm.Client, int, error)
-	// Lost says that the server of that generation does not answer any more.
-	Lost(generation int, err error)
+	// Lost says that the server of that generation does not answer any more. What
+	// can be done about it is under way when Lost returns, or ctx has ended.
+	Lost(ctx context.Context, generation int)
 	// Flying adds to the number of requests that wait for an answer.
 	Flying(n int)
 }
@@ -80,7 +81,7 @@ func (r *replica) generate(ctx context.Context, w *sentence, rest *rest) error {
 				return &failedError{ClassServer, err}
 			}
 			if status.Status >= 500 { // the engine may be dead behind a server that still answers
-				r.server.Lost(generation, err)
+				r.server.Lost(ctx, generation)
 			}
 			if err := sleep(ctx, time.Second<<min(tries, 5)); err != nil {
 				return err
@@ -92,7 +93,7 @@ func (r *replica) generate(ctx context.Context, w *sentence, rest *rest) error {
 				return &failedError{ClassServerCrash, err}
 			}
 			rest.crashes++
-			r.server.Lost(generation, err)
+			r.server.Lost(ctx, generation)
 		default:
 			return &failedError{ClassServer, err}
 		}

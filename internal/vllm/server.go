@@ -308,6 +308,15 @@ func (s *Server) Err() error {
 	return s.err
 }
 
+// Blame is why the server had to be replaced, with what its log says.
+func (s *Server) Blame(cause error) error {
+	var death *DeathError
+	if errors.As(cause, &death) {
+		return cause
+	}
+	return s.log.death(s.config.Name, "does not work: "+cause.Error())
+}
+
 // Stop ends open requests, then the server with all its children, and returns
 // when they are gone and their GPU memory is free. When ctx ends, SIGKILL
 // replaces patience.
