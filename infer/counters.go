@@ -29,6 +29,7 @@ func spent(u vllm.Usage, generated int) job.Counters {
 	return c
 }
 
+// count adds an answer.
 func (w *sentence) count(a *vllm.Completion) {
 	w.mu.Lock()
 	defer w.mu.Unlock()

@@ -214,15 +214,12 @@ func (w *owned) watch(ctx context.Context) error {
 			w.renew()
 			return err
 		case looked := <-w.lost:
-			err := w.healthy(ctx)
-			gone := err != nil && ctx.Err() == nil
-			if gone {
+			if err := w.healthy(ctx); err != nil && ctx.Err() == nil {
 				w.renew()
-			}
-			close(looked)
-			if gone {
+				close(looked)
 				return err
 			}
+			close(looked)
 		}
 	}
 }

@@ -26,18 +26,11 @@ func OpenArrowInput(r File) (*Input, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read Arrow file: %w", err)
 	}
-	in := &Input{Columns: inputColumns(fr.Schema())}
-	in.open = func(columns []int) (func() (arrow.Record, error), error) {
-		f, ok := newArrowFile(r, fr.Schema(), columns)
-		if !ok {
-			return picked(fr.Read)(columns)
-		}
-		if err := f.footer(); err != nil {
-			return nil, fmt.Errorf("read Arrow file: %w", err)
-		}
-		return f.read, nil
+	blocks, err := footer(r)
+	if err != nil {
+		return nil, fmt.Errorf("read Arrow file: %w", err)
 	}
-	return in, nil
+	return arrowInput(r, fr.Schema(), blocks, fr.Read), nil
 }
 
 // OpenArrowStream opens a file that holds an Arrow stream, from its beginning.
@@ -53,16 +46,20 @@ func OpenArrowStream(r File) (*Input, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read Arrow stream: %w", err)
 	}
-	in := &Input{Columns: inputColumns(sr.Schema())}
+	return arrowInput(r, sr.Schema(), blocks, sr.Read), nil
+}
+
+// arrowInput reads the batches that are at blocks, by the library's read where only that can.
+func arrowInput(r File, s *arrow.Schema, blocks []block, read func() (arrow.Record, error)) *Input {
+	in := &Input{Columns: inputColumns(s)}
 	in.open = func(columns []int) (func() (arrow.Record, error), error) {
-		f, ok := newArrowFile(r, sr.Schema(), columns)
+		f, ok := newArrowFile(r, s, blocks, columns)
 		if !ok {
-			return picked(sr.Read)(columns)
+			return picked(read)(columns)
 		}
-		f.blocks = blocks
 		return f.read, nil
 	}
-	return in, nil
+	return in
 }
 
 // arrowFile reads some columns of an Arrow file or stream.
@@ -89,11 +86,11 @@ type arrowColumn struct {
 }
 
 // newArrowFile finds the columns' buffers; false if only the library can.
-func newArrowFile(r File, s *arrow.Schema, columns []int) (*arrowFile, bool) {
+func newArrowFile(r File, s *arrow.Schema, blocks []block, columns []int) (*arrowFile, bool) {
 	if !s.IsNativeEndian() {
 		return nil, false
 	}
-	f := &arrowFile{r: r}
+	f := &arrowFile{r: r, blocks: blocks}
 	wanted, fields := map[int]bool{}, []arrow.Field(nil)
 	for _, c := range columns {
 		wanted[c] = true
@@ -147,29 +144,29 @@ func layoutOf(t arrow.DataType) (nodes, buffers int, ok bool) {
 	return nodes, buffers, true
 }
 
-// footer finds the record batches.
-func (f *arrowFile) footer() (err error) {
+// footer finds the record batches of a file.
+func footer(r File) (batches []block, err error) {
 	defer damaged(&err)
-	end, err := f.r.Seek(0, io.SeekEnd)
+	end, err := r.Seek(0, io.SeekEnd)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	tail, err := readAt(f.r, end-10, 4) // the footer's length and ARROW1
+	tail, err := readAt(r, end-10, 4) // the footer's length and ARROW1
 	if err != nil {
-		return err
+		return nil, err
 	}
 	size := int64(binary.LittleEndian.Uint32(tail))
-	b, err := readAt(f.r, end-10-size, size)
+	b, err := readAt(r, end-10-size, size)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	root := flatbuffers.Table{Bytes: b, Pos: flatbuffers.GetUOffsetT(b)}
 	at, n := vector(&root, 3)
 	for i := range n {
 		x := at + flatbuffers.UOffsetT(24*i)
-		f.blocks = append(f.blocks, block{root.GetInt64(x), int64(root.GetInt32(x + 8)), root.GetInt64(x + 16)})
+		batches = append(batches, block{root.GetInt64(x), int64(root.GetInt32(x + 8)), root.GetInt64(x + 16)})
 	}
-	return nil
+	return batches, nil
 }
 
 // messages finds the record batches of a stream by going from message to message.

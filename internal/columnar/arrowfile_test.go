@@ -250,11 +250,7 @@ func TestArrowStreamGarbled(t *testing.T) {
 
 // TestArrowFileDamaged cuts a file and garbles its metadata: an error, no panic.
 func TestArrowFileDamaged(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "t.arrow")
-	f, err := os.Create(path)
-	if err != nil {
-		t.Fatal(err)
-	}
+	f := create(t, "t.arrow")
 	w, err := ipc.NewFileWriter(f, ipc.WithSchema(mixed))
 	if err != nil {
 		t.Fatal(err)
@@ -265,8 +261,7 @@ func TestArrowFileDamaged(t *testing.T) {
 	if err := w.Close(); err != nil {
 		t.Fatal(err)
 	}
-	f.Close()
-	whole, err := os.ReadFile(path)
+	whole, err := os.ReadFile(f.Name())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -275,14 +270,9 @@ func TestArrowFileDamaged(t *testing.T) {
 	for i := first + 8; i < first+100; i++ {
 		garbled[i] = 0x7f
 	}
-	if err := os.WriteFile(path, garbled, 0o666); err != nil {
+	if _, err := f.WriteAt(garbled, 0); err != nil {
 		t.Fatal(err)
 	}
-	f, err = os.Open(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
 	in, err := OpenArrowInput(f)
 	if err != nil {
 		t.Fatal(err)

@@ -43,7 +43,8 @@ func (m *merger) keepR2R(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("look for an earlier %s: %w", R2RKey, err)
 	}
-	if m.R2R = true; slices.ContainsFunc(m.Jobs, func(s Source) bool { return s.Tag != "" }) {
+	m.R2R = true
+	if slices.ContainsFunc(m.Jobs, func(s Source) bool { return s.Tag != "" }) {
 		err = failure.New(failure.Refused, "remove it, or merge into another --out", "%s has the %s of an earlier merge, and R2R's table has no column for --tag", m.Out, R2RKey)
 	}
 	return errors.Join(err, r.Close())
