@@ -170,9 +170,8 @@ func commits(ctx context.Context, s store.Store) (map[string]bool, error) {
 // are up; the others join as they come, and once all is done none is waited for.
 func runSide(admit, ctx context.Context, o *Options, plan *job.Plan, side job.Side, f *fleet, shards []int, meter *progress.Meter, sum *summary) (err error) {
 	l := &lane{side: side, store: o.Store, who: o.Who, options: o, plan: plan, meter: meter, sum: sum, log: o.Log}
-	loading, enough := context.WithCancel(admit)
-	up := l.bringUp(loading, f)
-	defer func() { enough(); err = errors.Join(err, up.close()) }()
+	up := l.bringUp(admit, f)
+	defer func() { err = errors.Join(err, up.close()) }()
 	first, ok := <-up.replicas
 	switch {
 	case !ok && admit.Err() != nil: // told to stop before anything was up
@@ -187,7 +186,7 @@ func runSide(admit, ctx context.Context, o *Options, plan *job.Plan, side job.Si
 	if l.engine, err = recordEngine(ctx, o, plan, side, first.server, l.length); err != nil {
 		return err
 	}
-	return l.run(admit, ctx, shards, first, up, enough)
+	return l.run(admit, ctx, shards, first, up)
 }
 
 // newReplica asks the server what it can hold.

@@ -8,7 +8,6 @@ import (
 	"io/fs"
 	"log/slog"
 	"sync"
-	"sync/atomic"
 
 	"golang.org/x/sync/errgroup"
 
@@ -59,10 +58,9 @@ type shardRun struct {
 	open     sync.WaitGroup // sentences not yet in the log
 }
 
-// run works through the shards, and calls enough once no more replicas are
-// wanted. It takes no new sentence once admit is done, and gives up what is in
-// flight once ctx is.
-func (l *lane) run(admit, ctx context.Context, shards []int, first *replica, more *arrivals, enough func()) error {
+// run works through the shards. It takes no new sentence once admit is done, and
+// gives up what is in flight once ctx is.
+func (l *lane) run(admit, ctx context.Context, shards []int, first *replica, more *arrivals) error {
 	l.queue = make(chan *item)
 	ctx, giveUp := context.WithCancelCause(ctx)
 	defer giveUp(nil)
@@ -80,7 +78,6 @@ func (l *lane) run(admit, ctx context.Context, shards []int, first *replica, mor
 		}
 	}
 	join(first)
-	var fed atomic.Bool
 	g.Go(func() error {
 		for r := range more.replicas {
 			if r.length != l.length {
@@ -88,7 +85,7 @@ func (l *lane) run(admit, ctx context.Context, shards []int, first *replica, mor
 			}
 			join(r)
 		}
-		if fed.Load() || admit.Err() != nil {
+		if more.loading.Err() != nil {
 			return nil // whoever was still loading is not needed
 		}
 		return more.err
@@ -99,11 +96,8 @@ func (l *lane) run(admit, ctx context.Context, shards []int, first *replica, mor
 		return l.openAll(admit, gctx, shards, opened)
 	})
 	g.Go(func() error {
-		defer func() {
-			fed.Store(true)
-			close(l.queue)
-			enough()
-		}()
+		defer close(l.queue)
+		defer more.enough()
 		for run := range opened {
 			if err := l.shard(admit, gctx, g, run); err != nil {
 				return err

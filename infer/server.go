@@ -94,7 +94,9 @@ func arrange(ctx context.Context, o *Options, plan *job.Plan, todo [2][]int) (fl
 
 // arrivals are a side's servers on their way up, each on its own.
 type arrivals struct {
-	replicas chan *replica // closed when all that will come have come
+	replicas chan *replica   // closed when all that will come have come
+	loading  context.Context // done once no more are wanted: enough was called, or the task told to stop
+	enough   context.CancelFunc
 
 	loads   sync.WaitGroup
 	mu      sync.Mutex
@@ -103,18 +105,19 @@ type arrivals struct {
 }
 
 // bringUp connects to the side's servers, or starts its own, side by side where
-// they share no GPU. The end of loading ends those that are not up yet.
-func (l *lane) bringUp(loading context.Context, f *fleet) *arrivals {
-	up := &arrivals{replicas: make(chan *replica)}
+// they share no GPU. The end of admit, or enough, ends those that are not up yet.
+func (l *lane) bringUp(admit context.Context, f *fleet) *arrivals {
+	loading, enough := context.WithCancel(admit)
+	up := &arrivals{replicas: make(chan *replica), loading: loading, enough: enough}
 	o := l.options
 	for _, url := range o.Servers[l.side].URLs {
 		up.loads.Go(func() {
-			up.come(loading, l, func() (Server, error) { return newRemote(url, o.Servers[l.side].Key, o.Log) })
+			up.come(l, func() (Server, error) { return newRemote(url, o.Servers[l.side].Key, o.Log) })
 		})
 	}
 	for i := range f.servers {
 		up.loads.Go(func() {
-			up.come(loading, l, func() (Server, error) { return newOwned(loading, o, l.plan, l.side, f, i) })
+			up.come(l, func() (Server, error) { return newOwned(loading, o, l.plan, l.side, f, i) })
 		})
 	}
 	go func() {
@@ -124,14 +127,14 @@ func (l *lane) bringUp(loading context.Context, f *fleet) *arrivals {
 	return up
 }
 
-func (up *arrivals) come(loading context.Context, l *lane, start func() (Server, error)) {
+func (up *arrivals) come(l *lane, start func() (Server, error)) {
 	s, err := start()
 	var r *replica
 	if err == nil {
 		up.mu.Lock()
 		up.servers = append(up.servers, s)
 		up.mu.Unlock()
-		r, err = l.newReplica(loading, s)
+		r, err = l.newReplica(up.loading, s)
 	}
 	if err != nil {
 		up.mu.Lock()
@@ -143,12 +146,13 @@ func (up *arrivals) come(loading context.Context, l *lane, start func() (Server,
 	}
 	select {
 	case up.replicas <- r:
-	case <-loading.Done():
+	case <-up.loading.Done():
 	}
 }
 
-// close ends all servers; none must be loading any more.
+// close ends all servers.
 func (up *arrivals) close() error {
+	up.enough()
 	up.loads.Wait()
 	return stopServers(up.servers)
 }
