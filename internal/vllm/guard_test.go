@@ -15,19 +15,32 @@ import (
 	"time"
 
 	"tokenfork/internal/failure"
+	"tokenfork/internal/vllm/fakevllm"
 )
 
+// fakeFaults are met by prompts that end in these ids.
+var fakeFaults = []fakevllm.Fault{
+	{Kind: fakevllm.Die, Suffix: []int32{9}},
+	{Kind: fakevllm.Refuse, Status: 400, Suffix: []int32{40}},
+}
+
 // fakeConfig runs the fake server with the given modes.
-func fakeConfig(t *testing.T, modes string) Config {
+func fakeConfig(t *testing.T, modes ...string) Config {
 	t.Helper()
+	return fakeOf(t, fakevllm.Config{Modes: modes, Faults: fakeFaults})
+}
+
+func fakeOf(t *testing.T, fake fakevllm.Config) Config {
+	t.Helper()
+	fake.Model = fakevllm.Model{Vocab: 64}
 	exe, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)
 	}
 	return Config{
-		Command: []string{exe, "fakevllm"}, Model: "m", Name: "small",
+		Command: []string{exe, fakevllm.Command}, Model: "m", Name: "small",
 		LogPath: filepath.Join(t.TempDir(), "vllm.log"), RunRoot: shortDir(t),
-		Env:          []string{fakeModesVar + "=new," + modes},
+		Env:          []string{fakevllm.Var + "=" + fake.Env(t)},
 		StartTimeout: 20 * time.Second, StopTimeout: 2 * time.Second,
 	}
 }
@@ -43,9 +56,9 @@ func shortDir(t *testing.T) string {
 	return dir
 }
 
-func startFake(t *testing.T, modes string) *Server {
+func startFake(t *testing.T, modes ...string) *Server {
 	t.Helper()
-	s, err := Start(t.Context(), fakeConfig(t, modes))
+	s, err := Start(t.Context(), fakeConfig(t, modes...))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -97,10 +110,10 @@ func assertNothingLeft(t *testing.T, s *Server) {
 
 func TestStopLeavesNothing(t *testing.T) {
 	t.Parallel()
-	for _, modes := range []string{"", "stubborn", "detach", "stubborn,detach"} {
-		t.Run("modes "+modes, func(t *testing.T) {
+	for _, modes := range [][]string{nil, {fakevllm.Stubborn}, {fakevllm.Detach}, {fakevllm.Stubborn, fakevllm.Detach}} {
+		t.Run(fmt.Sprint("modes ", modes), func(t *testing.T) {
 			t.Parallel()
-			s := startFake(t, modes)
+			s := startFake(t, modes...)
 			if got := len(live(t, s.launch.nonce)); got != 3 {
 				t.Fatalf("%d processes bear the mark, want guard, server and engine", got)
 			}
@@ -116,7 +129,7 @@ func TestStopLeavesNothing(t *testing.T) {
 }
 
 func TestStopOfStoppedServer(t *testing.T) {
-	s := startFake(t, "")
+	s := startFake(t)
 	for _, p := range live(t, s.launch.nonce) {
 		if p.pid != s.guarded.cmd.Process.Pid {
 			signalPID(p.pid, syscall.SIGSTOP)
@@ -127,7 +140,7 @@ func TestStopOfStoppedServer(t *testing.T) {
 }
 
 func TestStopWithEndedContextKills(t *testing.T) {
-	s := startFake(t, "stubborn")
+	s := startFake(t, fakevllm.Stubborn)
 	signalPID(s.guarded.cmd.Process.Pid, syscall.SIGSTOP) // nor does the guard work
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
@@ -138,7 +151,7 @@ func TestStopWithEndedContextKills(t *testing.T) {
 }
 
 func TestServerDeath(t *testing.T) {
-	s := startFake(t, "")
+	s := startFake(t)
 	_, err := s.Endpoint().Complete(t.Context(), CompletionRequest{Prompt: Tokens(9), MaxTokens: 1})
 	if !IsGone(err) {
 		t.Errorf("request to a dying server: %v, want gone", err)
@@ -153,7 +166,7 @@ func TestServerDeath(t *testing.T) {
 
 func TestServerKilled(t *testing.T) {
 	t.Parallel()
-	s := startFake(t, "stubborn")
+	s := startFake(t, fakevllm.Stubborn)
 	leader := leaderOf(t, s.launch.nonce, s.guarded.cmd.Process.Pid)
 	signalPID(leader, syscall.SIGKILL)
 	<-s.Done()
@@ -177,10 +190,10 @@ func leaderOf(t *testing.T, nonce string, guard int) int {
 
 func TestGuardKilled(t *testing.T) {
 	t.Parallel()
-	for _, modes := range []string{"", "stubborn,detach"} {
-		t.Run("modes "+modes, func(t *testing.T) {
+	for _, modes := range [][]string{nil, {fakevllm.Stubborn, fakevllm.Detach}} {
+		t.Run(fmt.Sprint("modes ", modes), func(t *testing.T) {
 			t.Parallel()
-			s := startFake(t, modes)
+			s := startFake(t, modes...)
 			signalPID(s.guarded.cmd.Process.Pid, syscall.SIGKILL)
 			<-s.Done()
 			if err := s.Err(); err == nil || !strings.Contains(err.Error(), "its guard died (signal: killed)") {
@@ -235,10 +248,10 @@ func (r *killedRunner) kill(t *testing.T) {
 
 func TestRunnerKilled(t *testing.T) {
 	t.Parallel()
-	for _, modes := range []string{"", "stubborn,detach"} {
-		t.Run("modes "+modes, func(t *testing.T) {
+	for _, modes := range [][]string{nil, {fakevllm.Stubborn, fakevllm.Detach}} {
+		t.Run(fmt.Sprint("modes ", modes), func(t *testing.T) {
 			t.Parallel()
-			r := startRunner(t, fakeConfig(t, modes))
+			r := startRunner(t, fakeConfig(t, modes...))
 			r.kill(t)
 			awaitLive(t, r.nonce, 0)
 			if _, err := os.Stat(string(r.dir)); !errors.Is(err, os.ErrNotExist) {
@@ -252,7 +265,7 @@ func TestRunnerAndGuardKilled(t *testing.T) {
 	t.Parallel()
 	t.Run("server that heeds SIGTERM", func(t *testing.T) {
 		t.Parallel()
-		r := startRunner(t, fakeConfig(t, ""))
+		r := startRunner(t, fakeConfig(t))
 		signalPID(r.guard, syscall.SIGKILL)
 		r.kill(t)
 		// Its engine, which no kernel signal reaches, is left to the sweep.
@@ -261,7 +274,7 @@ func TestRunnerAndGuardKilled(t *testing.T) {
 	})
 	t.Run("server that heeds nothing", func(t *testing.T) {
 		t.Parallel()
-		r := startRunner(t, fakeConfig(t, "stubborn,detach"))
+		r := startRunner(t, fakeConfig(t, fakevllm.Stubborn, fakevllm.Detach))
 		signalPID(r.guard, syscall.SIGKILL)
 		r.kill(t)
 		awaitLive(t, r.nonce, 2)
@@ -269,7 +282,7 @@ func TestRunnerAndGuardKilled(t *testing.T) {
 	})
 	t.Run("guard that hangs", func(t *testing.T) {
 		t.Parallel()
-		r := startRunner(t, fakeConfig(t, ""))
+		r := startRunner(t, fakeConfig(t))
 		signalPID(r.guard, syscall.SIGSTOP)
 		r.kill(t)
 		sweepAndCheck(t, r)
@@ -279,7 +292,7 @@ func TestRunnerAndGuardKilled(t *testing.T) {
 // sweepAndCheck lets the next start on the node find what is left.
 func sweepAndCheck(t *testing.T, r *killedRunner) {
 	t.Helper()
-	c := fakeConfig(t, "").withDefaults()
+	c := fakeConfig(t).withDefaults()
 	if err := sweep(t.Context(), filepath.Dir(string(r.dir)), 2*time.Second, c.Logger); err != nil {
 		t.Fatal(err)
 	}
@@ -291,7 +304,7 @@ func sweepAndCheck(t *testing.T, r *killedRunner) {
 
 func TestStartSweeps(t *testing.T) {
 	t.Parallel()
-	c := fakeConfig(t, "stubborn,detach")
+	c := fakeConfig(t, fakevllm.Stubborn, fakevllm.Detach)
 	r := startRunner(t, c)
 	signalPID(r.guard, syscall.SIGKILL)
 	r.kill(t)
@@ -304,7 +317,7 @@ func TestStartSweeps(t *testing.T) {
 }
 
 func TestSweepSparesTheLiving(t *testing.T) {
-	c := fakeConfig(t, "")
+	c := fakeConfig(t)
 	r := startRunner(t, c)
 	own, err := Start(t.Context(), c)
 	if err != nil {
@@ -330,7 +343,7 @@ func TestSweepSparesTheLiving(t *testing.T) {
 }
 
 func TestSocketPathTooLong(t *testing.T) {
-	c := fakeConfig(t, "")
+	c := fakeConfig(t)
 	c.RunRoot = filepath.Join(c.RunRoot, strings.Repeat("x", 60))
 	if err := os.Mkdir(c.RunRoot, 0o700); err != nil {
 		t.Fatal(err)

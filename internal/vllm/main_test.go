@@ -6,6 +6,8 @@ import (
 	"os"
 	"testing"
 	"time"
+
+	"tokenfork/internal/vllm/fakevllm"
 )
 
 // TestMain makes this binary the guard, a runner or the fake server where it
@@ -15,10 +17,8 @@ func TestMain(m *testing.M) {
 		switch os.Args[1] {
 		case GuardCommand:
 			os.Exit(GuardMain(os.Args[2:]))
-		case "fakevllm":
-			os.Exit(fakeVLLM(os.Args[2:]))
-		case "fakeengine":
-			fakeEngine()
+		case fakevllm.Command:
+			os.Exit(fakevllm.Main(os.Args[2:]))
 		case "runner":
 			os.Exit(runnerMain())
 		}

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"tokenfork/internal/failure"
+	"tokenfork/internal/vllm/fakevllm"
 )
 
 const configVar = "TEST_VLLM_CONFIG"
@@ -40,17 +41,17 @@ func configFromEnv() Config {
 func TestStartFailures(t *testing.T) {
 	t.Parallel()
 	tests := []struct {
-		name, modes string
-		change      func(*Config)
-		want, hint  string
+		name, mode string
+		change     func(*Config)
+		want, hint string
 	}{
-		{"out of memory", "oom", nil,
+		{"out of memory", fakevllm.OutOfMemory, nil,
 			"small vLLM exited before it was ready: exit status 1: torch.OutOfMemoryError: CUDA out of memory", "--gpu-memory-utilization"},
 		{"no such command", "", func(c *Config) { c.Command = []string{"no-such-vllm"} },
 			`start small vLLM: exec: "no-such-vllm": executable file not found`, "--vllm"},
-		{"too slow", "slow", func(c *Config) { c.StartTimeout = time.Second },
+		{"too slow", fakevllm.NeverReady, func(c *Config) { c.StartTimeout = time.Second },
 			"was not ready after 1s", ""},
-		{"another name", "lie", nil,
+		{"another name", fakevllm.OtherName, nil,
 			`answers as "llama-70b", expected "tokenfork-`, "another server"},
 		{"an own flag", "", func(c *Config) { c.Args = []string{"--port=80"} },
 			"--port of the small server is set by tokenfork", "leave it out"},
@@ -58,7 +59,7 @@ func TestStartFailures(t *testing.T) {
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
-			c := fakeConfig(t, tt.modes)
+			c := fakeConfig(t, tt.mode)
 			if tt.change != nil {
 				tt.change(&c)
 			}
@@ -77,7 +78,7 @@ func TestStartFailures(t *testing.T) {
 }
 
 func TestDeathErrorShowsLogTail(t *testing.T) {
-	_, err := Start(t.Context(), fakeConfig(t, "oom"))
+	_, err := Start(t.Context(), fakeConfig(t, fakevllm.OutOfMemory))
 	var death *DeathError
 	if !errors.As(err, &death) {
 		t.Fatalf("Start = %v", err)
@@ -91,7 +92,7 @@ func TestDeathErrorShowsLogTail(t *testing.T) {
 }
 
 func TestStartCancelled(t *testing.T) {
-	c := fakeConfig(t, "slow")
+	c := fakeConfig(t, fakevllm.NeverReady)
 	ctx, cancel := context.WithTimeout(t.Context(), 500*time.Millisecond)
 	defer cancel()
 	_, err := Start(ctx, c)
@@ -106,7 +107,7 @@ func TestStartCancelled(t *testing.T) {
 func TestSocketNotVisible(t *testing.T) {
 	t.Parallel()
 	for command, want := range map[string]string{"apptainer": "--bind ", "docker": "-v "} {
-		c := fakeConfig(t, "elsewhere")
+		c := fakeConfig(t, fakevllm.Elsewhere)
 		wrapper := filepath.Join(t.TempDir(), command)
 		script := "#!/bin/sh\nexec \"$@\"\n"
 		if err := os.WriteFile(wrapper, []byte(script), 0o755); err != nil {
@@ -124,8 +125,7 @@ func TestSocketNotVisible(t *testing.T) {
 }
 
 func TestOldVersionStartsWithoutNewFlags(t *testing.T) {
-	c := fakeConfig(t, "")
-	c.Env = nil
+	c := fakeOf(t, fakevllm.Config{Old: true})
 	s, err := Start(t.Context(), c)
 	if err != nil {
 		t.Fatal(err)
@@ -137,14 +137,9 @@ func TestOldVersionStartsWithoutNewFlags(t *testing.T) {
 }
 
 func TestTCP(t *testing.T) {
-	taken := filepath.Join(t.TempDir(), "taken")
-	if err := os.WriteFile(taken, nil, 0o600); err != nil {
-		t.Fatal(err)
-	}
 	var log bytes.Buffer
-	c := fakeConfig(t, "")
+	c := fakeConfig(t, fakevllm.PortTaken)
 	c.TCP, c.Logger = true, slog.New(slog.NewTextHandler(&log, nil))
-	c.Env = append(c.Env, "FAKEVLLM_TAKEN="+taken) // the first port is
 	s, err := Start(t.Context(), c)
 	if err != nil {
 		t.Fatal(err)
@@ -209,7 +204,10 @@ func TestEngineFromLog(t *testing.T) {
 
 func TestFakeHangIsFound(t *testing.T) {
 	t.Parallel()
-	s := startFake(t, "hang")
+	s, err := Start(t.Context(), fakeOf(t, fakevllm.Config{Faults: []fakevllm.Fault{{Kind: fakevllm.Hang, After: 1}}})) // it is asked once while it starts
+	if err != nil {
+		t.Fatal(err)
+	}
 	asked := make(chan error, 1)
 	go func() {
 		_, err := s.Endpoint().Complete(context.Background(), CompletionRequest{Prompt: Tokens(1), MaxTokens: 1})
@@ -218,7 +216,7 @@ func TestFakeHangIsFound(t *testing.T) {
 	if err := s.Endpoint().Health(t.Context()); err != nil {
 		t.Fatalf("health of a hung server: %v", err)
 	}
-	err := NewWatchdog(s.Endpoint(), 300*time.Millisecond, func() int { return 1 }).Watch(t.Context())
+	err = NewWatchdog(s.Endpoint(), 300*time.Millisecond, func() int { return 1 }).Watch(t.Context())
 	var hang *HangError
 	if !errors.As(err, &hang) || hang.InFlight != 1 {
 		t.Fatalf("Watch = %v", err)
@@ -230,22 +228,22 @@ func TestFakeHangIsFound(t *testing.T) {
 }
 
 func TestPoisonRowOnlyFailsItself(t *testing.T) {
-	c := startFake(t, "").Endpoint()
+	c := startFake(t).Endpoint()
 	ask := func(id int32) (Completion, error) {
 		return c.Complete(t.Context(), CompletionRequest{Prompt: Tokens(id), MaxTokens: 1})
 	}
 	var status *StatusError
-	if _, err := ask(400); !errors.As(err, &status) || status.Message != "poison" || IsContextLength(err) || IsGone(err) {
+	if _, err := ask(40); !errors.As(err, &status) || status.Status != 400 || IsContextLength(err) || IsGone(err) {
 		t.Errorf("poison: %v", err)
 	}
-	if got, err := ask(5); err != nil || got.TokenIDs[0] != 6 {
+	if got, err := ask(5); err != nil || len(got.TokenIDs) != 1 {
 		t.Errorf("row after poison: %v, %v", got, err)
 	}
 }
 
 func TestCompileCachesAreNotShared(t *testing.T) {
 	t.Parallel()
-	c := fakeConfig(t, "stubborn")
+	c := fakeConfig(t, fakevllm.Stubborn)
 	c.CacheDir = t.TempDir()
 	r := startRunner(t, c)
 	next, err := Start(t.Context(), c)

@@ -1,0 +1,169 @@
+package fakevllm
+
+import (
+	"encoding/json"
+	"flag"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"time"
+)
+
+// Modes of a process.
+const (
+	OutOfMemory = "out of memory" // ends while it starts
+	NeverReady  = "never ready"
+	OtherName   = "other name" // serves another model than it was told
+	Elsewhere   = "elsewhere"  // serves where nobody looks, as a container may
+	Stubborn    = "stubborn"   // heeds no SIGTERM, nor does its engine
+	Detach      = "detach"     // its engine has a session of its own
+	PortTaken   = "port taken" // finds its port taken at the first start
+	OneStart    = "one start"  // starts once; later starts end as by OutOfMemory
+	engineArg   = "fakeengine" // of the child process, which a real server has too
+	startedMark = "started"    // in State
+	takenMark   = "taken"      // in State
+)
+
+// Main is a server process with a vLLM command line, "serve DIR …", and Var in its
+// environment. It returns the exit code.
+func Main(args []string) int {
+	if len(args) > 0 && args[0] == engineArg {
+		if stubborn := len(args) > 1; stubborn {
+			signal.Ignore(syscall.SIGTERM)
+		}
+		time.Sleep(time.Hour)
+		return 0
+	}
+	if err := run(args); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	return 0
+}
+
+func run(args []string) error {
+	var c Config
+	if text := os.Getenv(Var); text != "" {
+		if err := json.Unmarshal([]byte(text), &c); err != nil {
+			return fmt.Errorf("read $%s: %w", Var, err)
+		}
+	}
+	network, address, err := c.readFlags(args)
+	if err != nil {
+		return err
+	}
+	mode := func(m string) bool { return slices.Contains(c.Modes, m) }
+	if mode(OutOfMemory) || mode(OneStart) && !c.first(startedMark) {
+		fmt.Fprintln(os.Stderr, "(EngineCore pid=7) ERROR 11-23 16:12:28 [core.py:12] torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB.")
+		return fmt.Errorf("(APIServer pid=6) RuntimeError: Engine core initialization failed. See root cause above.") //nolint:staticcheck // vLLM's words
+	}
+	if mode(NeverReady) {
+		time.Sleep(time.Hour)
+	}
+	if mode(OtherName) {
+		c.Name = "llama-70b"
+	}
+	if mode(Elsewhere) {
+		network, address = "tcp", "127.0.0.1:0"
+	}
+	if mode(PortTaken) && c.first(takenMark) {
+		return fmt.Errorf("OSError: [Errno 98] Address already in use") //nolint:staticcheck // Python's words
+	}
+	listener, err := net.Listen(network, address)
+	if err != nil {
+		return err
+	}
+	if err := startEngine(mode(Stubborn), mode(Detach)); err != nil {
+		return err
+	}
+	s := New(c)
+	s.process = true
+	fmt.Fprintf(os.Stderr, "INFO 11-23 16:10:35 [core.py:133] Initializing a V1 LLM engine (v%s) with config: dtype=torch.float32, max_seq_len=%d, tensor_parallel_size=1, quantization=None, enforce_eager=True, kv_cache_dtype=auto, enable_prefix_caching=True\n",
+		version, s.config.MaxModelLen)
+	fmt.Fprintln(os.Stderr, "INFO:     Application startup complete.")
+	return http.Serve(listener, authorised(s))
+}
+
+// readFlags reads those that tokenfork gives, and passes over vLLM's others.
+func (c *Config) readFlags(args []string) (network, address string, err error) {
+	if len(args) < 2 || args[0] != "serve" {
+		return "", "", fmt.Errorf("vllm: error: want serve DIR, have %q", args)
+	}
+	flags := flag.NewFlagSet(Command, flag.ContinueOnError)
+	flags.SetOutput(io.Discard)
+	uds, host, port := flags.String("uds", "", ""), flags.String("host", "", ""), flags.String("port", "", "")
+	flags.StringVar(&c.Name, "served-model-name", "", "")
+	maxLen := flags.Int("max-model-len", 0, "")
+	for _, name := range []string{"generation-config", "dtype", "block-size", "tensor-parallel-size", "gpu-memory-utilization", "api-server-count"} {
+		flags.String(name, "", "")
+	}
+	known := []string{"enable-prompt-tokens-details", "disable-uvicorn-access-log", "enforce-eager"}
+	if !c.Old {
+		known = append(known, "enable-scale-out")
+	}
+	for _, name := range known {
+		flags.Bool(name, false, "")
+	}
+	if err := flags.Parse(args[2:]); err != nil {
+		name := err.Error()[strings.LastIndex(err.Error(), "-")+1:]
+		for _, a := range args {
+			if strings.HasSuffix(a, name) {
+				name = a
+			}
+		}
+		return "", "", fmt.Errorf("vllm: error: unrecognized arguments: %s", name)
+	}
+	if m, ok, err := readModel(args[1]); err != nil {
+		return "", "", err
+	} else if ok {
+		c.Model = m
+	}
+	c.Model.name = filepath.Base(args[1])
+	if *maxLen > 0 {
+		c.MaxModelLen = *maxLen
+	}
+	if *uds != "" {
+		return "unix", *uds, nil
+	}
+	return "tcp", net.JoinHostPort(*host, *port), nil
+}
+
+// first says whether this process is the first to leave the mark.
+func (c *Config) first(mark string) bool {
+	f, err := os.OpenFile(filepath.Join(c.State, mark), os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return false
+	}
+	return f.Close() == nil
+}
+
+func startEngine(stubborn, detach bool) error {
+	args := []string{Command, engineArg}
+	if stubborn {
+		signal.Ignore(syscall.SIGTERM)
+		args = append(args, "stubborn")
+	}
+	engine := exec.Command("/proc/self/exe", args...)
+	engine.SysProcAttr = &syscall.SysProcAttr{Setsid: detach}
+	return engine.Start()
+}
+
+// authorised wants the key that the environment holds, as vLLM does under /v1.
+func authorised(h http.Handler) http.Handler {
+	key := os.Getenv("VLLM_API_KEY")
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if strings.HasPrefix(r.URL.Path, "/v1") && key != "" && r.Header.Get("Authorization") != "Bearer "+key {
+			http.Error(w, `{"error":"Unauthorized"}`, http.StatusUnauthorized)
+			return
+		}
+		h.ServeHTTP(w, r)
+	})
+}
