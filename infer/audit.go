@@ -23,7 +23,7 @@ const nearTie = 0.15
 
 // audit adds a rest that generates the whole of a replayed fork, for a share
 // of them chosen by hash. Its outcome is counted and nothing else.
-func (w *sentence) audit(b *branch, ends fork.Ends, limit int, share float64) {
+func (w *text) audit(b *branch, ends fork.Ends, limit int, share float64) {
 	if b.replayed == 0 || float64(hashOf("audit", w.ID, b.position, b.fork)>>11) >= share*(1<<53) {
 		return
 	}
@@ -32,7 +32,7 @@ func (w *sentence) audit(b *branch, ends fork.Ends, limit int, share float64) {
 }
 
 // countAudits compares what was generated with what was replayed.
-func (w *sentence) countAudits() {
+func (w *text) countAudits() {
 	for _, r := range w.rests {
 		if r.audits == nil {
 			continue

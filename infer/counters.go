@@ -30,14 +30,14 @@ func spent(u vllm.Usage, generated int) job.Counters {
 }
 
 // count adds an answer.
-func (w *sentence) count(a *vllm.Completion) {
+func (w *text) count(a *vllm.Completion) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.counters.Add(spent(a.Usage, len(a.TokenIDs)))
 }
 
 // countSaved adds what was not generated because the table or another fork has it.
-func (w *sentence) countSaved() {
+func (w *text) countSaved() {
 	for _, b := range w.forks {
 		w.counters[ReplayedTokens] += int64(b.replayed)
 	}
@@ -57,7 +57,7 @@ func (w *sentence) countSaved() {
 // countIdeal adds the least prompt tokens that a server with this block size
 // must compute: the text up to the last fork once, and each rest's tokens
 // after its last full block. A server always computes a prompt's last token.
-func (w *sentence) countIdeal(block int) {
+func (w *text) countIdeal(block int) {
 	once, tails := 0, 0
 	for _, r := range w.rests {
 		prompt := int(r.At)
@@ -71,13 +71,13 @@ func (w *sentence) countIdeal(block int) {
 	w.counters[IdealTokens] += int64(once + tails)
 }
 
-// prefix is the room that the sentence takes in the KV cache while any of its
+// prefix is the room that the text takes in the KV cache while any of its
 // rests is in flight: the text up to the last of them, once.
-func (w *sentence) prefix() int64 { return int64(w.rests[len(w.rests)-1].At) }
+func (w *text) prefix() int64 { return int64(w.rests[len(w.rests)-1].At) }
 
 // forkTokens is what a request in flight takes beside its text: a block that
 // it shares with nobody, and on average no more than half of what it generates.
 func (r *replica) forkTokens() int64 { return min(int64(r.block+meanGenerated), r.capacity/2) }
 
-// meanGenerated is more than half of a sentence.
+// meanGenerated is more than half of a text.
 const meanGenerated = 32

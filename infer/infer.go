@@ -31,7 +31,7 @@ type Options struct {
 	Servers  [2]Servers // by Side
 	InFlight int        // requests per server; 0 finds a good number by measuring
 
-	PartEvery         time.Duration // a finished sentence waits no longer for its part
+	PartEvery         time.Duration // a finished text waits no longer for its part
 	Grace             time.Duration // for what is in flight when the task is told to stop
 	Stall             time.Duration // without a token, after which a server is suspect
 	MinAgreement      float64       // of the recorded predictions with the server's, 0 to 1
@@ -45,7 +45,7 @@ type Options struct {
 }
 
 // Run works through the shards that are not yet done, both sides at once. When
-// ctx ends it takes no new sentence, gives what is in flight the grace, keeps
+// ctx ends it takes no new text, gives what is in flight the grace, keeps
 // what is finished, and returns an error with failure.Stopped.
 func Run(ctx context.Context, o Options) error {
 	todo, plan, err := open(ctx, &o)
@@ -93,7 +93,7 @@ func forks(ctx context.Context, s store.Store, plan *job.Plan, todo [2][]int) in
 }
 
 // errStopped is the cause when the grace is over.
-var errStopped = failure.New(failure.Stopped, "start it again: finished sentences are kept", "stopped on request with work in flight")
+var errStopped = failure.New(failure.Stopped, "start it again: finished texts are kept", "stopped on request with work in flight")
 
 // graceful is a context that ends grace after ctx does.
 func graceful(ctx context.Context, grace time.Duration) (context.Context, context.CancelFunc) {

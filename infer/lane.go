@@ -17,7 +17,7 @@ import (
 	"tokenfork/internal/store"
 )
 
-// lane is one side's way through the shards: a stream of sentences without a
+// lane is one side's way through the shards: a stream of texts without a
 // stop between texts or shards, served by one or more replicas.
 type lane struct {
 	side    job.Side
@@ -44,9 +44,9 @@ func (l *lane) up() []*replica {
 	return l.replicas
 }
 
-// item is a sentence on its way, with the shard that it belongs to.
+// item is a text on its way, with the shard that it belongs to.
 type item struct {
-	*sentence
+	*text
 	run *shardRun
 }
 
@@ -54,11 +54,11 @@ type item struct {
 type shardRun struct {
 	manifest *job.Manifest
 	log      *job.Log[job.Continuation]
-	ordinals []int64        // all sentences of the shard
-	open     sync.WaitGroup // sentences not yet in the log
+	ordinals []int64        // all texts of the shard
+	open     sync.WaitGroup // texts not yet in the log
 }
 
-// run works through the shards. It takes no new sentence once admit is done, and
+// run works through the shards. It takes no new text once admit is done, and
 // gives up what is in flight once ctx is.
 func (l *lane) run(admit, ctx context.Context, shards []int, first *replica, more *arrivals) error {
 	l.queue = make(chan *item)
@@ -132,7 +132,7 @@ func (l *lane) openAll(admit, ctx context.Context, shards []int, opened chan<- *
 }
 
 // shard feeds one shard and leaves its commit to g, so that the next shard's
-// first sentences run beside this one's last.
+// first texts run beside this one's last.
 func (l *lane) shard(admit, ctx context.Context, g *errgroup.Group, run *shardRun) error {
 	complete, err := l.feed(admit, ctx, run)
 	if err != nil {
@@ -163,7 +163,7 @@ func task(m *job.Manifest, side job.Side) job.Task {
 	return job.Task{Stage: "infer", Shard: m.Index, Side: side.String(), Manifest: m.Shard.SHA256}
 }
 
-// feed puts the shard's open sentences on the queue and says whether it got through.
+// feed puts the shard's open texts on the queue and says whether it got through.
 func (l *lane) feed(admit, ctx context.Context, run *shardRun) (bool, error) {
 	if set := run.manifest.Settings; set.Replay && set.Temperature == 0 && admit.Err() == nil {
 		c, err := l.probe(ctx, run)
@@ -172,7 +172,7 @@ func (l *lane) feed(admit, ctx context.Context, run *shardRun) (bool, error) {
 		}
 		run.log.Count(c)
 	}
-	for s, err := range run.manifest.Sentences() {
+	for s, err := range run.manifest.Texts() {
 		if err != nil {
 			return false, fmt.Errorf("read manifest of shard %d: %w", run.manifest.Index, err)
 		}
@@ -202,7 +202,7 @@ func (l *lane) feed(admit, ctx context.Context, run *shardRun) (bool, error) {
 	return true, nil
 }
 
-// finish hands a sentence whose rests are all done to the log.
+// finish hands a text whose rests are all done to the log.
 func (l *lane) finish(it *item) error {
 	defer it.run.open.Done()
 	rows := it.rows(l.engine, it.run.manifest.Settings.Margins)
@@ -216,7 +216,7 @@ func (l *lane) finish(it *item) error {
 	return nil
 }
 
-// commit waits for the shard's sentences and declares it done, or closes it
+// commit waits for the shard's texts and declares it done, or closes it
 // with what there is.
 func (l *lane) commit(ctx context.Context, run *shardRun, complete bool) error {
 	done := make(chan struct{})
@@ -245,8 +245,8 @@ func (l *lane) commit(ctx context.Context, run *shardRun, complete bool) error {
 	return nil
 }
 
-// serve takes sentences from the lane and sends their rests, all of a
-// sentence to this one server and in order, without waiting for one sentence
+// serve takes texts from the lane and sends their rests, all of a
+// text to this one server and in order, without waiting for one text
 // to end before the next begins.
 func (r *replica) serve(ctx context.Context, l *lane) error {
 	g, gctx := errgroup.WithContext(ctx)
@@ -273,7 +273,7 @@ func (r *replica) dispatch(ctx context.Context, g *errgroup.Group, l *lane, it *
 			return err
 		}
 		g.Go(func() error {
-			err := r.finish(ctx, it.sentence, rest)
+			err := r.finish(ctx, it.text, rest)
 			r.gate.release()
 			r.tokens.Release(own)
 			if err != nil || !it.last() {
@@ -287,8 +287,8 @@ func (r *replica) dispatch(ctx context.Context, g *errgroup.Group, l *lane, it *
 	return nil
 }
 
-// last says whether the rest that just ended was the sentence's last.
-func (w *sentence) last() bool {
+// last says whether the rest that just ended was the text's last.
+func (w *text) last() bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.open--

@@ -16,8 +16,8 @@ import (
 )
 
 const (
-	probes         = 64
-	probeSentences = 8
+	probes     = 64
+	probeTexts = 8
 )
 
 // probe asks the server for the next token at recorded positions of the shard,
@@ -41,13 +41,13 @@ func (l *lane) probe(ctx context.Context, run *shardRun) (job.Counters, error) {
 			defer r.gate.release()
 			got, err := r.next(gctx, p)
 			if err != nil {
-				return fmt.Errorf("check the recorded predictions of sentence %s: %w", p.sentence.ID, err)
+				return fmt.Errorf("check the recorded predictions of text %s: %w", p.from.ID, err)
 			}
 			mu.Lock()
 			defer mu.Unlock()
 			counters.Add(spent(got.Usage, 1))
 			counters[Probed]++
-			if got.TokenIDs[0] == p.sentence.Predictions(l.side)[p.at] {
+			if got.TokenIDs[0] == p.from.Predictions(l.side)[p.at] {
 				counters[ProbesAgreed]++
 			}
 			return nil
@@ -67,20 +67,20 @@ func (l *lane) probe(ctx context.Context, run *shardRun) (job.Counters, error) {
 
 // recorded is a position at which the table says what the model predicts.
 type recorded struct {
-	sentence *job.Sentence
-	text     int // number of the sentence among those asked for
-	at       int
-	order    uint64
+	from  *job.Text
+	text  int // number of the text among those asked for
+	at    int
+	order uint64
 }
 
-// pick chooses positions by hash, of the sentences that are fed first: their
+// pick chooses positions by hash, of the texts that are fed first: their
 // forks find the prefixes in the cache then. Positions after a full cache block
 // go first, where a request computes one token and not half a block.
 func (l *lane) pick(run *shardRun) ([]recorded, error) {
 	r := l.up()[0]
 	var cheap, dear []recorded
 	texts, tokens := 0, int64(0)
-	for s, err := range run.manifest.Sentences() {
+	for s, err := range run.manifest.Texts() {
 		if err != nil {
 			return nil, err
 		}
@@ -88,7 +88,7 @@ func (l *lane) pick(run *shardRun) ([]recorded, error) {
 			continue
 		}
 		tokens += int64(len(s.Real))
-		if texts > 0 && tokens > r.capacity/2 || texts >= probeSentences && len(cheap) >= probes {
+		if texts > 0 && tokens > r.capacity/2 || texts >= probeTexts && len(cheap) >= probes {
 			break
 		}
 		for q, id := range s.Predictions(l.side) {
@@ -125,7 +125,7 @@ func hashOf(of ...any) uint64 {
 // next asks for the next token at the recorded position, of another server if
 // one dies meanwhile.
 func (r *replica) next(ctx context.Context, p recorded) (vllm.Completion, error) {
-	q := vllm.CompletionRequest{Prompt: vllm.Tokens(p.sentence.Real[:p.at]...), MaxTokens: 1, StopTokenIDs: r.stop}
+	q := vllm.CompletionRequest{Prompt: vllm.Tokens(p.from.Real[:p.at]...), MaxTokens: 1, StopTokenIDs: r.stop}
 	for try := 1; ; try++ {
 		client, generation, err := r.server.Client(ctx)
 		if err != nil {

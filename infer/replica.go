@@ -34,7 +34,7 @@ type replica struct {
 	server   Server
 	length   int                 // tokens that the served model takes
 	gate     *gate               // requests in flight
-	tokens   *semaphore.Weighted // KV cache, in tokens of the sentences in flight
+	tokens   *semaphore.Weighted // KV cache, in tokens of the texts in flight
 	capacity int64               // of tokens
 	set      *job.Settings
 	stop     *vllm.Sequence // ids at which the server stops
@@ -51,7 +51,7 @@ const (
 
 // finish generates the rest; what can't be had is marked at its sharers. Only
 // errors that end the whole task are returned.
-func (r *replica) finish(ctx context.Context, w *sentence, rest *rest) error {
+func (r *replica) finish(ctx context.Context, w *text, rest *rest) error {
 	err := r.generate(ctx, w, rest)
 	var failed *failedError
 	if errors.As(err, &failed) {
@@ -61,7 +61,7 @@ func (r *replica) finish(ctx context.Context, w *sentence, rest *rest) error {
 	return err
 }
 
-func (r *replica) generate(ctx context.Context, w *sentence, rest *rest) error {
+func (r *replica) generate(ctx context.Context, w *text, rest *rest) error {
 	for tries := 0; rest.wants() > 0; {
 		client, generation, err := r.server.Client(ctx)
 		if err != nil {
@@ -112,7 +112,7 @@ func sleep(ctx context.Context, d time.Duration) error {
 
 // send makes one request in the place that the caller holds at the gate, or
 // alone if the rest is suspected of killing servers.
-func (r *replica) send(ctx context.Context, client *vllm.Client, w *sentence, rest *rest) error {
+func (r *replica) send(ctx context.Context, client *vllm.Client, w *text, rest *rest) error {
 	if rest.crashes < crashesBeforeAlone {
 		return r.complete(ctx, client, w, rest)
 	}
@@ -125,7 +125,7 @@ func (r *replica) send(ctx context.Context, client *vllm.Client, w *sentence, re
 	return r.complete(ctx, client, w, rest)
 }
 
-func (r *replica) complete(ctx context.Context, client *vllm.Client, w *sentence, rest *rest) error {
+func (r *replica) complete(ctx context.Context, client *vllm.Client, w *text, rest *rest) error {
 	wants := rest.wants()
 	q := vllm.CompletionRequest{Prompt: w.encoded.Prompt(int(rest.At), rest.forced()...), MaxTokens: wants,
 		StopTokenIDs: r.stop, Margins: r.set.Margins || rest.audits != nil, Sampling: vllm.Sampling{Temperature: r.set.Temperature, TopP: r.set.TopP}}
@@ -172,9 +172,9 @@ func (r *replica) watch(ctx context.Context, stall time.Duration, giveUp context
 }
 
 // seed depends on the job's seed and the fork alone, never on order or shard.
-func seed(job int64, sentence string, rest *rest) int64 {
+func seed(job int64, text string, rest *rest) int64 {
 	b := rest.sharers[0]
 	h := sha256.New()
-	fmt.Fprintf(h, "%d\x00%s\x00%d\x00%d\x00%d", job, sentence, b.position, b.fork, len(rest.taken))
+	fmt.Fprintf(h, "%d\x00%s\x00%d\x00%d\x00%d", job, text, b.position, b.fork, len(rest.taken))
 	return int64(binary.LittleEndian.Uint64(h.Sum(nil)) >> 1)
 }

@@ -99,7 +99,7 @@ func (f *batchFile) fill(ctx context.Context, k int) error {
 	if err != nil {
 		return err
 	}
-	for s, err := range run.manifest.Sentences() {
+	for s, err := range run.manifest.Texts() {
 		if err != nil {
 			return errors.Join(err, log.Close())
 		}
@@ -120,7 +120,7 @@ func (f *batchFile) fill(ctx context.Context, k int) error {
 }
 
 // add puts what a row asks into the file, if it asks anything new.
-func (f *batchFile) add(ctx context.Context, s *job.Sentence, row *job.Result) error {
+func (f *batchFile) add(ctx context.Context, s *job.Text, row *job.Result) error {
 	if row.Status != results.OK {
 		return nil
 	}

@@ -82,7 +82,7 @@ func (g *goldRun) shard(ctx context.Context, k int) error {
 	kept := openJournal(ctx, g.Store, g.task(k), "gold", time.Minute)
 	asks, actx := errgroup.WithContext(ctx)
 	asks.SetLimit(g.client.InFlight())
-	err = g.sentences(ctx, run, func(s *job.Sentence, rows []job.Result) error {
+	err = g.texts(ctx, run, func(s *job.Text, rows []job.Result) error {
 		if judged != nil {
 			return g.known(ctx, s, rows, judged)
 		}
@@ -92,13 +92,13 @@ func (g *goldRun) shard(ctx context.Context, k int) error {
 	return errors.Join(err, asks.Wait(), kept.close())
 }
 
-// sentences calls f for each sentence with labels, with the rows that have one.
-func (g *goldRun) sentences(ctx context.Context, run *shardRun, f func(*job.Sentence, []job.Result) error) error {
+// texts calls f for each text with labels, with the rows that have one.
+func (g *goldRun) texts(ctx context.Context, run *shardRun, f func(*job.Text, []job.Result) error) error {
 	labelled := map[string]bool{}
 	for at := range g.want {
 		labelled[at.SentenceID] = true
 	}
-	for s, err := range run.manifest.Sentences() {
+	for s, err := range run.manifest.Texts() {
 		if err != nil {
 			return err
 		}
@@ -122,7 +122,7 @@ func (g *goldRun) sentences(ctx context.Context, run *shardRun, f func(*job.Sent
 	return nil
 }
 
-func (g *goldRun) take(s *job.Sentence, row *job.Result, v *job.Verdict) {
+func (g *goldRun) take(s *job.Text, row *job.Result, v *job.Verdict) {
 	at := agreement.Place{SentenceID: s.ID, Position: row.MismatchPosition}
 	g.sum.mu.Lock()
 	defer g.sum.mu.Unlock()
@@ -130,8 +130,8 @@ func (g *goldRun) take(s *job.Sentence, row *job.Result, v *job.Verdict) {
 }
 
 // known takes verdicts that are in the job.
-func (g *goldRun) known(ctx context.Context, s *job.Sentence, rows []job.Result, judged *job.Committed[job.Verdict]) error {
-	verdicts, err := judged.Sentence(ctx, s.Ordinal)
+func (g *goldRun) known(ctx context.Context, s *job.Text, rows []job.Result, judged *job.Committed[job.Verdict]) error {
+	verdicts, err := judged.Text(ctx, s.Ordinal)
 	if err != nil {
 		return err
 	}
@@ -148,7 +148,7 @@ func (g *goldRun) known(ctx context.Context, s *job.Sentence, rows []job.Result,
 }
 
 // ask asks for verdicts.
-func (g *goldRun) ask(ctx context.Context, asks *errgroup.Group, s *job.Sentence, rows []job.Result, kept *journal) {
+func (g *goldRun) ask(ctx context.Context, asks *errgroup.Group, s *job.Text, rows []job.Result, kept *journal) {
 	for i := range rows {
 		row := &rows[i]
 		g.order = append(g.order, agreement.Place{SentenceID: s.ID, Position: row.MismatchPosition})

@@ -15,8 +15,8 @@ import (
 	"tokenfork/internal/store"
 )
 
-// journal keeps verdicts on sentences that are not finished: parts hold whole
-// sentences, and a long one is thousands of questions. What it keeps is only
+// journal keeps verdicts on texts that are not finished: parts hold whole
+// texts, and a long one is thousands of questions. What it keeps is only
 // remembered answers; a part or a commit never depends on it.
 type journal struct {
 	store  store.Store
@@ -25,7 +25,7 @@ type journal struct {
 	done   chan struct{}
 
 	mu    sync.Mutex
-	fresh map[int64][]job.Verdict // by sentence, not yet kept
+	fresh map[int64][]job.Verdict // by text, not yet kept
 	next  int
 	err   error
 }
@@ -74,7 +74,7 @@ func (j *journal) add(v job.Verdict) error {
 	return j.err
 }
 
-// finished forgets a sentence that is in the log now.
+// finished forgets a text that is in the log now.
 func (j *journal) finished(ordinal int64) {
 	j.mu.Lock()
 	defer j.mu.Unlock()

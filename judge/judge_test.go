@@ -59,7 +59,7 @@ func example() *Question {
 		Row:   &job.Result{SentenceID: "s", SmallEntropy: ptr(0.5)}}
 }
 
-const seedText = `Compare these two sentence continuations and determine if they convey the same meaning:
+const seedText = `Compare these two text continuations and determine if they convey the same meaning:
 Context: It rained. We
 Small model continuation:  stayed home.
 Reference model continuation:  left.

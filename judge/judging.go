@@ -83,7 +83,7 @@ func Judgings(ctx context.Context, s store.Store) ([]Record, error) {
 
 // Accept gives a check of verdicts: each must answer the question that its
 // row's continuations ask.
-func (r Record) Accept(plan *job.Plan, text *tokenizer.Tokenizer) (func(*job.Sentence, *job.Result, *job.Verdict) error, error) {
+func (r Record) Accept(plan *job.Plan, text *tokenizer.Tokenizer) (func(*job.Text, *job.Result, *job.Verdict) error, error) {
 	p, err := newPrompt(r.PromptVersion, r.Prompt, r.Settings)
 	if err != nil {
 		return nil, err
@@ -93,7 +93,7 @@ func (r Record) Accept(plan *job.Plan, text *tokenizer.Tokenizer) (func(*job.Sen
 			r.ID(), p.Version, p.Hash, r.PromptHash)
 	}
 	f := Framer{Plan: plan, Text: text, Context: r.Settings.Context}
-	return func(s *job.Sentence, row *job.Result, v *job.Verdict) error {
+	return func(s *job.Text, row *job.Result, v *job.Verdict) error {
 		q := f.Question(s, row)
 		shown, err := p.Render(q, r.Settings, q.order(r.Settings))
 		if err != nil {
@@ -101,7 +101,7 @@ func (r Record) Accept(plan *job.Plan, text *tokenizer.Tokenizer) (func(*job.Sen
 		}
 		if q.hash(r.Judging, shown) != v.Question {
 			return failure.New(failure.Refused, "judge the job again: its continuations have changed since",
-				"the verdict at position %d of sentence %s answers another question", row.MismatchPosition, s.ID)
+				"the verdict at position %d of text %s answers another question", row.MismatchPosition, s.ID)
 		}
 		return nil
 	}, nil

@@ -46,8 +46,8 @@ type Fork struct {
 // Text is the whole continuation.
 func (f Fork) Text() string { return f.Token + f.Rest }
 
-// Question asks about a result of the sentence. Both its continuations must be there.
-func (f *Framer) Question(s *job.Sentence, r *job.Result) *Question {
+// Question asks about a result of the text. Both its continuations must be there.
+func (f *Framer) Question(s *job.Text, r *job.Result) *Question {
 	p := int(r.MismatchPosition) - f.Plan.Settings.FirstPosition
 	before, start, carry := f.context(s, p)
 	return &Question{Ordinal: s.Ordinal, Position: int32(p), Before: before, Start: start, Row: r,
@@ -57,7 +57,7 @@ func (f *Framer) Question(s *job.Sentence, r *job.Result) *Question {
 // context is the real text before p by the rule, in two pieces, and the bytes
 // of a character that is only begun at p: they are shown with the forks, which
 // may end it in two ways.
-func (f *Framer) context(s *job.Sentence, p int) (before, start string, carry []byte) {
+func (f *Framer) context(s *job.Text, p int) (before, start string, carry []byte) {
 	from := f.contextStart(s, p)
 	for from > 0 && from < p && !beginsCharacter(f.Text.Bytes(s.Real[from])) {
 		from++
@@ -94,7 +94,7 @@ func (f *Framer) bytes(ids []int32) (b []byte) {
 	return b
 }
 
-func (f *Framer) contextStart(s *job.Sentence, p int) int {
+func (f *Framer) contextStart(s *job.Text, p int) int {
 	switch f.Context.Kind {
 	case ByMismatch:
 		return previousMismatch(s, p)
@@ -109,7 +109,7 @@ func (f *Framer) contextStart(s *job.Sentence, p int) int {
 }
 
 // previousMismatch is where the context column of the mismatch at p starts.
-func previousMismatch(s *job.Sentence, p int) int {
+func previousMismatch(s *job.Text, p int) int {
 	i, _ := slices.BinarySearch(s.Mismatches, int32(p))
 	if i == 0 {
 		return 0

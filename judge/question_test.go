@@ -48,7 +48,7 @@ func TestContext(t *testing.T) {
 		{"mismatch", 4, "One dog.", " Two"},
 		{"sentences=1", 0, "", ""},
 	} {
-		s := &job.Sentence{Real: real, Mismatches: []int32{4, 12}}
+		s := &job.Text{Real: real, Mismatches: []int32{4, 12}}
 		f := framerOf(t, c.rule, words...)
 		before, start, carry := f.context(s, c.p)
 		if before != c.before || start != c.start || len(carry) > 0 {
@@ -58,7 +58,7 @@ func TestContext(t *testing.T) {
 }
 
 func TestContextBySentencesIsBounded(t *testing.T) {
-	s := &job.Sentence{Real: make([]int32, 2000)} // no end anywhere
+	s := &job.Text{Real: make([]int32, 2000)} // no end anywhere
 	f := framerOf(t, "sentences=2", "a", ".")
 	if before, start, _ := f.context(s, 1500); before != "" || len(start) != 512 {
 		t.Errorf("got %d and %d tokens, want 0 and 512", len(before), len(start))
@@ -69,7 +69,7 @@ func TestContextBySentencesIsBounded(t *testing.T) {
 // is begun before the fork is shown with both continuations.
 func TestCharactersStayWhole(t *testing.T) {
 	emoji := "🦊" // f0 9f a6 8a
-	s := &job.Sentence{Real: []int32{0, 1, 2, 3, 4, 1, 2, 0}}
+	s := &job.Text{Real: []int32{0, 1, 2, 3, 4, 1, 2, 0}}
 	f := framerOf(t, "tokens=4", "x", emoji[:2], emoji[2:3], emoji[3:], "é", emoji[2:]+"!", ".")
 
 	before, start, carry := f.context(s, 6) // from the third byte of the first emoji
@@ -138,7 +138,7 @@ func TestBlindOrder(t *testing.T) {
 
 func TestQuestion(t *testing.T) {
 	f := framerOf(t, "sentences=0", "I", " am", " here", ".", " gone")
-	s := &job.Sentence{Ordinal: 5, Real: []int32{0, 1, 2, 3}, Mismatches: []int32{2}}
+	s := &job.Text{Ordinal: 5, Real: []int32{0, 1, 2, 3}, Mismatches: []int32{2}}
 	r := &job.Result{MismatchPosition: 3, ContinuationSmallIDs: []int32{2, 3}, ContinuationReferenceIDs: []int32{4, 3}, FinishSmall: ptr("stop"), FinishReference: ptr("length")}
 	got := f.Question(s, r)
 	want := &Question{Ordinal: 5, Position: 2, Start: "I am", Row: r, Forks: [2]Fork{

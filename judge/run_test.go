@@ -50,17 +50,17 @@ func verdicts(t *testing.T, s store.Store, judging string) []job.Verdict {
 		if err != nil {
 			t.Fatal(err)
 		}
-		for x, err := range m.Sentences() {
+		for x, err := range m.Texts() {
 			if err != nil {
 				t.Fatal(err)
 			}
-			rows, err := c.Sentence(t.Context(), x.Ordinal)
+			rows, err := c.Text(t.Context(), x.Ordinal)
 			if err != nil {
 				t.Fatal(err)
 			}
 			for i, v := range rows {
-				if len(rows) != jobtest.PerSentence || v.Ordinal != x.Ordinal || v.Position != x.Mismatches[i] {
-					t.Fatalf("sentence %s: %d verdicts, the %d. at %d", x.ID, len(rows), i, v.Position)
+				if len(rows) != jobtest.PerText || v.Ordinal != x.Ordinal || v.Position != x.Mismatches[i] {
+					t.Fatalf("text %s: %d verdicts, the %d. at %d", x.ID, len(rows), i, v.Position)
 				}
 			}
 			all = append(all, rows...)
@@ -77,7 +77,7 @@ func TestRun(t *testing.T) {
 	if failure.Code(err) != failure.Partial || !strings.Contains(err.Error(), "1 of 100 mismatches got no verdict, 1 no_continuation") {
 		t.Fatalf("got %v", err)
 	}
-	// Of 5: position 3 is identical, position 4 the same in 2 kinds of sentences; one has failed.
+	// Of 5: position 3 is identical, position 4 the same in 2 kinds of texts; one has failed.
 	if questions, askings := f.counts(); questions != 3*20-1+2 || askings != questions {
 		t.Errorf("%d questions, asked %d times", questions, askings)
 	}
@@ -332,7 +332,7 @@ func TestAccept(t *testing.T) {
 		t.Fatal(err)
 	}
 	all := verdicts(t, s, judging.ID())
-	x := jobtest.Sentence(0)
+	x := jobtest.Text(0)
 	r := results.Reader{Plan: &j.Plan, Text: text}
 	for _, side := range job.Sides {
 		if r.Sides[side], err = job.OpenCommitted[job.Continuation](t.Context(), s, job.Task{Stage: "infer", Side: side.String(), Manifest: j.Shards[0].SHA256}); err != nil {

@@ -21,7 +21,7 @@ type shardRun struct {
 	log      *job.Log[job.Verdict]
 	before   *job.Committed[job.Verdict] // what a retry may keep; nil at the first try
 	journal  *journal
-	ordinals []int64        // all sentences of the shard
+	ordinals []int64        // all texts of the shard
 	open     sync.WaitGroup // questions without a verdict
 	drained  atomic.Bool    // some questions were not asked
 }
@@ -80,9 +80,9 @@ func (r *runner) open(ctx context.Context, k int) (*shardRun, error) {
 	return run, nil
 }
 
-// feed asks about the shard's open sentences and says whether it got through.
+// feed asks about the shard's open texts and says whether it got through.
 func (run *shardRun) feed(admit, ctx context.Context) (bool, error) {
-	for s, err := range run.manifest.Sentences() {
+	for s, err := range run.manifest.Texts() {
 		if err != nil {
 			return false, fmt.Errorf("read manifest of shard %d: %w", run.manifest.Index, err)
 		}
@@ -103,13 +103,13 @@ func (run *shardRun) feed(admit, ctx context.Context) (bool, error) {
 	return true, nil
 }
 
-// keep remembers what an earlier round knows of a sentence that has to be done
+// keep remembers what an earlier round knows of a text that has to be done
 // again. From a damaged part there is nothing to remember.
-func (run *shardRun) keep(ctx context.Context, s *job.Sentence) {
+func (run *shardRun) keep(ctx context.Context, s *job.Text) {
 	if run.before == nil {
 		return
 	}
-	verdicts, err := run.before.Sentence(ctx, s.Ordinal)
+	verdicts, err := run.before.Text(ctx, s.Ordinal)
 	if err != nil {
 		return
 	}
@@ -118,16 +118,16 @@ func (run *shardRun) keep(ctx context.Context, s *job.Sentence) {
 	}
 }
 
-// sentence collects the verdicts on a sentence.
-type sentence struct {
+// textVerdicts collects the verdicts on a text.
+type textVerdicts struct {
 	verdicts []job.Verdict
 	mu       sync.Mutex
 	left     int
 }
 
-// ask asks about each of the sentence's rows; false if it was told to stop.
-func (run *shardRun) ask(admit, ctx context.Context, s *job.Sentence, rows []job.Result) bool {
-	all := &sentence{verdicts: make([]job.Verdict, len(rows)), left: len(rows)}
+// ask asks about each of the text's rows; false if it was told to stop.
+func (run *shardRun) ask(admit, ctx context.Context, s *job.Text, rows []job.Result) bool {
+	all := &textVerdicts{verdicts: make([]job.Verdict, len(rows)), left: len(rows)}
 	for i := range rows {
 		if admit.Err() != nil || ctx.Err() != nil {
 			return false
@@ -149,7 +149,7 @@ func (run *shardRun) ask(admit, ctx context.Context, s *job.Sentence, rows []job
 	return true
 }
 
-func (run *shardRun) verdict(ctx context.Context, s *job.Sentence, row *job.Result) (job.Verdict, error) {
+func (run *shardRun) verdict(ctx context.Context, s *job.Text, row *job.Result) (job.Verdict, error) {
 	if row.Status != results.OK {
 		j := &run.judging
 		return job.Verdict{Ordinal: s.Ordinal, Position: int32(row.MismatchPosition) - int32(run.job.Settings.FirstPosition),
@@ -158,8 +158,8 @@ func (run *shardRun) verdict(ctx context.Context, s *job.Sentence, row *job.Resu
 	return run.judge.Ask(ctx, run.framer.Question(s, row))
 }
 
-// take keeps a verdict, and the sentence once it has all of its.
-func (run *shardRun) take(all *sentence, i int, v job.Verdict) error {
+// take keeps a verdict, and the text once it has all of its.
+func (run *shardRun) take(all *textVerdicts, i int, v job.Verdict) error {
 	run.sum.count(&v)
 	run.meter.Add(1)
 	if err := run.journal.add(v); err != nil {

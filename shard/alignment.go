@@ -20,7 +20,7 @@ type agreement struct {
 	same, sameOf int64
 }
 
-// count adds the rows of one sentence, or of a piece of one.
+// count adds the rows of one text, or of a piece of one.
 func (a *agreement) count(predictions, real []int32) {
 	for i, p := range predictions {
 		if p == table.NoPrediction {

@@ -9,7 +9,7 @@ import (
 	"tokenfork/internal/table"
 )
 
-// tally is what is summed over all sentences, in any order.
+// tally is what is summed over all texts, in any order.
 type tally struct {
 	agreement  agreement
 	positions  int64 // that could have been mismatches
@@ -20,12 +20,12 @@ type tally struct {
 	histograms [6][2][job.ValueBins]int64
 }
 
-// analyst works sentences out. It belongs to one goroutine at a time.
+// analyst works texts out. It belongs to one goroutine at a time.
 type analyst struct {
 	*planner
 	tally  tally
 	walker walker
-	whole  job.Sentence
+	whole  job.Text
 	writer *job.ManifestWriter
 	plain  []byte
 	counts []cell
@@ -42,10 +42,10 @@ func newAnalyst(p *planner) (*analyst, error) {
 	return a, err
 }
 
-// cell is a count of rates.parquet within a sentence.
+// cell is a count of rates.parquet within a text.
 type cell struct{ positions, mismatches int64 }
 
-// worked is what comes out of a sentence. What is taken from the pool keeps its
+// worked is what comes out of a text. What is taken from the pool keeps its
 // slices' memory.
 type worked struct {
 	planned    planned
@@ -60,9 +60,9 @@ type worked struct {
 
 var allWorked = sync.Pool{New: func() any { return new(worked) }}
 
-// work turns a sentence's rows into everything that is kept of it.
-func (a *analyst) work(s *sentence) *worked {
-	defer sentences.Put(s)
+// work turns a text's rows into everything that is kept of it.
+func (a *analyst) work(s *text) *worked {
+	defer textPool.Put(s)
 	a.align(s)
 	a.findMismatches(s)
 	out := allWorked.Get().(*worked)
@@ -84,7 +84,7 @@ func (a *analyst) work(s *sentence) *worked {
 }
 
 // align sets each prediction at the position it is for.
-func (a *analyst) align(s *sentence) {
+func (a *analyst) align(s *text) {
 	w := &a.whole
 	w.Ordinal, w.ID, w.Real, w.TokenType = s.ordinal, s.id, s.real, s.types
 	w.SetRowIDs(s.rowID)
@@ -124,7 +124,7 @@ func (a *analyst) compared(p int) (small, against int32) {
 
 // findMismatches lists the mismatches with the measures of their rows. Rows of
 // the instruction have none.
-func (a *analyst) findMismatches(s *sentence) {
+func (a *analyst) findMismatches(s *text) {
 	w := &a.whole
 	w.Mismatches = w.Mismatches[:0]
 	for _, m := range measuresOf(w) {
@@ -161,7 +161,7 @@ func (a *analyst) isPadding(id int32) int {
 
 // countRates counts positions and mismatches by place and class, and the
 // measures by bin.
-func (a *analyst) countRates(s *sentence, out *worked) {
+func (a *analyst) countRates(s *text, out *worked) {
 	w := &a.whole
 	mismatches := w.Mismatches
 	from := 0
@@ -178,7 +178,7 @@ const maxTypes = 16
 
 // countBin counts the positions of a bin into a.counts, by token type and class,
 // and says how many types there are.
-func (a *analyst) countBin(s *sentence, from, to int, mismatches *[]int32) (types int) {
+func (a *analyst) countBin(s *text, from, to int, mismatches *[]int32) (types int) {
 	w := &a.whole
 	types = 1
 	clear(a.counts)
@@ -238,7 +238,7 @@ func (a *analyst) emit(bin, types int, out *worked) {
 	}
 }
 
-// estimate works out what the sentence's forks cost.
+// estimate works out what the text's forks cost.
 func (a *analyst) estimate(out *worked) {
 	w := &a.whole
 	a.walker.text(w.Real)

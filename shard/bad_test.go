@@ -24,7 +24,7 @@ const (
 
 // small plans a small table without looking for its alignment.
 func small(t *testing.T, content string) Options {
-	o := options(t, 500, text("t.csv", content))
+	o := options(t, 500, inMemory("t.csv", content))
 	o.Settings.Alignment = "next"
 	return o
 }
@@ -44,26 +44,26 @@ func TestBadInput(t *testing.T) {
 		"no predictions":     {"a,b\n1,2\n", "t.csv: no column *_predictions; the table has a, b", "the study layout"},
 		"column twice":       {strings.Replace(r2rHead, "row_id", "data_id", 1) + goodR2R, `column "row_id" is missing`, ""},
 		"needed twice":       {strings.Replace(r2rHead, "\n", ",real_token\n", 1) + goodR2R, `column "real_token" is there twice`, "remove one"},
-		"unparsable cell":    {r2rHead + goodR2R + "3,5,3,abc,1,2,2\n", `t.csv:5: column real_token: "abc" is not a number`, "--on-bad-sentence skip"},
+		"unparsable cell":    {r2rHead + goodR2R + "3,5,3,abc,1,2,2\n", `t.csv:5: column real_token: "abc" is not a number`, "--on-bad-text skip"},
 		"float id":           {r2rHead + goodR2R + "3,5,3,12.5,1,2,2\n", `t.csv:5: column real_token: "12.5" is not a whole number`, ""},
 		"negative id":        {r2rHead + goodR2R + "3,5,3,-3,1,2,2\n", `t.csv:5: column real_token: "-3" is negative`, ""},
 		"large id":           {r2rHead + goodR2R + "9007199254740992,5,3,3,1,2,2\n", `t.csv:5: column row_id: "9007199254740992" is 2^53 or more`, ""},
 		"blank real token":   {r2rHead + goodR2R + "3,5,3,,1,2,2\n", "t.csv:5: column real_token: is blank", ""},
 		"blank row id":       {r2rHead + goodR2R + ",5,3,1,1,2,2\n", "t.csv:5: column row_id: is blank", ""},
 		"blank position":     {r2rHead + goodR2R + "3,5,,1,1,2,2\n", "t.csv:5: column token_id: is blank", ""},
-		"blank sentence":     {r2rHead + goodR2R + "3,,3,1,1,2,2\n", "t.csv:5: column data_id: is blank", "--sentence-id-type string"},
+		"blank text":         {r2rHead + goodR2R + "3,,3,1,1,2,2\n", "t.csv:5: column data_id: is blank", "--sentence-id-type string"},
 		"text among numbers": {r2rHead + goodR2R + "3,b7,3,1,1,2,2\n", `t.csv:5: column data_id: "b7" is not a number`, "--sentence-id-type string"},
-		"split sentence":     {r2rHead + goodR2R + "3,6,0,1,1,2,2\n4,5,3,1,1,2,2\n", "t.csv:6: sentence 5 goes on here, after other sentences; it began at t.csv:2", "sort the table by sentence"},
-		"interleaved":        {r2rHead + "0,5,0,10,1,11,11\n1,6,0,10,1,11,11\n2,5,1,11,1,12,12\n", "t.csv:4: sentence 5 goes on here", ""},
+		"split text":         {r2rHead + goodR2R + "3,6,0,1,1,2,2\n4,5,3,1,1,2,2\n", "t.csv:6: text 5 goes on here, after other texts; it began at t.csv:2", "sort the table by sentence_id"},
+		"interleaved":        {r2rHead + "0,5,0,10,1,11,11\n1,6,0,10,1,11,11\n2,5,1,11,1,12,12\n", "t.csv:4: text 5 goes on here", ""},
 		"duplicate position": {r2rHead + goodR2R + "3,5,2,1,1,2,2\n", "t.csv:5: column token_id: position 2 is there twice", ""},
 		"missing position":   {r2rHead + goodR2R + "3,5,5,1,1,2,2\n", "t.csv:5: column token_id: position 5 follows 2: 2 missing", ""},
 		"falling position":   {r2rHead + goodR2R + "3,5,1,1,1,2,2\n", "t.csv:5: column token_id: position 1 comes after 2", ""},
-		"late start":         {r2rHead + "0,5,2,10,1,11,11\n", "t.csv:2: sentence 5 begins at position 2, want 0 or 1", ""},
-		"two numberings":     {r2rHead + goodR2R + "3,6,1,10,1,11,11\n", "t.csv:5: sentence 6 begins at position 1, the ones before at 0", ""},
-		"falling row_id":     {r2rHead + goodR2R + "2,5,3,1,1,2,2\n", "t.csv:5: column row_id: row_id 2 comes after 2: it must rise within a sentence", ""},
+		"late start":         {r2rHead + "0,5,2,10,1,11,11\n", "t.csv:2: text 5 begins at position 2, want 0 or 1", ""},
+		"two numberings":     {r2rHead + goodR2R + "3,6,1,10,1,11,11\n", "t.csv:5: text 6 begins at position 1, the ones before at 0", ""},
+		"falling row_id":     {r2rHead + goodR2R + "2,5,3,1,1,2,2\n", "t.csv:5: column row_id: row_id 2 comes after 2: it must rise within a text", ""},
 		"unequal real tokens": {studyHead + "0,0,5,10,11,1,1,1,0,5,10,11,1,1,1\n1,1,5,11,12,1,1,1,1,5,13,12,1,1,1\n",
 			`t.csv:3: column 32.0_real_token: "13" differs between the two models: column 1.5_real_token has "11"`, ""},
-		"unequal sentences": {studyHead + "0,0,5,10,11,1,1,1,0,6,10,11,1,1,1\n", `t.csv:2: column 32.0_sentence_id: "6" differs between the two models: column 1.5_sentence_id has "5"`, ""},
+		"unequal texts":     {studyHead + "0,0,5,10,11,1,1,1,0,6,10,11,1,1,1\n", `t.csv:2: column 32.0_sentence_id: "6" differs between the two models: column 1.5_sentence_id has "5"`, ""},
 		"beyond vocabulary": {r2rHead + goodR2R + "3,5,3,510,1,2,2\n", `t.csv:5: column real_token: "510" is outside the vocabulary of 510 ids`, ""},
 		"prediction beyond": {r2rHead + goodR2R + "3,5,3,1,1,2,9999\n", `t.csv:5: column LLM_predictions: "9999" is outside the vocabulary of 510 ids`, ""},
 		"bad measure":       {studyHead + "0,0,5,10,11,high,1,1,0,5,10,11,1,1,1\n", `t.csv:2: column 1.5_entropy: "high" is not a number`, ""},
@@ -129,12 +129,12 @@ func TestTruncated(t *testing.T) {
 	}
 }
 
-func TestSkipBadSentences(t *testing.T) {
+func TestSkipBadTexts(t *testing.T) {
 	bad := "3,6,0,1,1,2,2\n4,6,1,x,1,2,2\n5,6,2,1,1,2,2\n" + // a bad cell
 		"6,7,0,1,1,2,2\n7,7,2,1,1,2,2\n" + // a gap
 		"8,8,3,1,1,2,2\n" // a late start
 	o := small(t, r2rHead+goodR2R+bad+"9,9,0,10,1,11,11\n10,9,1,11,1,12,13\n11,9,2,12,1,14,14\n")
-	o.Settings.OnBadSentence = "skip"
+	o.Settings.OnBadText = "skip"
 	j, e, err := Plan(t.Context(), o)
 	if err != nil {
 		t.Fatal(err)
@@ -142,18 +142,18 @@ func TestSkipBadSentences(t *testing.T) {
 	want := []job.Skipped{
 		{SentenceID: "6", Line: 6, Reason: `t.csv:6: column real_token: "x" is not a number`},
 		{SentenceID: "7", Line: 9, Reason: "t.csv:9: column token_id: position 2 follows 0: 1 missing"},
-		{SentenceID: "8", Line: 10, Reason: "t.csv:10: sentence 8 begins at position 3, the ones before at 0"},
+		{SentenceID: "8", Line: 10, Reason: "t.csv:10: text 8 begins at position 3, the ones before at 0"},
 	}
 	if !slices.Equal(j.Skipped, want) {
 		t.Errorf("skipped %+v", j.Skipped)
 	}
-	if e.Mismatches != 2 || e.Sentences != 2 || e.Rows != 12 {
+	if e.Mismatches != 2 || e.Texts != 2 || e.Rows != 12 {
 		t.Errorf("%+v", e)
 	}
 }
 
 func TestUnclearAlignment(t *testing.T) {
-	o := options(t, 500, text("t.csv", r2rHead+goodR2R))
+	o := options(t, 500, inMemory("t.csv", r2rHead+goodR2R))
 	_, _, err := Plan(t.Context(), o)
 	if err == nil || !strings.Contains(err.Error(), "cannot tell which position a row's predictions are for: 50.0 % of 2 are the next row's real token, 0.0 % of 3 their own row's") || !strings.Contains(failure.Hint(err), "--alignment next") {
 		t.Errorf("got %v, hint %s", err, failure.Hint(err))
@@ -166,18 +166,18 @@ func TestAlignmentOfTheWholeTable(t *testing.T) {
 	var b strings.Builder
 	b.WriteString(r2rHead)
 	n := 0
-	for sentence := range 400 {
+	for text := range 400 {
 		shift := 1
-		if sentence >= 100 {
+		if text >= 100 {
 			shift = 0
 		}
 		for p := range 1000 {
-			token := func(p int) int { return (p*p + 7*sentence) % 499 }
-			writeRow(&b, n, sentence, p, token(p), 1, token(p+shift), token(p+shift))
+			token := func(p int) int { return (p*p + 7*text) % 499 }
+			writeRow(&b, n, text, p, token(p), 1, token(p+shift), token(p+shift))
 			n++
 		}
 	}
-	o := options(t, 500, text("t.csv", b.String()))
+	o := options(t, 500, inMemory("t.csv", b.String()))
 	_, _, err := Plan(t.Context(), o)
 	if err == nil || !strings.Contains(err.Error(), "the head of the table says --alignment next, the whole table does not") {
 		t.Errorf("got %v", err)
@@ -196,7 +196,7 @@ func writeRow(b *strings.Builder, cells ...int) {
 }
 
 func TestFilesOfDifferentKinds(t *testing.T) {
-	o := options(t, 500, text("a.csv", r2rHead+goodR2R), text("b.csv", strings.Replace(r2rHead, ",LLM_predictions", "", 1)+"3,6,0,1,1,2\n"))
+	o := options(t, 500, inMemory("a.csv", r2rHead+goodR2R), inMemory("b.csv", strings.Replace(r2rHead, ",LLM_predictions", "", 1)+"3,6,0,1,1,2\n"))
 	o.Settings.Alignment, o.Settings.Trajectories = "next", job.Real
 	_, _, err := Plan(t.Context(), o)
 	if err == nil || !strings.Contains(err.Error(), "b.csv differs from a.csv: reference predictions in one of them only") {

@@ -37,7 +37,7 @@ func existing(ctx context.Context, s store.Store) (*job.Job, error) {
 func (p *planner) plan() (job.Plan, error) {
 	head := job.Plan{Format: job.Format, Settings: p.settings, Models: p.Models, Ends: p.Ends, Longest: p.total.longest,
 		Cost: [2]float64{p.total.cost[0] / 1e9, p.total.cost[1] / 1e9}}
-	head.Input = job.Input{Fingerprint: hex.EncodeToString(p.print.Sum(nil)), Rows: p.estimate.Rows, Sentences: p.estimate.Sentences}
+	head.Input = job.Input{Fingerprint: hex.EncodeToString(p.print.Sum(nil)), Rows: p.estimate.Rows, Texts: p.estimate.Texts}
 	for _, s := range p.Sources {
 		head.Input.Sources = append(head.Input.Sources, s.Name)
 	}
@@ -95,7 +95,7 @@ func (p *planner) manifests(ctx context.Context, head job.Plan) ([]job.Shard, er
 	g.SetLimit(manifestsAtOnce)
 	for k, s := range p.dealt {
 		g.Go(func() error {
-			said := job.Shard{Sentences: len(s), Cost: costOf(s)}
+			said := job.Shard{Texts: len(s), Cost: costOf(s)}
 			for _, x := range s {
 				said.Mismatches += int(x.mismatches)
 			}
@@ -111,7 +111,7 @@ func (p *planner) manifests(ctx context.Context, head job.Plan) ([]job.Shard, er
 	return shards, g.Wait()
 }
 
-// spooled yields the sentences from the spool.
+// spooled yields the texts from the spool.
 func (p *planner) spooled(ctx context.Context, all []planned) iter.Seq2[[]byte, error] {
 	return func(yield func([]byte, error) bool) {
 		for _, x := range all {
@@ -148,8 +148,8 @@ func (p *planner) sameInput() error {
 	}
 	was := p.before.Input
 	if was.Fingerprint != now.Input.Fingerprint {
-		return failure.New(failure.Refused, "plan into another place", "job %s was planned from another table: %s of %d rows and %d sentences (sha256 %.12s…), now %d rows and %d sentences (sha256 %.12s…)",
-			p.Store, strings.Join(was.Sources, ", "), was.Rows, was.Sentences, was.Fingerprint, now.Input.Rows, now.Input.Sentences, now.Input.Fingerprint)
+		return failure.New(failure.Refused, "plan into another place", "job %s was planned from another table: %s of %d rows and %d texts (sha256 %.12s…), now %d rows and %d texts (sha256 %.12s…)",
+			p.Store, strings.Join(was.Sources, ", "), was.Rows, was.Texts, was.Fingerprint, now.Input.Rows, now.Input.Texts, now.Input.Fingerprint)
 	}
 	if n := len(p.before.Shards); n != p.estimate.Shards {
 		return failure.New(failure.Refused, fmt.Sprintf("leave it as it is with --shards %d, or plan into another place", n), "job %s has %d shards, asked for are %d", p.Store, n, p.estimate.Shards)

@@ -20,7 +20,7 @@ const (
 	decodeAt       = 2500
 	prefillDoubles = 50_000
 	cacheBlock     = 16   // tokens the prefix cache shares at a time
-	leastCost      = 1e-6 // of a sentence, so that even idle ones are dealt out evenly
+	leastCost      = 1e-6 // of a text, so that even idle ones are dealt out evenly
 )
 
 // Work is what a side's server has to do, in tokens.
@@ -58,7 +58,7 @@ type walker struct {
 	last   int32 // furthest position of a prompt
 }
 
-// text prepares for the real tokens of a sentence.
+// text prepares for the real tokens of a text.
 func (w *walker) text(real []int32) {
 	n := len(real)
 	w.real = real

@@ -115,7 +115,7 @@ func TestCostGrowsWithPosition(t *testing.T) {
 	}
 }
 
-// TestBalance deals out 10,000 sentences of heavy-tailed cost.
+// TestBalance deals out 10,000 texts of heavy-tailed cost.
 func TestBalance(t *testing.T) {
 	r := rand.New(rand.NewPCG(2, 2))
 	for _, tail := range []float64{0.5, 1.5, 3} {
@@ -146,29 +146,29 @@ func TestBalance(t *testing.T) {
 			}
 			for i, k := range times {
 				if k != 1 {
-					t.Fatalf("sentence %d is in %d shards", i, k)
+					t.Fatalf("text %d is in %d shards", i, k)
 				}
 			}
 		}
 	}
 }
 
-// TestBalanceOfATable does so with the costs of a table of 10,000 sentences.
+// TestBalanceOfATable does so with the costs of a table of 10,000 texts.
 func TestBalanceOfATable(t *testing.T) {
-	p := newPlanner(options(t, 5000, text("t.csv", generated(t, 150_000, 15, 5000))))
+	p := newPlanner(options(t, 5000, inMemory("t.csv", generated(t, 150_000, 15, 5000))))
 	defer p.close()
 	if err := p.read(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	if p.estimate.Sentences < 10_000 {
-		t.Fatalf("%d sentences", p.estimate.Sentences)
+	if p.estimate.Texts < 10_000 {
+		t.Fatalf("%d texts", p.estimate.Texts)
 	}
 	longest := slices.MaxFunc(p.all, func(a, b planned) int { return cmp.Compare(a.cost, b.cost) }).cost
 	for _, n := range []int{1, 7, 64, 500} {
 		mean := costOf(p.all) / float64(n)
 		for _, s := range balance(p.all, n) {
 			if costOf(s) > 1.02*max(mean, longest) {
-				t.Errorf("%d shards: one costs %g, the mean is %g, the costliest sentence %g", n, costOf(s), mean, longest)
+				t.Errorf("%d shards: one costs %g, the mean is %g, the costliest text %g", n, costOf(s), mean, longest)
 			}
 		}
 	}

@@ -8,8 +8,8 @@ import (
 )
 
 // content appends what the fingerprint of the input is over: all that a manifest
-// says of the sentence but its cost, in a form that depends on nothing else.
-func content(dst []byte, s *job.Sentence) []byte {
+// says of the text but its cost, in a form that depends on nothing else.
+func content(dst []byte, s *job.Text) []byte {
 	for _, n := range [...]int64{s.Ordinal, int64(len(s.ID)), int64(len(s.Real)), int64(len(s.TokenType)), int64(len(s.Mismatches)), int64(len(s.RowRuns))} {
 		dst = binary.LittleEndian.AppendUint64(dst, uint64(n))
 	}

@@ -70,8 +70,8 @@ func (t *texts) of(id int32) *tokenText {
 	return known
 }
 
-// describe makes the rows of the sentence's mismatches.
-func (a *analyst) describe(s *sentence, out *worked) {
+// describe makes the rows of the text's mismatches.
+func (a *analyst) describe(s *text, out *worked) {
 	w := &a.whole
 	contexts := a.contexts()
 	out.mismatches = slices.Grow(out.mismatches, len(w.Mismatches))[:len(w.Mismatches)]

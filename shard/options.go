@@ -1,5 +1,5 @@
 // Package shard plans a job: it reads the table once, finds the mismatches,
-// and deals the sentences out to shards that cost about the same.
+// and deals the texts out to shards that cost about the same.
 package shard
 
 import (
@@ -43,7 +43,7 @@ type Shards struct {
 type Estimate struct {
 	Planned    bool // before: the job was there already and is as it would be now
 	Rows       int64
-	Sentences  int64
+	Texts      int64
 	Positions  int64 // that could have been mismatches
 	Mismatches int64
 	Padding    int64              // see job.Job

@@ -117,7 +117,7 @@ func (p *planner) read(ctx context.Context) error {
 		}
 		p.analysts <- a
 	}
-	if err := ordered.Map(ctx, workers, p.stitcher.sentences(follow(head, next)), p.work, p.collect); err != nil {
+	if err := ordered.Map(ctx, workers, p.stitcher.texts(follow(head, next)), p.work, p.collect); err != nil {
 		return err
 	}
 	return p.sum()
@@ -190,7 +190,7 @@ func (p *planner) settle(r *table.Reader, head []*table.Batch) error {
 		}
 	}
 	p.offset = s.PredictionOffset()
-	p.stitcher = &stitcher{skipBad: s.OnBadSentence == "skip", textIDs: s.SentenceIDType == table.String, firstPosition: first, seen: newSeen()}
+	p.stitcher = &stitcher{skipBad: s.OnBadText == "skip", textIDs: s.SentenceIDType == table.String, firstPosition: first, seen: newSeen()}
 	if !schema.HasTypes {
 		p.Logger.Warn("the table has no token_type: mismatches in prompts count too")
 	}
@@ -200,7 +200,7 @@ func (p *planner) settle(r *table.Reader, head []*table.Batch) error {
 	return nil
 }
 
-// firstPosition is that of the first sentence that begins at 0 or 1, -1 if none does.
+// firstPosition is that of the first text that begins at 0 or 1, -1 if none does.
 func firstPosition(head []*table.Batch) int64 {
 	last := ""
 	for i, b := range head {
@@ -229,13 +229,13 @@ func (p *planner) prepare(ctx context.Context, r *table.Reader) (err error) {
 }
 
 // work lends the sentence an analyst.
-func (p *planner) work(s *sentence) *worked {
+func (p *planner) work(s *text) *worked {
 	a := <-p.analysts
 	defer func() { p.analysts <- a }()
 	return a.work(s)
 }
 
-// collect takes the sentences' results in the table's order.
+// collect takes the texts' results in the table's order.
 func (p *planner) collect(w *worked) error {
 	defer allWorked.Put(w)
 	if w.err != nil {
@@ -243,7 +243,7 @@ func (p *planner) collect(w *worked) error {
 	}
 	p.print.Write(w.digest[:])
 	e := &p.estimate
-	e.Sentences++
+	e.Texts++
 	e.Mismatches += int64(w.planned.mismatches)
 	if w.tooLong != nil {
 		e.TooLong = append(e.TooLong, *w.tooLong)
@@ -272,12 +272,12 @@ func (p *planner) collect(w *worked) error {
 func (p *planner) tell() {
 	if now := time.Now(); now.Sub(p.told) > 30*time.Second {
 		p.told = now
-		p.Logger.Info("planning", "sentences", p.estimate.Sentences, "mismatches", p.estimate.Mismatches)
+		p.Logger.Info("planning", "sentences", p.estimate.Texts, "mismatches", p.estimate.Mismatches)
 	}
 }
 
 // sum brings the analysts' tallies together, checks what they found, and deals
-// the sentences out.
+// the texts out.
 func (p *planner) sum() error {
 	for range cap(p.analysts) {
 		p.total.add(&(<-p.analysts).tally)
@@ -309,7 +309,7 @@ func (p *planner) sum() error {
 	return p.spool.flush()
 }
 
-// shards is how many shards there are: never one without a sentence.
+// shards is how many shards there are: never one without a text.
 func (p *planner) shards(seconds float64) int {
 	n := p.Shards.Count
 	if n == 0 {

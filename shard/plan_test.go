@@ -71,7 +71,7 @@ func file(name string) table.Source {
 	return table.Source{Name: name, Open: func(context.Context) (io.ReadCloser, error) { return os.Open(name) }}
 }
 
-func text(name, content string) table.Source {
+func inMemory(name, content string) table.Source {
 	return table.Source{Name: name, Open: func(context.Context) (io.ReadCloser, error) {
 		return io.NopCloser(strings.NewReader(content)), nil
 	}}
@@ -87,7 +87,7 @@ func options(t testing.TB, vocab int, sources ...table.Source) Options {
 	m := job.Model{Name: "m", Fingerprint: model.Fingerprint{Config: "f"}, VocabSize: vocab + 10, MaxPositions: 1 << 20}
 	return Options{
 		Sources:    sources,
-		Settings:   job.Settings{Alignment: "auto", Trajectories: "own", Replay: true, MaxNewTokens: 128, OnBadSentence: "stop"},
+		Settings:   job.Settings{Alignment: "auto", Trajectories: "own", Replay: true, MaxNewTokens: 128, OnBadText: "stop"},
 		Models:     [2]job.Model{m, m},
 		Tokenizer:  tok,
 		Ends:       ends,
@@ -134,10 +134,10 @@ func objects(t testing.TB, s store.Store) map[string]string {
 	return all
 }
 
-func TestShardsCoverEachSentenceOnce(t *testing.T) {
+func TestShardsCoverEachTextOnce(t *testing.T) {
 	content := generated(t, 20_000, 80, 5000)
 	for _, shards := range []int{1, 3, 16, 100_000} {
-		o := options(t, 5000, text("t.csv", content))
+		o := options(t, 5000, inMemory("t.csv", content))
 		o.Shards.Count = shards
 		j, e := plan(t, o)
 		seen := map[int64]bool{}
@@ -147,15 +147,15 @@ func TestShardsCoverEachSentenceOnce(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if m.Shard != said || m.Of != len(j.Shards) || m.ID != j.ID || said.Sentences == 0 {
+			if m.Shard != said || m.Of != len(j.Shards) || m.ID != j.ID || said.Texts == 0 {
 				t.Errorf("manifest %d says %+v, job %+v", k, m.Shard, said)
 			}
-			for s, err := range m.Sentences() {
+			for s, err := range m.Texts() {
 				if err != nil {
 					t.Fatal(err)
 				}
 				if seen[s.Ordinal] {
-					t.Errorf("sentence %d twice", s.Ordinal)
+					t.Errorf("text %d twice", s.Ordinal)
 				}
 				seen[s.Ordinal] = true
 				mismatches += len(s.Mismatches)
@@ -164,26 +164,26 @@ func TestShardsCoverEachSentenceOnce(t *testing.T) {
 		}
 		withMismatches := 0
 		for _, s := range j.Shards {
-			withMismatches += s.Sentences
+			withMismatches += s.Texts
 		}
 		if len(seen) != withMismatches || int64(mismatches) != j.Mismatches || len(j.Shards) != min(shards, len(seen)) {
-			t.Errorf("%d shards: %d sentences, %d mismatches in %d shards; planned %d, %d", shards, len(seen), mismatches, len(j.Shards), withMismatches, j.Mismatches)
+			t.Errorf("%d shards: %d texts, %d mismatches in %d shards; planned %d, %d", shards, len(seen), mismatches, len(j.Shards), withMismatches, j.Mismatches)
 		}
 		if hours := e.GPUHours[0] + e.GPUHours[1]; cost < 3600*hours || cost > 3600*hours*1.001 {
-			t.Errorf("sentences cost %g s, the estimate is %g", cost, 3600*hours)
+			t.Errorf("texts cost %g s, the estimate is %g", cost, 3600*hours)
 		}
 	}
 }
 
 // TestDeterministic plans with one and several processors, from one file and
-// from pieces that break sentences.
+// from pieces that break texts.
 func TestDeterministic(t *testing.T) {
 	content := generated(t, 30_000, 500, 5000)
 	cut := strings.Index(content[len(content)/2:], "\n") + len(content)/2 + 1
 	header := content[:strings.Index(content, "\n")+1]
 	var want map[string]string
 	for _, procs := range []int{1, 2, 7} {
-		for _, sources := range [][]table.Source{{text("t.csv", content)}, {text("t.csv", content[:cut]), text("t2.csv", header+content[cut:])}} {
+		for _, sources := range [][]table.Source{{inMemory("t.csv", content)}, {inMemory("t.csv", content[:cut]), inMemory("t2.csv", header+content[cut:])}} {
 			before := runtime.GOMAXPROCS(procs)
 			o := options(t, 5000, sources...)
 			plan(t, o)
@@ -206,7 +206,7 @@ func TestDeterministic(t *testing.T) {
 
 func TestPlanAgain(t *testing.T) {
 	content := generated(t, 3000, 80, 5000)
-	o := options(t, 5000, text("t.csv", content))
+	o := options(t, 5000, inMemory("t.csv", content))
 	first, _ := plan(t, o)
 	before := objects(t, o.Store)
 	again, e := plan(t, o)
@@ -222,8 +222,8 @@ func TestPlanAgain(t *testing.T) {
 		"alignment": {func(o *Options) { o.Settings.Alignment = "same" }, `alignment is "next" there, "same" now`},
 		"models":    {func(o *Options) { o.Models[1].Fingerprint.Weights = "other" }, `reference model's weights is`},
 		"shards":    {func(o *Options) { o.Shards.Count = 2 }, "has 4 shards, asked for are 2"},
-		"input":     {func(o *Options) { o.Sources[0] = text("t.csv", generated(t, 3001, 80, 5000)) }, "was planned from another table: t.csv of 3000 rows"},
-		"a measure": {func(o *Options) { o.Sources[0] = text("t.csv", changedMeasure(content)) }, "was planned from another table"},
+		"input":     {func(o *Options) { o.Sources[0] = inMemory("t.csv", generated(t, 3001, 80, 5000)) }, "was planned from another table: t.csv of 3000 rows"},
+		"a measure": {func(o *Options) { o.Sources[0] = inMemory("t.csv", changedMeasure(content)) }, "was planned from another table"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			o := o
@@ -260,7 +260,7 @@ func changedMeasure(content string) string {
 // is taken, another's refused.
 func TestUnfinishedPlan(t *testing.T) {
 	content := generated(t, 3000, 80, 5000)
-	o := options(t, 5000, text("t.csv", content))
+	o := options(t, 5000, inMemory("t.csv", content))
 	plan(t, o)
 	want := objects(t, o.Store)
 	for _, key := range []string{job.Key, job.ManifestKey(2)} {
@@ -283,7 +283,7 @@ func TestUnfinishedPlan(t *testing.T) {
 
 func TestDryRun(t *testing.T) {
 	content := generated(t, 3000, 80, 5000)
-	o := options(t, 5000, text("t.csv", content))
+	o := options(t, 5000, inMemory("t.csv", content))
 	tmp := o.Tmp
 	got, err := DryRun(t.Context(), o)
 	if err != nil {

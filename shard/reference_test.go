@@ -93,7 +93,7 @@ func r2r(t *testing.T, dir string) string {
 }
 
 type mismatch struct {
-	Sentence                              string
+	Text                                  string
 	Position, Small, Reference, Real, Row int64
 	Context                               []int32
 	Measures                              []*float64
@@ -128,32 +128,32 @@ func TestMismatchesAsPandas(t *testing.T) {
 // inManifests compares the manifests with pandas' mismatches.
 func inManifests(t *testing.T, s store.Store, j *job.Job, want []mismatch) {
 	t.Helper()
-	bySentence := map[string][]mismatch{}
+	byText := map[string][]mismatch{}
 	for _, m := range want {
-		bySentence[m.Sentence] = append(bySentence[m.Sentence], m)
+		byText[m.Text] = append(byText[m.Text], m)
 	}
 	for k := range j.Shards {
 		m, err := job.OpenManifest(t.Context(), s, k)
 		if err != nil {
 			t.Fatal(err)
 		}
-		for x, err := range m.Sentences() {
+		for x, err := range m.Texts() {
 			if err != nil {
 				t.Fatal(err)
 			}
-			compareSentence(t, j, x, bySentence[x.ID])
-			delete(bySentence, x.ID)
+			compareText(t, j, x, byText[x.ID])
+			delete(byText, x.ID)
 		}
 	}
-	for id := range bySentence {
-		t.Errorf("sentence %s is in no manifest", id)
+	for id := range byText {
+		t.Errorf("text %s is in no manifest", id)
 	}
 }
 
-func compareSentence(t *testing.T, j *job.Job, x *job.Sentence, want []mismatch) {
+func compareText(t *testing.T, j *job.Job, x *job.Text, want []mismatch) {
 	t.Helper()
 	if len(x.Mismatches) != len(want) {
-		t.Fatalf("sentence %s has %d mismatches, want %d", x.ID, len(x.Mismatches), len(want))
+		t.Fatalf("text %s has %d mismatches, want %d", x.ID, len(x.Mismatches), len(want))
 	}
 	for i, p := range x.Mismatches {
 		w := want[i]
@@ -162,11 +162,11 @@ func compareSentence(t *testing.T, j *job.Job, x *job.Sentence, want []mismatch)
 			reference = x.Real[p]
 		}
 		row, _ := x.RowID(int64(p) - int64(j.Settings.PredictionOffset()))
-		got := mismatch{Sentence: x.ID, Position: int64(p), Small: int64(x.SmallPredictions[p]), Reference: int64(reference), Real: int64(x.Real[p]), Row: row}
+		got := mismatch{Text: x.ID, Position: int64(p), Small: int64(x.SmallPredictions[p]), Reference: int64(reference), Real: int64(x.Real[p]), Row: row}
 		for k, v := range w.Measures {
 			m := (*measuresOf(x)[k])[i]
 			if v == nil && m == m || v != nil && *v != m {
-				t.Errorf("sentence %s, position %d, %s: %g, want %v", x.ID, p, job.Measures[k], m, v)
+				t.Errorf("text %s, position %d, %s: %g, want %v", x.ID, p, job.Measures[k], m, v)
 			}
 		}
 		w.Context, w.Measures = nil, nil
@@ -203,7 +203,7 @@ func inFiles(t *testing.T, o Options, want []mismatch) {
 			t.Fatal(err)
 		}
 		x := want[i]
-		should := job.Mismatch{SentenceID: x.Sentence, Position: x.Position, TokenID: int32(x.Real), RealToken: o.Tokenizer.Decode([]int32{int32(x.Real)}),
+		should := job.Mismatch{SentenceID: x.Text, Position: x.Position, TokenID: int32(x.Real), RealToken: o.Tokenizer.Decode([]int32{int32(x.Real)}),
 			PredSmall: o.Tokenizer.Decode([]int32{int32(x.Small)}), PredReference: o.Tokenizer.Decode([]int32{int32(x.Reference)}),
 			PredSmallTokenID: int32(x.Small), PredReferenceTokenID: int32(x.Reference), Context: o.Tokenizer.Decode(x.Context), RowID: x.Row}
 		if *m != should {
@@ -314,7 +314,7 @@ func TestRates(t *testing.T) {
 		t.Fatal(err)
 	}
 	var positions, mismatches int64
-	sentences := map[string]bool{}
+	texts := map[string]bool{}
 	classes := map[string]int64{}
 	for x, err := range r.Rows() {
 		if err != nil {
@@ -322,14 +322,14 @@ func TestRates(t *testing.T) {
 		}
 		positions += x.Positions
 		mismatches += x.Mismatches
-		sentences[*x.SentenceID] = true
+		texts[*x.SentenceID] = true
 		classes[*x.TokenClass] += x.Positions
 		if *x.TokenType == 0 && x.Mismatches > 0 {
 			t.Error("mismatches in the instruction")
 		}
 	}
-	if positions != e.Rows-e.Sentences || positions != j.Positions || mismatches != j.Mismatches || int64(len(sentences)) != e.Sentences {
-		t.Errorf("%d positions, %d mismatches in %d sentences; want %d, %d, %d", positions, mismatches, len(sentences), e.Rows-e.Sentences, j.Mismatches, e.Sentences)
+	if positions != e.Rows-e.Texts || positions != j.Positions || mismatches != j.Mismatches || int64(len(texts)) != e.Texts {
+		t.Errorf("%d positions, %d mismatches in %d texts; want %d, %d, %d", positions, mismatches, len(texts), e.Rows-e.Texts, j.Mismatches, e.Texts)
 	}
 	if len(classes) < 2 {
 		t.Errorf("classes %v", slices.Sorted(maps.Keys(classes)))

@@ -6,7 +6,7 @@ import (
 	"strconv"
 )
 
-// seen remembers which sentences there were, in few bytes each: numbers that
+// seen remembers which texts there were, in few bytes each: numbers that
 // rise above all before, as they mostly do, in a slice; others and texts by hash.
 type seen struct {
 	highest []int64 // each above the numbers that came before it
@@ -20,7 +20,7 @@ func newSeen() seen {
 	return seen{others: map[[2]uint64]int64{}, seeds: [2]maphash.Seed{maphash.MakeSeed(), maphash.MakeSeed()}, top: -1 << 63}
 }
 
-// add notes a sentence and the line it begins at; if it was there before, it
+// add notes a text and the line it begins at; if it was there before, it
 // gives the line of that.
 func (s *seen) add(id string, line int64) (before int64, isNew bool) {
 	n, err := strconv.ParseInt(id, 10, 64)

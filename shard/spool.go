@@ -11,7 +11,7 @@ import (
 	"tokenfork/internal/job"
 )
 
-// spool keeps sentences, as manifests will have them, in a temporary file until
+// spool keeps texts, as manifests will have them, in a temporary file until
 // they can be balanced over shards.
 type spool struct {
 	file *os.File
@@ -64,7 +64,7 @@ func (sp *spool) flush() error {
 	return nil
 }
 
-// read gives a sentence back. It may be called from many goroutines.
+// read gives a text back. It may be called from many goroutines.
 func (sp *spool) read(at int64, size int) ([]byte, error) {
 	packed := make([]byte, size)
 	if _, err := sp.file.ReadAt(packed, at); err != nil {
@@ -78,7 +78,7 @@ func (sp *spool) remove() {
 	os.Remove(sp.file.Name())
 }
 
-// measuresOf are the sentence's measures in the order of job.Measures.
-func measuresOf(s *job.Sentence) [6]*[]float64 {
+// measuresOf are the text's measures in the order of job.Measures.
+func measuresOf(s *job.Text) [6]*[]float64 {
 	return [6]*[]float64{&s.SmallEntropy, &s.SmallAU, &s.SmallEU, &s.ReferenceEntropy, &s.ReferenceAU, &s.ReferenceEU}
 }

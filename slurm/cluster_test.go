@@ -76,7 +76,7 @@ func writeJob(t *testing.T, folder string, shards int) {
 	t.Helper()
 	j := job.Job{Plan: job.Plan{Format: job.Format, ID: "0123456789abcdef", Settings: job.Settings{Trajectories: job.Own}}, Mismatches: int64(perShard * shards)}
 	for range shards {
-		j.Shards = append(j.Shards, job.Shard{Mismatches: perShard, Sentences: 1})
+		j.Shards = append(j.Shards, job.Shard{Mismatches: perShard, Texts: 1})
 	}
 	raw, err := json.Marshal(j)
 	if err != nil {

@@ -20,7 +20,7 @@ type cli struct {
 	Predict predictCmd `cmd:"" help:"Make a table from texts: what both models would say at each position."`
 
 	Run    runCmd    `cmd:"" help:"Plan, infer, judge and merge, on this machine."`
-	Plan   planCmd   `cmd:"" help:"Find a table's mismatches and deal its sentences out to shards."`
+	Plan   planCmd   `cmd:"" help:"Find a table's mismatches and deal its texts out to shards."`
 	Infer  inferCmd  `cmd:"" help:"Carry every fork on to the end of its sentence."`
 	Judge  judgeCmd  `cmd:"" help:"Ask a judge whether the two continuations of each mismatch mean the same."`
 	Merge  mergeCmd  `cmd:"" help:"Put the finished parts together: results as Arrow, Parquet and CSV."`

@@ -53,7 +53,7 @@ func summaryOf(t *testing.T, dir string) (s merge.Summary) {
 	return s
 }
 
-// However the sentences were dealt out, be it to more shards than are merged at
+// However the texts were dealt out, be it to more shards than are merged at
 // once, the results are the same bytes.
 func TestMergeIsTheSameForAnyShards(t *testing.T) {
 	one, many := jobtest.Make(t, 70, 1).String(), jobtest.Make(t, 70, 67).String()
@@ -68,7 +68,7 @@ func TestMergeIsTheSameForAnyShards(t *testing.T) {
 		}
 	}
 	if s := summaryOf(t, many); len(s.R2RLeftOut) != 1 || s.R2RLeftOut[0] != "s2" || bytes.Contains(read(t, many, merge.R2RKey), []byte("\ns2,")) {
-		t.Errorf("the sentence without all verdicts is not left out: %v", s.R2RLeftOut)
+		t.Errorf("the text without all verdicts is not left out: %v", s.R2RLeftOut)
 	}
 }
 
@@ -145,7 +145,7 @@ func TestMergeRefusesRowsThatDiffer(t *testing.T) {
 	broken := false
 	tokenfork(t, 0, "judge --job "+a+" --judge "+fakeJudge(t, &broken))
 	tokenfork(t, 0, "judge --job "+b+" --judge "+fakeJudgeSaying(t, true))
-	if said := tokenfork(t, failure.Refused, "merge "+a+" "+b+" --out "+out); !strings.Contains(said, "jobs 1 and 2 of those named have sentence s0 both, and differ at position 2") {
+	if said := tokenfork(t, failure.Refused, "merge "+a+" "+b+" --out "+out); !strings.Contains(said, "jobs 1 and 2 of those named have text s0 both, and differ at position 2") {
 		t.Errorf("got %s", said)
 	}
 	if _, err := os.Stat(filepath.Join(out, merge.CSVKey)); err == nil {
@@ -160,7 +160,7 @@ func TestMergeJobsOfTwoTables(t *testing.T) {
 	a, b, out := jobtest.Make(t, 2, 1).String(), jobtest.Make(t, 2, 2).String(), filepath.Join(t.TempDir(), "out")
 	edit(t, b, func(j *job.Job) { j.Input.Fingerprint = "another" })
 	merging := "merge --judge none " + a + " " + b + " --out " + out
-	if said := tokenfork(t, failure.Refused, merging); !strings.Contains(said, "sentence s0 is in "+a+" and in "+b) || !strings.Contains(said, "--tag "+b+"=NAME") {
+	if said := tokenfork(t, failure.Refused, merging); !strings.Contains(said, "text s0 is in "+a+" and in "+b) || !strings.Contains(said, "--tag "+b+"=NAME") {
 		t.Errorf("got %s", said)
 	}
 	tokenfork(t, 0, merging+" --tag "+b+"=second")

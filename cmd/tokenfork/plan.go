@@ -58,7 +58,7 @@ type tableFlags struct {
 	Reference      string   `placeholder:"NAME" help:"Reference model, as the table names it (default: 32.0)."`
 	Alignment      string   `enum:"auto,next,same" default:"auto" help:"Whether a row predicts the next token or its own: auto, next or same."`
 	SentenceIDType string   `name:"sentence-id-type" enum:"auto,int64,string" default:"auto" help:"auto, int64 or string."`
-	OnBadSentence  string   `enum:"stop,skip" default:"stop" help:"What to do with a sentence that has a bad row: stop, or skip it and list it."`
+	OnBadText      string   `aliases:"on-bad-sentence" enum:"stop,skip" default:"stop" help:"What to do with a text that has a bad row: stop, or skip it and list it."`
 }
 
 // labelFlags decide what the results say; the job keeps them.
@@ -191,7 +191,7 @@ func (f *labelFlags) audit() (float64, error) {
 }
 
 func (f *tableFlags) settle(s *job.Settings) {
-	s.Small, s.Reference, s.Alignment, s.OnBadSentence = f.Small, f.Reference, f.Alignment, f.OnBadSentence
+	s.Small, s.Reference, s.Alignment, s.OnBadText = f.Small, f.Reference, f.Alignment, f.OnBadText
 	if f.Layout != "auto" {
 		s.Layout = f.Layout
 	}

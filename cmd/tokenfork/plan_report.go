@@ -13,7 +13,7 @@ import (
 	"tokenfork/shard"
 )
 
-// mostListed bounds the lists of sentences that are printed; job.json has all.
+// mostListed bounds the lists of texts that are printed; job.json has all.
 const mostListed = 10
 
 // lines prints and keeps the first error.
@@ -30,8 +30,8 @@ func (l *lines) add(format string, args ...any) {
 // describePlan says what a plan comes to.
 func describePlan(w io.Writer, e *shard.Estimate) error {
 	l := &lines{w: w}
-	l.add("%s rows in %s sentences; predictions are for the %s position (%.1f %% are the next row's real token, %.1f %% their own row's)",
-		count(e.Rows), count(e.Sentences), e.Alignment, 100*e.Evidence["next"], 100*e.Evidence["same"])
+	l.add("%s rows in %s texts; predictions are for the %s position (%.1f %% are the next row's real token, %.1f %% their own row's)",
+		count(e.Rows), count(e.Texts), e.Alignment, 100*e.Evidence["next"], 100*e.Evidence["same"])
 	l.add("%s mismatches, %.2f %% of %s positions", count(e.Mismatches), percent(e.Mismatches, e.Positions), count(e.Positions))
 	for _, side := range job.Sides {
 		work := e.Work[side]
@@ -46,8 +46,8 @@ func describePlan(w io.Writer, e *shard.Estimate) error {
 	if e.Padding > 0 {
 		l.add("%s ids are padding of the vocabulary: they stand for no token", count(e.Padding))
 	}
-	l.sentences("left out", len(e.Skipped), func(i int) string { return e.Skipped[i].SentenceID + ": " + e.Skipped[i].Reason })
-	l.sentences("too long for a model in parts", len(e.TooLong), func(i int) string {
+	l.texts("left out", len(e.Skipped), func(i int) string { return e.Skipped[i].SentenceID + ": " + e.Skipped[i].Reason })
+	l.texts("too long for a model in parts", len(e.TooLong), func(i int) string {
 		t := e.TooLong[i]
 		return fmt.Sprintf("%s: %d tokens, %d mismatches will be listed as context_length", t.SentenceID, t.Tokens, t.Mismatches)
 	})
@@ -88,11 +88,11 @@ func (c *planCmd) describeLayout(ctx context.Context, w io.Writer, sides []job.S
 	return l.err
 }
 
-func (l *lines) sentences(what string, n int, line func(int) string) {
+func (l *lines) texts(what string, n int, line func(int) string) {
 	if n == 0 {
 		return
 	}
-	l.add("%d sentences %s:", n, what)
+	l.add("%d texts %s:", n, what)
 	for i := range min(n, mostListed) {
 		l.add("  %s", line(i))
 	}

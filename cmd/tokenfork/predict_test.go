@@ -16,8 +16,8 @@ import (
 	"tokenfork/internal/vllm/vllmtest"
 )
 
-// readTable gives the columns of a CSV table by sentence.
-func readTable(t *testing.T, name, sentence string, columns ...string) map[string][][]int32 {
+// readTable gives the columns of a CSV table by text.
+func readTable(t *testing.T, name, text string, columns ...string) map[string][][]int32 {
 	t.Helper()
 	f, err := os.Open(name)
 	if err != nil {
@@ -30,7 +30,7 @@ func readTable(t *testing.T, name, sentence string, columns ...string) map[strin
 	}
 	out := map[string][][]int32{}
 	for _, row := range rows[1:] {
-		id := row[slices.Index(rows[0], sentence)]
+		id := row[slices.Index(rows[0], text)]
 		var values []int32
 		for _, column := range columns {
 			n, err := strconv.ParseFloat(row[slices.Index(rows[0], column)], 64)

@@ -17,7 +17,7 @@ type reportCmd struct {
 	jobFlags  `embed:""`
 	Out       string `placeholder:"DIR|s3://…" help:"Where the report goes (default: report in the job)."`
 	Seed      uint64 `default:"1" help:"Seed of the bootstrap and of the choice of examples."`
-	Resamples int    `default:"1000" help:"Bootstrap resamples of whole sentences."`
+	Resamples int    `default:"1000" help:"Bootstrap resamples of whole texts."`
 	Gold      string `type:"existingfile" placeholder:"FILE" help:"Human labels, as for judge --gold: how often the judge is right at each confidence."`
 }
 

@@ -239,7 +239,7 @@ index = pd.read_csv(table).rename(columns={"1.5_sentence_id": "data_id", "1.5_to
 verdicts = pd.read_csv(folder + "/r2r.csv")
 results = pd.read_parquet(folder + "/results.parquet")
 left_out = set(json.load(open(folder + "/summary.json")).get("r2r_left_out", []))
-assert not left_out & set(verdicts.data_id.astype(str)), "a sentence that is left out is there"
+assert not left_out & set(verdicts.data_id.astype(str)), "a text that is left out is there"
 kept = results[~results.sentence_id.astype(str).isin(left_out)]
 assert len(kept) == len(verdicts) > 0, (len(kept), len(verdicts))
 verdicts["token_id"] -= 1
@@ -249,7 +249,7 @@ assert merged.mismatch.sum() == len(verdicts), "verdicts without a token"
 assert (merged[merged.mismatch == 1].prediction == verdicts.pred_small_token.values).all(), "a verdict is at another token's prediction"
 assert pd.to_numeric(verdicts.divergent).isin([0, 1]).all()
 assert (verdicts.divergent.values == (~kept.meaning_match.astype(bool)).astype(int).values).all()
-print(len(verdicts), "verdicts,", len(left_out), "sentences left out")
+print(len(verdicts), "verdicts,", len(left_out), "texts left out")
 `
 
 func (m *mainJob) r2r(t *testing.T, first string) {

@@ -11,14 +11,14 @@ import (
 	"tokenfork/internal/store"
 )
 
-// Committed reads a finished task's rows sentence by sentence. Asked in
+// Committed reads a finished task's rows text by text. Asked in
 // roughly the order in which they were made, it holds few parts at a time.
 type Committed[T Row] struct {
 	store  store.Store
 	task   Task
 	commit *Commit
-	at     map[int64]int // sentence -> index of its part
-	left   []int         // sentences of each part not yet asked for
+	at     map[int64]int // text -> index of its part
+	left   []int         // texts of each part not yet asked for
 	parts  map[int]map[int64][]T
 }
 
@@ -30,10 +30,10 @@ func OpenCommitted[T Row](ctx context.Context, s store.Store, t Task) (*Committe
 	}
 	r := &Committed[T]{store: s, task: t, commit: c, at: map[int64]int{}, parts: map[int]map[int64][]T{}}
 	for i, p := range c.Parts {
-		r.left = append(r.left, len(p.Sentences))
-		for _, n := range p.Sentences {
+		r.left = append(r.left, len(p.Texts))
+		for _, n := range p.Texts {
 			if _, twice := r.at[n]; twice {
-				return nil, failure.New(failure.Refused, "remove the commit: the task then goes on from its parts", "commit of %s lists sentence %d twice", t, n)
+				return nil, failure.New(failure.Refused, "remove the commit: the task then goes on from its parts", "commit of %s lists text %d twice", t, n)
 			}
 			r.at[n] = i
 		}
@@ -72,7 +72,7 @@ func (r *Committed[T]) Damaged(ctx context.Context) bool {
 
 // Verify reads every part that the commit lists and gives all that is wrong;
 // err says that the store could not be read.
-// The shard's sentences are want's, each with so many rows; see, if not nil,
+// The shard's texts are want's, each with so many rows; see, if not nil,
 // is shown every row that counts.
 func (r *Committed[T]) Verify(ctx context.Context, want map[int64]int, see func(*T)) (wrong []error, err error) {
 	say := func(format string, args ...any) {
@@ -80,7 +80,7 @@ func (r *Committed[T]) Verify(ctx context.Context, want map[int64]int, see func(
 	}
 	for n := range want {
 		if _, ok := r.at[n]; !ok {
-			say("lacks sentence %d", n)
+			say("lacks text %d", n)
 		}
 	}
 	rows, failed := 0, 0
@@ -92,10 +92,10 @@ func (r *Committed[T]) Verify(ctx context.Context, want map[int64]int, see func(
 		} else if err != nil {
 			return nil, err
 		}
-		for _, n := range said.Sentences {
+		for _, n := range said.Texts {
 			got := r.parts[i][n]
 			if len(got) != want[n] {
-				say("has %d rows of sentence %d, planned were %d", len(got), n, want[n])
+				say("has %d rows of text %d, planned were %d", len(got), n, want[n])
 			}
 			for k := range got {
 				if got[k].Failed() {
@@ -117,12 +117,12 @@ func (r *Committed[T]) Verify(ctx context.Context, want map[int64]int, see func(
 // Commit is the task's commit.
 func (r *Committed[T]) Commit() *Commit { return r.commit }
 
-// Sentence gives the rows of a sentence, each once: its part may be asked for
-// a sentence one time.
-func (r *Committed[T]) Sentence(ctx context.Context, ordinal int64) ([]T, error) {
+// Text gives the rows of a text, each once: its part may be asked for
+// a text one time.
+func (r *Committed[T]) Text(ctx context.Context, ordinal int64) ([]T, error) {
 	i, ok := r.at[ordinal]
 	if !ok {
-		return nil, failure.New(failure.Refused, "remove the commit: the task then goes on from its parts", "commit of %s lacks sentence %d", r.task, ordinal)
+		return nil, failure.New(failure.Refused, "remove the commit: the task then goes on from its parts", "commit of %s lacks text %d", r.task, ordinal)
 	}
 	if r.parts[i] == nil {
 		if err := r.load(ctx, i); err != nil {
@@ -151,12 +151,12 @@ func (r *Committed[T]) load(ctx context.Context, i int) error {
 		return err
 	}
 	counts := map[int64]bool{}
-	for _, n := range said.Sentences {
+	for _, n := range said.Texts {
 		counts[n] = true
 	}
 	rows := map[int64][]T{}
 	for _, row := range p.rows {
-		if n := row.SentenceOrdinal(); counts[n] {
+		if n := row.TextOrdinal(); counts[n] {
 			rows[n] = append(rows[n], row)
 		}
 	}

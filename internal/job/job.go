@@ -83,7 +83,7 @@ type Settings struct {
 	Seed           int64   `json:"seed"`
 	Margins        bool    `json:"margins"`
 	Deterministic  bool    `json:"deterministic"`
-	OnBadSentence  string  `json:"on_bad_sentence"`
+	OnBadText      string  `json:"on_bad_sentence"`
 }
 
 // Servers lists the sides whose servers the trajectories need.
@@ -124,7 +124,7 @@ type Input struct {
 	Fingerprint string   `json:"fingerprint"` // sha256
 	Sources     []string `json:"sources"`     // as given, for people
 	Rows        int64    `json:"rows"`
-	Sentences   int64    `json:"sentences"`
+	Texts       int64    `json:"sentences"`
 }
 
 // Plan is the shared head of job.json and of every manifest.
@@ -142,7 +142,7 @@ type Plan struct {
 // Shard says what a manifest holds.
 type Shard struct {
 	SHA256     string  `json:"sha256"`
-	Sentences  int     `json:"sentences"`
+	Texts      int     `json:"sentences"`
 	Mismatches int     `json:"mismatches"`
 	Cost       float64 `json:"cost"` // predicted, see shard.Cost
 }
@@ -161,14 +161,14 @@ type Job struct {
 	Sum        string             `json:"sha256,omitempty"` // see SealJSON
 }
 
-// Skipped is a sentence that --on-bad-sentence skip left out.
+// Skipped is a text that --on-bad-text skip left out.
 type Skipped struct {
 	SentenceID string `json:"sentence_id"`
 	Line       int64  `json:"line"`
 	Reason     string `json:"reason"`
 }
 
-// TooLong is a sentence with mismatches that do not fit a model's context:
+// TooLong is a text with mismatches that do not fit a model's context:
 // they are planned, and infer lists them as context_length.
 type TooLong struct {
 	SentenceID string `json:"sentence_id"`

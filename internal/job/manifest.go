@@ -13,10 +13,10 @@ import (
 	"tokenfork/internal/store"
 )
 
-// Sentence is one text of a manifest. With n real tokens, positions run from
+// Text is one text of a manifest. With n real tokens, positions run from
 // 0 to n-1 (the table's numbering less Settings.FirstPosition); the slices by
 // mismatch are parallel to Mismatches.
-type Sentence struct {
+type Text struct {
 	Ordinal   int64   `col:"ordinal"` // place in the input, from 0
 	ID        string  `col:"sentence_id"`
 	RowRuns   []int64 `col:"row_runs"`   // the n row ids as runs of consecutive ones: the first and how many
@@ -40,8 +40,8 @@ type Sentence struct {
 	Cost float64 `col:"cost"`
 }
 
-// SetRowIDs says which rows of the table the sentence is.
-func (s *Sentence) SetRowIDs(ids []int64) {
+// SetRowIDs says which rows of the table the text is.
+func (s *Text) SetRowIDs(ids []int64) {
 	s.RowRuns = s.RowRuns[:0]
 	for i := 0; i < len(ids); {
 		first := i
@@ -51,8 +51,8 @@ func (s *Sentence) SetRowIDs(ids []int64) {
 	}
 }
 
-// RowID is the id of the k-th row; false if the sentence has fewer.
-func (s *Sentence) RowID(k int64) (id int64, ok bool) {
+// RowID is the id of the k-th row; false if the text has fewer.
+func (s *Text) RowID(k int64) (id int64, ok bool) {
 	for i := 0; i+1 < len(s.RowRuns); i += 2 {
 		first, n := s.RowRuns[i], s.RowRuns[i+1]
 		if k < n {
@@ -64,14 +64,14 @@ func (s *Sentence) RowID(k int64) (id int64, ok bool) {
 }
 
 // Predictions are the recorded predictions of the side's model.
-func (s *Sentence) Predictions(side Side) []int32 {
+func (s *Text) Predictions(side Side) []int32 {
 	if side == Small {
 		return s.SmallPredictions
 	}
 	return s.ReferencePredictions
 }
 
-// Header is what a manifest says beside its sentences: all that a task needs
+// Header is what a manifest says beside its texts: all that a task needs
 // but the models.
 type Header struct {
 	Plan
@@ -82,30 +82,30 @@ type Header struct {
 
 const headerKey = "tokenfork_manifest"
 
-// ManifestWriter encodes sentences, one by one, as pieces of manifests yet to
-// be written: which shard a sentence belongs to is known only when all costs
+// ManifestWriter encodes texts, one by one, as pieces of manifests yet to
+// be written: which shard a text belongs to is known only when all costs
 // are. Encode belongs to one goroutine, Write to any.
-type ManifestWriter struct{ pieces *columnar.Pieces[Sentence] }
+type ManifestWriter struct{ pieces *columnar.Pieces[Text] }
 
 // NewManifestWriter prepares to encode.
 func NewManifestWriter() (*ManifestWriter, error) {
-	p, err := columnar.NewPieces[Sentence]()
+	p, err := columnar.NewPieces[Text]()
 	return &ManifestWriter{p}, err
 }
 
-// Encode gives the sentence's piece, appended to dst.
-func (m *ManifestWriter) Encode(dst []byte, s *Sentence) ([]byte, error) {
+// Encode gives the text's piece, appended to dst.
+func (m *ManifestWriter) Encode(dst []byte, s *Text) ([]byte, error) {
 	piece, err := m.pieces.Row(dst, s)
 	if err != nil {
-		return nil, fmt.Errorf("encode sentence %s: %w", s.ID, err)
+		return nil, fmt.Errorf("encode text %s: %w", s.ID, err)
 	}
 	return piece, nil
 }
 
-// Write writes a manifest of encoded sentences, in ascending order of ordinal:
+// Write writes a manifest of encoded texts, in ascending order of ordinal:
 // a sealed zstd-compressed Arrow stream with the header in its schema. It
 // returns the seal's hash.
-func (m *ManifestWriter) Write(w io.Writer, h Header, sentences iter.Seq2[[]byte, error]) (sum string, err error) {
+func (m *ManifestWriter) Write(w io.Writer, h Header, texts iter.Seq2[[]byte, error]) (sum string, err error) {
 	h.Shard.SHA256 = ""
 	said, err := json.Marshal(h)
 	if err != nil {
@@ -119,7 +119,7 @@ func (m *ManifestWriter) Write(w io.Writer, h Header, sentences iter.Seq2[[]byte
 	if _, err := sealed.Write(head); err != nil {
 		return "", fmt.Errorf("write manifest: %w", err)
 	}
-	for piece, err := range sentences {
+	for piece, err := range texts {
 		if err != nil {
 			return "", err
 		}
@@ -160,7 +160,7 @@ func parseManifest(b []byte) (*Manifest, error) {
 	if err != nil {
 		return nil, err
 	}
-	r, err := columnar.ReadStream[Sentence](bytes.NewReader(body))
+	r, err := columnar.ReadStream[Text](bytes.NewReader(body))
 	if err != nil {
 		return nil, err
 	}
@@ -175,11 +175,11 @@ func parseManifest(b []byte) (*Manifest, error) {
 	return m, nil
 }
 
-// Sentences yields the shard's sentences in ascending order of ordinal.
-func (m *Manifest) Sentences() iter.Seq2[*Sentence, error] {
-	r, err := columnar.ReadStream[Sentence](bytes.NewReader(m.body))
+// Texts yields the shard's texts in ascending order of ordinal.
+func (m *Manifest) Texts() iter.Seq2[*Text, error] {
+	r, err := columnar.ReadStream[Text](bytes.NewReader(m.body))
 	if err != nil {
-		return func(yield func(*Sentence, error) bool) { yield(nil, err) }
+		return func(yield func(*Text, error) bool) { yield(nil, err) }
 	}
 	return r.Rows()
 }

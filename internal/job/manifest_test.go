@@ -7,8 +7,8 @@ import (
 
 func TestRowIDs(t *testing.T) {
 	for _, ids := range [][]int64{nil, {7}, {0, 1, 2}, {3, 5, 6, 7, 9}, {1, 3, 5}} {
-		var s Sentence
-		s.SetRowIDs([]int64{99}) // of a sentence before
+		var s Text
+		s.SetRowIDs([]int64{99}) // of a text before
 		s.SetRowIDs(ids)
 		var got []int64
 		for k := range ids {

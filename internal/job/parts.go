@@ -21,9 +21,9 @@ import (
 	"tokenfork/internal/store"
 )
 
-// Row is a row of a part. Every row belongs to a sentence, and may be a failure.
+// Row is a row of a part. Every row belongs to a text, and may be a failure.
 type Row interface {
-	SentenceOrdinal() int64
+	TextOrdinal() int64
 	Failed() bool
 }
 
@@ -53,13 +53,13 @@ func (c Counters) Add(b Counters) {
 
 // Part is a finished piece of a task's rows, as a commit lists it.
 type Part struct {
-	Key       string  `json:"key"`
-	SHA256    string  `json:"sha256"`
-	Rows      int     `json:"rows"`
-	Sentences []int64 `json:"sentences"` // ordinals for which this part counts
+	Key    string  `json:"key"`
+	SHA256 string  `json:"sha256"`
+	Rows   int     `json:"rows"`
+	Texts  []int64 `json:"sentences"` // ordinals for which this part counts
 }
 
-// Commit says that a task is done, and by which parts. Each sentence is in
+// Commit says that a task is done, and by which parts. Each text is in
 // one part's list.
 type Commit struct {
 	Format   int      `json:"format"`
@@ -150,7 +150,7 @@ func LoadCommit(ctx context.Context, s store.Store, t Task) (*Commit, error) {
 	return &c, nil
 }
 
-// Log takes a task's finished sentences and keeps them as immutable parts.
+// Log takes a task's finished texts and keeps them as immutable parts.
 type Log[T Row] struct {
 	store store.Store
 	task  Task
@@ -164,8 +164,8 @@ type Log[T Row] struct {
 	counters Counters
 	next     int // part number
 	parts    map[string]*loaded
-	owner    map[int64]owner // by sentence
-	retry    bool            // failed sentences are open
+	owner    map[int64]owner // by text
+	retry    bool            // failed texts are open
 	commits  int             // of earlier rounds
 	err      error
 	wake     chan struct{}
@@ -173,7 +173,7 @@ type Log[T Row] struct {
 	done     chan struct{}
 }
 
-// owner is the part whose rows of a sentence count.
+// owner is the part whose rows of a text count.
 type owner struct {
 	key    string
 	failed int // rows
@@ -186,14 +186,14 @@ type loaded struct {
 }
 
 // OpenLog reads what every earlier attempt at the task left and starts a new
-// one. Finished sentences become a part when enough rows wait, and at least
+// one. Finished texts become a part when enough rows wait, and at least
 // every so often.
 func OpenLog[T Row](ctx context.Context, s store.Store, plan string, t Task, who Attempt, every time.Duration) (*Log[T], error) {
 	return openLog[T](ctx, s, plan, t, who, every, false)
 }
 
 // Retry opens a committed task again, to do what failed or is damaged: those
-// sentences are open, and Commit writes a commit that takes the last one's place.
+// texts are open, and Commit writes a commit that takes the last one's place.
 func Retry[T Row](ctx context.Context, s store.Store, plan string, t Task, who Attempt, every time.Duration) (*Log[T], error) {
 	return openLog[T](ctx, s, plan, t, who, every, true)
 }
@@ -236,8 +236,8 @@ func create(ctx context.Context, s store.Store, key string, b []byte) error {
 }
 
 // resume reads parts in ascending order of key, so that of two parts with one
-// sentence, both as good, the smaller name wins. A damaged part counts for nothing: its
-// sentences are done again.
+// text, both as good, the smaller name wins. A damaged part counts for nothing: its
+// texts are done again.
 func (l *Log[T]) resume(ctx context.Context) error {
 	for o, err := range l.store.List(ctx, l.task.Prefix()) {
 		if err != nil {
@@ -263,11 +263,11 @@ func (l *Log[T]) take(key string, p *part[T]) {
 	l.parts[key] = &loaded{sum: p.sum, rows: len(p.rows), counters: p.head.Counters}
 	here := map[int64]owner{}
 	for _, r := range p.rows {
-		o := owner{key, here[r.SentenceOrdinal()].failed}
+		o := owner{key, here[r.TextOrdinal()].failed}
 		if r.Failed() {
 			o.failed++
 		}
-		here[r.SentenceOrdinal()] = o
+		here[r.TextOrdinal()] = o
 	}
 	for n, o := range here {
 		if before, ok := l.owner[n]; !ok || o.failed < before.failed {
@@ -276,7 +276,7 @@ func (l *Log[T]) take(key string, p *part[T]) {
 	}
 }
 
-// Has says whether the sentence is finished.
+// Has says whether the text is finished.
 func (l *Log[T]) Has(ordinal int64) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -294,7 +294,7 @@ func (l *Log[T]) Count(c Counters) {
 	l.mu.Unlock()
 }
 
-// Add takes all rows of a finished sentence. It waits while the store lags far
+// Add takes all rows of a finished text. It waits while the store lags far
 // behind, and returns the store's error once there is one.
 func (l *Log[T]) Add(rows []T) error {
 	l.mu.Lock()
@@ -369,27 +369,27 @@ func (l *Log[T]) Close() error {
 	return l.err
 }
 
-// Finished counts the sentences in parts.
+// Finished counts the texts in parts.
 func (l *Log[T]) Finished() int {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return len(l.owner)
 }
 
-// Commit closes the log and declares the task done; sentences are all that the
+// Commit closes the log and declares the task done; texts are all that the
 // shard has. The first commit wins: another attempt's is returned with
 // fs.ErrExist, which is no failure.
-func (l *Log[T]) Commit(ctx context.Context, sentences []int64) (*Commit, error) {
+func (l *Log[T]) Commit(ctx context.Context, texts []int64) (*Commit, error) {
 	if err := l.Close(); err != nil {
 		return nil, err
 	}
 	c := &Commit{Format: Format, Job: l.plan, Manifest: l.task.Manifest, Stage: l.task.Stage, Shard: l.task.Shard, Side: l.task.Side,
 		Attempt: l.who, Counters: Counters{}}
 	of := map[string][]int64{}
-	for _, n := range sentences {
+	for _, n := range texts {
 		o, ok := l.owner[n]
 		if !ok {
-			return nil, fmt.Errorf("commit %s: sentence %d is in no part", l.task, n)
+			return nil, fmt.Errorf("commit %s: text %d is in no part", l.task, n)
 		}
 		of[o.key] = append(of[o.key], n)
 		c.Failed += o.failed
@@ -398,7 +398,7 @@ func (l *Log[T]) Commit(ctx context.Context, sentences []int64) (*Commit, error)
 		p := l.parts[key]
 		c.Counters.Add(p.counters) // work that another part made superfluous was work all the same
 		if len(of[key]) > 0 {
-			c.Parts = append(c.Parts, Part{Key: key, SHA256: p.sum, Rows: p.rows, Sentences: of[key]})
+			c.Parts = append(c.Parts, Part{Key: key, SHA256: p.sum, Rows: p.rows, Texts: of[key]})
 			c.Rows += p.rows
 		}
 	}

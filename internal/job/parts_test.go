@@ -71,10 +71,10 @@ func TestLogResumes(t *testing.T) {
 	r, err := OpenCommitted[Continuation](t.Context(), s, testTask)
 	must(t, err)
 	for n := range int32(2) {
-		got, err := r.Sentence(t.Context(), int64(n+1))
+		got, err := r.Text(t.Context(), int64(n+1))
 		must(t, err)
 		if want := ids(n+1, int(n)+2); !reflect.DeepEqual(got, want) {
-			t.Errorf("sentence %d: got %v, want %v", n+1, got, want)
+			t.Errorf("text %d: got %v, want %v", n+1, got, want)
 		}
 	}
 }
@@ -92,19 +92,19 @@ func TestTwoAttemptsFirstWins(t *testing.T) {
 	if !errors.Is(err, fs.ErrExist) || second.Attempt.ID != first.Attempt.ID {
 		t.Errorf("second commit: %v, by %s; the first is %s's", err, second.Attempt.ID, first.Attempt.ID)
 	}
-	// A third that starts after both sees each sentence once, of the smaller name.
+	// A third that starts after both sees each text once, of the smaller name.
 	third := openTestLog(t, s)
 	if n := third.Finished(); n != 2 {
-		t.Errorf("%d sentences, want 2", n)
+		t.Errorf("%d texts, want 2", n)
 	}
 	must(t, third.Close())
 }
 
-func TestCommitWantsEverySentence(t *testing.T) {
+func TestCommitWantsEveryText(t *testing.T) {
 	s, _ := folder(t)
 	l := openTestLog(t, s)
 	must(t, l.Add(ids(1, 1)))
-	if _, err := l.Commit(t.Context(), []int64{1, 2}); err == nil || !strings.Contains(err.Error(), "sentence 2") {
+	if _, err := l.Commit(t.Context(), []int64{1, 2}); err == nil || !strings.Contains(err.Error(), "text 2") {
 		t.Errorf("got %v", err)
 	}
 	if _, err := LoadCommit(t.Context(), s, testTask); !errors.Is(err, fs.ErrNotExist) {
@@ -113,7 +113,7 @@ func TestCommitWantsEverySentence(t *testing.T) {
 }
 
 // TestDamage flips every byte of a part: each flip must be seen, by a reader
-// of the commit and by a restart, which does the sentences again.
+// of the commit and by a restart, which does the texts again.
 func TestDamage(t *testing.T) {
 	s, dir := folder(t)
 	l := openTestLog(t, s)
@@ -129,7 +129,7 @@ func TestDamage(t *testing.T) {
 		must(t, os.WriteFile(path, bad, 0o600))
 		r, err := OpenCommitted[Continuation](t.Context(), s, testTask)
 		must(t, err)
-		if _, err := r.Sentence(t.Context(), 1); failure.Code(err) != failure.Refused || !strings.Contains(err.Error(), c.Parts[0].Key) {
+		if _, err := r.Text(t.Context(), 1); failure.Code(err) != failure.Refused || !strings.Contains(err.Error(), c.Parts[0].Key) {
 			t.Fatalf("byte %d flipped: %v", i, err)
 		}
 	}
@@ -169,17 +169,17 @@ func TestRetry(t *testing.T) {
 	if c.Failed != 1 {
 		t.Fatalf("%d failed, want 1", c.Failed)
 	}
-	must(t, os.Remove(filepath.Join(dir, c.Parts[0].Key))) // sentence 1's, or 2's and 3's: names are random
+	must(t, os.Remove(filepath.Join(dir, c.Parts[0].Key))) // text 1's, or 2's and 3's: names are random
 
 	lost := map[int64]bool{}
-	for _, n := range c.Parts[0].Sentences {
+	for _, n := range c.Parts[0].Texts {
 		lost[n] = true
 	}
 	again, err := Retry[Continuation](t.Context(), s, "job", testTask, Attempt{}, time.Hour)
 	must(t, err)
 	for n := int64(1); n <= 3; n++ {
 		if open := lost[n] || n == 2; again.Has(n) == open {
-			t.Errorf("sentence %d: has %v, open %v", n, again.Has(n), open)
+			t.Errorf("text %d: has %v, open %v", n, again.Has(n), open)
 		}
 		if !again.Has(n) {
 			must(t, again.Add(ids(int32(n), 2)))
@@ -193,11 +193,11 @@ func TestRetry(t *testing.T) {
 	r, err := OpenCommitted[Continuation](t.Context(), s, testTask)
 	must(t, err)
 	for n := int64(1); n <= 3; n++ {
-		rows, err := r.Sentence(t.Context(), n)
+		rows, err := r.Text(t.Context(), n)
 		must(t, err)
 		for _, row := range rows {
 			if row.Failed() {
-				t.Errorf("sentence %d is still failed", n)
+				t.Errorf("text %d is still failed", n)
 			}
 		}
 	}

@@ -3,7 +3,7 @@ package job
 import "math"
 
 // Measures are the uncertainty measures a table may carry, in the order of
-// Sentence's fields, by side.
+// Text's fields, by side.
 var Measures = [6]string{
 	"small_entropy", "small_au", "small_eu",
 	"reference_entropy", "reference_au", "reference_eu",
@@ -25,7 +25,7 @@ const (
 // Rate is one count of rates.parquet: how many positions there were, and how
 // many of them are mismatches. Positions count if they could have been a
 // mismatch: they have a real token and the predictions that are compared.
-// Rows of measure "position" are by sentence and place; those of another
+// Rows of measure "position" are by text and place; those of another
 // measure are bins of its histogram over the whole table.
 type Rate struct {
 	Measure    string  `col:"measure"`

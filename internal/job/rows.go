@@ -25,8 +25,8 @@ type Continuation struct {
 	Message  *string  `col:"message"`
 }
 
-// SentenceOrdinal makes it a Row.
-func (c Continuation) SentenceOrdinal() int64 { return c.Ordinal }
+// TextOrdinal makes it a Row.
+func (c Continuation) TextOrdinal() int64 { return c.Ordinal }
 
 // Failed says whether the row is listed as failed.
 func (c Continuation) Failed() bool { return c.Error != nil }
@@ -49,8 +49,8 @@ type Verdict struct {
 	Raw              *string  `col:"raw"` // the answer's text where it could not be read
 }
 
-// SentenceOrdinal makes it a Row.
-func (v Verdict) SentenceOrdinal() int64 { return v.Ordinal }
+// TextOrdinal makes it a Row.
+func (v Verdict) TextOrdinal() int64 { return v.Ordinal }
 
 // Failed says whether the row is listed as failed.
 func (v Verdict) Failed() bool { return v.Error != nil }

@@ -1,5 +1,5 @@
 // Package model looks at a model folder as the hub lays it out, without reading its
-// weights: where it is, its shape, its end-of-text ids, and by which sha256s it is
+// weights: where it is, its shape, its end-of-sentence ids, and by which sha256s it is
 // known to be the same elsewhere.
 package model
 

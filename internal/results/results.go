@@ -1,5 +1,5 @@
 // Package results makes the rows of the results, as far as plan and infer know
-// them, from a manifest's sentences and the committed continuations.
+// them, from a manifest's texts and the committed continuations.
 package results
 
 import (
@@ -25,7 +25,7 @@ const (
 
 const classMissing = "missing" // its shard is not finished
 
-// Reader puts the results of a shard together, sentence by sentence.
+// Reader puts the results of a shard together, text by text.
 type Reader struct {
 	Plan  *job.Plan
 	Text  *tokenizer.Tokenizer
@@ -41,9 +41,9 @@ func LoadText(ctx context.Context, s store.Store) (*tokenizer.Tokenizer, error) 
 	return tokenizer.Parse(b)
 }
 
-// Rows gives the sentence's results in the order of its mismatches. A fork that
+// Rows gives the text's results in the order of its mismatches. A fork that
 // failed or is missing says so in its row's status.
-func (r *Reader) Rows(ctx context.Context, s *job.Sentence) ([]job.Result, error) {
+func (r *Reader) Rows(ctx context.Context, s *job.Text) ([]job.Result, error) {
 	rows := make([]job.Result, len(s.Mismatches))
 	for i := range rows {
 		rows[i] = r.planned(s, i)
@@ -59,7 +59,7 @@ func Fail(row *job.Result, status, stage, reason string) {
 }
 
 // planned is what the manifest knows of mismatch i.
-func (r *Reader) planned(s *job.Sentence, i int) job.Result {
+func (r *Reader) planned(s *job.Text, i int) job.Result {
 	p := s.Mismatches[i]
 	from := int32(0)
 	if i > 0 {
@@ -83,7 +83,7 @@ func (r *Reader) planned(s *job.Sentence, i int) job.Result {
 	}
 }
 
-func rowID(s *job.Sentence, p int32) *int64 {
+func rowID(s *job.Text, p int32) *int64 {
 	if id, ok := s.RowID(int64(p)); ok {
 		return &id
 	}
@@ -97,7 +97,7 @@ func number(of []float64, i int) *float64 {
 	return &of[i]
 }
 
-func (r *Reader) addContinuations(ctx context.Context, s *job.Sentence, rows []job.Result) error {
+func (r *Reader) addContinuations(ctx context.Context, s *job.Text, rows []job.Result) error {
 	at := make(map[int32]int, len(rows))
 	for i, p := range s.Mismatches {
 		at[p] = i
@@ -108,14 +108,14 @@ func (r *Reader) addContinuations(ctx context.Context, s *job.Sentence, rows []j
 		if side == nil {
 			continue
 		}
-		cs, err := side.Sentence(ctx, s.Ordinal)
+		cs, err := side.Text(ctx, s.Ordinal)
 		if err != nil {
 			return err
 		}
 		for _, c := range cs {
 			i, ok := at[c.Position]
 			if !ok || have[i][c.Fork] {
-				return fmt.Errorf("parts of %s hold an unplanned or second fork at position %d of sentence %s", side.Commit().Side, c.Position, s.ID)
+				return fmt.Errorf("parts of %s hold an unplanned or second fork at position %d of text %s", side.Commit().Side, c.Position, s.ID)
 			}
 			have[i][c.Fork] = true
 			keys[i][c.Fork] = restKey(&c)

@@ -26,7 +26,7 @@ type Batch struct {
 	// says so; elsewhere they are in the bin that job.ValueBin gives the exact value. NaN is a blank.
 	Measures [6][]float64
 
-	Runs     []Run     // where sentences begin or go on
+	Runs     []Run     // where texts begin or go on
 	Problems []Problem // ascending by row
 
 	LastPosition int64 // of the last row
@@ -40,7 +40,7 @@ type Batch struct {
 	}
 }
 
-// Run is rows of one sentence within a batch.
+// Run is rows of one text within a batch.
 type Run struct {
 	Row      int // the first
 	ID       string
@@ -56,7 +56,7 @@ type Problem struct {
 	Column string
 	Value  string
 	Reason string
-	Lost   bool // it cannot be told to which sentence the row belongs
+	Lost   bool // it cannot be told to which text the row belongs
 }
 
 func (p *Problem) Error() string {
@@ -83,7 +83,7 @@ func (b *Batch) Place(line int64) string {
 	return fmt.Sprintf("%s:%d", b.Source, line)
 }
 
-// Follows checks that the batch's first row goes on a sentence whose last row
+// Follows checks that the batch's first row goes on a text whose last row
 // had this position and row id.
 func (b *Batch) Follows(position, row int64) *Problem {
 	r, reason := rowID, ""

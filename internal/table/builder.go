@@ -167,10 +167,10 @@ func positionProblem(before, now int64) string {
 }
 
 func rowProblem(before, now int64) string {
-	return fmt.Sprintf("row_id %d comes after %d: it must rise within a sentence", now, before)
+	return fmt.Sprintf("row_id %d comes after %d: it must rise within a text", now, before)
 }
 
-// run notes that a sentence begins, or goes on from the batch before.
+// run notes that a text begins, or goes on from the batch before.
 func (b *builder) run(v *values) {
 	r := Run{Row: b.n, Line: v.line, Position: v.position}
 	b.last.sentence = v.sentence

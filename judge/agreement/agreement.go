@@ -11,7 +11,7 @@ import (
 
 // Pair is one mismatch that both have labelled: true for the same meaning.
 type Pair struct {
-	Cluster string // the sentence: labels of one text are not independent
+	Cluster string // the text: labels of one text are not independent
 	Human   bool
 	Judge   bool
 }

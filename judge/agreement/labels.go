@@ -52,7 +52,7 @@ func (l Labels) add(at Place, label string) error {
 		return fmt.Errorf("label %q is not true or false", label)
 	}
 	if before, twice := l[at]; twice && before != same {
-		return fmt.Errorf("labels disagree on position %d of sentence %s", at.Position, at.SentenceID)
+		return fmt.Errorf("labels disagree on position %d of text %s", at.Position, at.SentenceID)
 	}
 	l[at] = same
 	return nil

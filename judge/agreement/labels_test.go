@@ -30,7 +30,7 @@ func TestReadLabels(t *testing.T) {
 		{"sentence_id,label\n", "no column mismatch_position"},
 		{"sentence_id,mismatch_position,label\na,3,maybe\n", `line 2: label "maybe"`},
 		{"sentence_id,mismatch_position,label\na,x,1\n", `line 2: position "x"`},
-		{"sentence_id,mismatch_position,label\ns0,3,1\ns0,3,0\n", "disagree on position 3 of sentence s0"},
+		{"sentence_id,mismatch_position,label\ns0,3,1\ns0,3,0\n", "disagree on position 3 of text s0"},
 		{"", "EOF"},
 	} {
 		if _, err := ReadLabels(labelFile(t, "g.csv", c.content)); failure.Code(err) != failure.Refused || !strings.Contains(err.Error(), c.says) {

@@ -40,7 +40,7 @@ type Options struct {
 
 // Check tells each finding as it comes. The error, of failure.Refused, counts them.
 func Check(ctx context.Context, o Options, tell func(Finding) error) error {
-	c := &checker{Options: o, tell: tell, there: map[string]bool{}, used: map[string]bool{}, sentences: map[int64]bool{}, open: map[[2]string][]int{}}
+	c := &checker{Options: o, tell: tell, there: map[string]bool{}, used: map[string]bool{}, texts: map[int64]bool{}, open: map[[2]string][]int{}}
 	for object, err := range o.Store.List(ctx, "") {
 		if err != nil {
 			return fmt.Errorf("list %s: %w", o.Store, err)
@@ -60,16 +60,16 @@ func Check(ctx context.Context, o Options, tell func(Finding) error) error {
 
 type checker struct {
 	Options
-	tell      func(Finding) error
-	found     int
-	there     map[string]bool // all keys
-	used      map[string]bool // keys that something better than loose has looked at
-	job       *job.Job
-	summary   *merge.Summary // nil: not merged, or damaged
-	judgings  []judge.Record
-	sentences map[int64]bool      // seen in a manifest
-	engines   [2]map[string]bool  // by side: hashes that rows name
-	open      map[[2]string][]int // shards without a commit, by stage and side
+	tell     func(Finding) error
+	found    int
+	there    map[string]bool // all keys
+	used     map[string]bool // keys that something better than loose has looked at
+	job      *job.Job
+	summary  *merge.Summary // nil: not merged, or damaged
+	judgings []judge.Record
+	texts    map[int64]bool      // seen in a manifest
+	engines  [2]map[string]bool  // by side: hashes that rows name
+	open     map[[2]string][]int // shards without a commit, by stage and side
 }
 
 func (c *checker) say(mend, format string, args ...any) error {
@@ -213,10 +213,10 @@ func (c *checker) take(s *shard) error {
 		return s.err
 	}
 	for _, n := range s.ordinals {
-		if c.sentences[n] {
-			s.wrong = append(s.wrong, failure.New(failure.Refused, replan(job.ManifestKey(s.k)), "manifest %s has sentence %d, which another one has too", job.ManifestKey(s.k), n))
+		if c.texts[n] {
+			s.wrong = append(s.wrong, failure.New(failure.Refused, replan(job.ManifestKey(s.k)), "manifest %s has text %d, which another one has too", job.ManifestKey(s.k), n))
 		}
-		c.sentences[n] = true
+		c.texts[n] = true
 	}
 	for _, key := range s.used {
 		c.used[key] = true

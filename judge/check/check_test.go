@@ -124,7 +124,7 @@ func TestRowsThatAreNotPlanned(t *testing.T) {
 	log, err := job.OpenLog[job.Continuation](t.Context(), s, "a job", task, job.Attempt{}, time.Hour)
 	must(t, err)
 	var ordinals []int64
-	for x, err := range m.Sentences() {
+	for x, err := range m.Texts() {
 		must(t, err)
 		ordinals = append(ordinals, x.Ordinal)
 		must(t, log.Add([]job.Continuation{{Ordinal: x.Ordinal, Position: 1, IDs: []int32{3, 11}, RestAt: -1}}))
@@ -132,7 +132,7 @@ func TestRowsThatAreNotPlanned(t *testing.T) {
 	_, err = log.Commit(t.Context(), ordinals)
 	must(t, err)
 	said, err := look(t.Context(), s, t.TempDir())
-	if failure.Code(err) != failure.Refused || !strings.Contains(said, "infer of shard 1, small has 1 rows of sentence 1, planned were 5") {
+	if failure.Code(err) != failure.Refused || !strings.Contains(said, "infer of shard 1, small has 1 rows of text 1, planned were 5") {
 		t.Errorf("%v\n%s", err, said)
 	}
 }

@@ -55,7 +55,7 @@ func (c *checker) look(ctx context.Context, k int) *shard {
 	return s
 }
 
-// manifest reads the shard's manifest; rows says how many rows each sentence
+// manifest reads the shard's manifest; rows says how many rows each text
 // has in a task that makes so many of a mismatch.
 func (s *shard) manifest(ctx context.Context, c *checker) (rows func(each int) map[int64]int, err error) {
 	m, err := job.OpenManifest(ctx, c.Store, s.k)
@@ -66,7 +66,7 @@ func (s *shard) manifest(ctx context.Context, c *checker) (rows func(each int) m
 		return nil, failure.New(failure.Refused, "", "manifest %s is not the one that %s lists", job.ManifestKey(s.k), job.Key)
 	}
 	mismatches := map[int64]int{}
-	for x, err := range m.Sentences() {
+	for x, err := range m.Texts() {
 		if err != nil {
 			return nil, failure.New(failure.Refused, "", "manifest %s: %w", job.ManifestKey(s.k), err)
 		}
@@ -74,9 +74,9 @@ func (s *shard) manifest(ctx context.Context, c *checker) (rows func(each int) m
 		s.ordinals = append(s.ordinals, x.Ordinal)
 		s.mismatches += int64(len(x.Mismatches))
 	}
-	if len(s.ordinals) != m.Shard.Sentences || s.mismatches != int64(m.Shard.Mismatches) {
-		return nil, failure.New(failure.Refused, "", "manifest %s has %d sentences with %d mismatches, it says %d with %d",
-			job.ManifestKey(s.k), len(s.ordinals), s.mismatches, m.Shard.Sentences, m.Shard.Mismatches)
+	if len(s.ordinals) != m.Shard.Texts || s.mismatches != int64(m.Shard.Mismatches) {
+		return nil, failure.New(failure.Refused, "", "manifest %s has %d texts with %d mismatches, it says %d with %d",
+			job.ManifestKey(s.k), len(s.ordinals), s.mismatches, m.Shard.Texts, m.Shard.Mismatches)
 	}
 	return func(each int) map[int64]int {
 		want := make(map[int64]int, len(mismatches))

@@ -42,15 +42,15 @@ func mergeAlone(ctx context.Context, dir string) error {
 	if err != nil {
 		return err
 	}
-	accept := func(*job.Sentence, *job.Result, *job.Verdict) error { return nil }
+	accept := func(*job.Text, *job.Result, *job.Verdict) error { return nil }
 	_, err = merge.Merge(ctx, merge.Options{Jobs: []merge.Source{{Store: s, Judging: jobtest.Judging, Accept: accept}}, Out: s, Console: io.Discard})
 	return err
 }
 
 // BenchmarkMerge measures the memory of a process that merges a large job.
 func BenchmarkMerge(b *testing.B) {
-	sentences := max(1, *mismatches/jobtest.LargePerSentence)
-	dir := jobtest.Large(b, sentences, cmp.Or(*shards, max(1, sentences/225))).String()
+	texts := max(1, *mismatches/jobtest.LargePerText)
+	dir := jobtest.Large(b, texts, cmp.Or(*shards, max(1, texts/225))).String()
 	for b.Loop() {
 		cmd := exec.Command(os.Args[0], "merge", dir)
 		cmd.Stderr = os.Stderr
@@ -59,7 +59,7 @@ func BenchmarkMerge(b *testing.B) {
 			b.Fatal(err)
 		}
 		used := cmd.ProcessState.SysUsage().(*syscall.Rusage)
-		b.ReportMetric(float64(sentences*jobtest.LargePerSentence)/time.Since(start).Seconds(), "rows/s")
+		b.ReportMetric(float64(texts*jobtest.LargePerText)/time.Since(start).Seconds(), "rows/s")
 		b.ReportMetric(float64(used.Maxrss)/1024, "MiB")
 	}
 }

@@ -70,7 +70,7 @@ type Summary struct {
 	Verdicts   map[string]int64    `json:"verdicts"`               // same, different
 	Finish     [2]map[string]int64 `json:"finish"`                 // by side
 	Partial    bool                `json:"partial"`                // merged with --allow-missing while tasks were not finished
-	R2RLeftOut []string            `json:"r2r_left_out,omitempty"` // sentences without all verdicts, left out of r2r.csv
+	R2RLeftOut []string            `json:"r2r_left_out,omitempty"` // texts without all verdicts, left out of r2r.csv
 	Run        Run                 `json:"run"`
 
 	engines map[string]bool
@@ -160,8 +160,8 @@ type merger struct {
 	sum   *Summary
 	meter *progress.Meter
 	runs  []section // of the spool, one per shard, each in order
-	ids   sentenceIDs
-	// sentences with a mismatch that has no verdict
+	ids   textIDs
+	// texts with a mismatch that has no verdict
 	unjudged map[string]place
 }
 
@@ -252,7 +252,7 @@ func (m *merger) reader(ctx context.Context, src *source, k int) (*shardReader, 
 func (m *merger) spoolShard(ctx context.Context, spool *spool, src *source, mf *job.Manifest, r *shardReader) error {
 	n := 0
 	run, err := spool.run(func(write func(*job.Result) error) error {
-		for s, err := range mf.Sentences() {
+		for s, err := range mf.Texts() {
 			if err != nil {
 				return err
 			}

@@ -44,12 +44,12 @@ func mergeJudged(t *testing.T, s store.Store, accept merge.Accept) (*merge.Summa
 	return merge.Merge(t.Context(), merge.Options{Jobs: []merge.Source{{Store: s, Judging: jobtest.Judging, Accept: accept}}, Out: s, Console: io.Discard})
 }
 
-func accepted(*job.Sentence, *job.Result, *job.Verdict) error { return nil }
+func accepted(*job.Text, *job.Result, *job.Verdict) error { return nil }
 
 // Each planned mismatch has one verdict, or is listed.
 func TestEachMismatchOnce(t *testing.T) {
 	sum, err := mergeJudged(t, judged(t, 1, 2, 3, 4, 5), accepted)
-	if err != nil || sum.ByStatus["ok"] != jobtest.PerSentence || sum.Verdicts["different"] != jobtest.PerSentence {
+	if err != nil || sum.ByStatus["ok"] != jobtest.PerText || sum.Verdicts["different"] != jobtest.PerText {
 		t.Errorf("got %+v, %v", sum, err)
 	}
 	if sum, err := mergeJudged(t, judged(t, 1, 2, 4, 5), accepted); failure.Code(err) != failure.Partial || sum.ByStatus["not_judged"] != 1 {
@@ -66,7 +66,7 @@ func TestEachMismatchOnce(t *testing.T) {
 func TestVerdictOnAnotherQuestion(t *testing.T) {
 	s := judged(t, 1, 2, 3, 4, 5)
 	no := failure.New(failure.Refused, "judge again", "another question")
-	if _, err := mergeJudged(t, s, func(_ *job.Sentence, r *job.Result, _ *job.Verdict) error {
+	if _, err := mergeJudged(t, s, func(_ *job.Text, r *job.Result, _ *job.Verdict) error {
 		if r.MismatchPosition == 4 {
 			return no
 		}

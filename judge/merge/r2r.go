@@ -18,7 +18,7 @@ const R2RKey = "r2r.csv"
 
 // R2RRow is a row of it. Step 4 joins by data_id and token_id - 1, where its
 // own index has the prediction, and reads a verdict that is missing as "not
-// divergent": so sentences without all of their verdicts are left out whole.
+// divergent": so texts without all of their verdicts are left out whole.
 type R2RRow struct {
 	DataID               string `col:"data_id"`
 	TokenID              int64  `col:"token_id"` // the mismatch's position
@@ -50,7 +50,7 @@ func (m *merger) keepR2R(ctx context.Context) error {
 	return errors.Join(err, r.Close())
 }
 
-// r2r is r's row in R2R's table; nil if its sentence is left out.
+// r2r is r's row in R2R's table; nil if its text is left out.
 func (m *merger) r2r(r *job.Result) *R2RRow {
 	if _, out := m.unjudged[r.SentenceID]; out {
 		return nil
@@ -67,7 +67,7 @@ func (m *merger) r2r(r *job.Result) *R2RRow {
 	return row
 }
 
-// leftOut lists the sentences that R2R's table lacks, in the order of the input.
+// leftOut lists the texts that R2R's table lacks, in the order of the input.
 func (m *merger) leftOut() []string {
 	return slices.SortedFunc(maps.Keys(m.unjudged), func(a, b string) int {
 		p, q := m.unjudged[a], m.unjudged[b]

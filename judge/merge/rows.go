@@ -8,7 +8,7 @@ import (
 	"tokenfork/internal/results"
 )
 
-// shardReader puts a shard's results together, sentence by sentence.
+// shardReader puts a shard's results together, text by text.
 type shardReader struct {
 	results.Reader
 	verdicts *job.Committed[job.Verdict] // nil: not judged
@@ -16,10 +16,10 @@ type shardReader struct {
 }
 
 // Accept says whether the verdict answers the question that these results ask.
-type Accept func(s *job.Sentence, r *job.Result, v *job.Verdict) error
+type Accept func(s *job.Text, r *job.Result, v *job.Verdict) error
 
-// rows gives the sentence's results in order.
-func (r *shardReader) rows(ctx context.Context, s *job.Sentence) ([]job.Result, error) {
+// rows gives the text's results in order.
+func (r *shardReader) rows(ctx context.Context, s *job.Text) ([]job.Result, error) {
 	rows, err := r.Rows(ctx, s)
 	if err != nil {
 		return nil, err
@@ -27,21 +27,21 @@ func (r *shardReader) rows(ctx context.Context, s *job.Sentence) ([]job.Result, 
 	return rows, r.addVerdicts(ctx, s, rows)
 }
 
-func (r *shardReader) addVerdicts(ctx context.Context, s *job.Sentence, rows []job.Result) error {
+func (r *shardReader) addVerdicts(ctx context.Context, s *job.Text, rows []job.Result) error {
 	at := make(map[int32]int, len(rows))
 	for i, p := range s.Mismatches {
 		at[p] = i
 	}
 	judged := make([]bool, len(rows))
 	if r.verdicts != nil {
-		vs, err := r.verdicts.Sentence(ctx, s.Ordinal)
+		vs, err := r.verdicts.Text(ctx, s.Ordinal)
 		if err != nil {
 			return err
 		}
 		for _, v := range vs {
 			i, ok := at[v.Position]
 			if !ok || judged[i] {
-				return fmt.Errorf("verdicts hold an unplanned or second one at position %d of sentence %s", v.Position, s.ID)
+				return fmt.Errorf("verdicts hold an unplanned or second one at position %d of text %s", v.Position, s.ID)
 			}
 			if rows[i].Status != results.OK {
 				continue // a verdict on what failed since answers nothing

@@ -28,7 +28,7 @@ type source struct {
 	about   *Merged
 }
 
-// place is a sentence's in the order of the results.
+// place is a text's in the order of the results.
 type place struct {
 	input   int // among those merged
 	ordinal int64
@@ -67,7 +67,7 @@ func (m *merger) open(ctx context.Context) error {
 		}
 		m.jobs = append(m.jobs, src)
 	}
-	m.ids = sentenceIDs{}
+	m.ids = textIDs{}
 	return nil
 }
 
@@ -123,17 +123,17 @@ func differences(what string, a, b map[string]any) []string {
 	return ds
 }
 
-// sentenceIDs knows the job that has each sentence id of a tag.
-type sentenceIDs map[[2]string]*source
+// textIDs knows the job that has each text id of a tag.
+type textIDs map[[2]string]*source
 
-// add refuses an id that another input's sentence has.
-func (ids sentenceIDs) add(src *source, id string) error {
+// add refuses an id that another input's text has.
+func (ids textIDs) add(src *source, id string) error {
 	first, known := ids[[2]string{src.Tag, id}]
 	if !known {
 		ids[[2]string{src.Tag, id}] = src
 	} else if first.input != src.input {
 		return failure.New(failure.Refused, fmt.Sprintf("tell them apart in a column job: --tag %s=NAME", src.Store),
-			"sentence %s is in %s and in %s, which were planned from different tables", id, first.Store, src.Store)
+			"text %s is in %s and in %s, which were planned from different tables", id, first.Store, src.Store)
 	}
 	return nil
 }

@@ -122,7 +122,7 @@ func (s *spool) copy(runs []section) (section, error) {
 	return one, err
 }
 
-// ordered yields the rows of all runs by sentence; of a job, a sentence is in
+// ordered yields the rows of all runs by text; of a job, a text is in
 // one run. Rows that a further job has too are counted and passed over.
 func (s *spool) ordered(runs []section, repeated *int64) iter.Seq2[*job.Result, error] {
 	return func(yield func(*job.Result, error) bool) {
@@ -210,7 +210,7 @@ func (h cursors) stop() {
 	}
 }
 
-// twins finds the rows of a sentence that several jobs have.
+// twins finds the rows of a text that several jobs have.
 type twins struct {
 	of     place
 	first  int           // the job whose rows count
@@ -244,7 +244,7 @@ func (t *twins) next(c *cursor) (bool, error) {
 	return true, nil
 }
 
-// complete is an error if a later job has fewer rows of the sentence.
+// complete is an error if a later job has fewer rows of the text.
 func (t *twins) complete() error {
 	if t.second != t.first && t.same < len(t.rows) {
 		return t.differ(t.rows[t.same].MismatchPosition)
@@ -254,7 +254,7 @@ func (t *twins) complete() error {
 
 func (t *twins) differ(position int64) error {
 	return failure.New(failure.Refused, "leave one of them out: which is right cannot be known here",
-		"jobs %d and %d of those named have sentence %s both, and differ at position %d", t.first+1, t.second+1, t.rows[0].SentenceID, position)
+		"jobs %d and %d of those named have text %s both, and differ at position %d", t.first+1, t.second+1, t.rows[0].SentenceID, position)
 }
 
 // equalRows compares what results hold. How a failure came about is not that,

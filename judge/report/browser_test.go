@@ -62,7 +62,7 @@ func browse(t *testing.T, dir, page string) (dom, console string, requests []str
 }
 
 func TestPageInBrowser(t *testing.T) {
-	dir, about := makeReport(t, synthetic{sentences: 60, seed: 3, margins: true, measures: true}.write(t), 100)
+	dir, about := makeReport(t, synthetic{texts: 60, seed: 3, margins: true, measures: true}.write(t), 100)
 	dom, console, requests := browse(t, dir, PageKey)
 	if console != "" {
 		t.Errorf("the console says\n%s", console)
@@ -87,7 +87,7 @@ func TestPageInBrowser(t *testing.T) {
 
 // TestBrowserSeesRequests makes sure that a page that asks for more is found out.
 func TestBrowserSeesRequests(t *testing.T) {
-	dir, _ := makeReport(t, synthetic{sentences: 6, seed: 3}.write(t), 10)
+	dir, _ := makeReport(t, synthetic{texts: 6, seed: 3}.write(t), 10)
 	page, err := os.ReadFile(filepath.Join(dir, PageKey))
 	if err != nil {
 		t.Fatal(err)
@@ -109,7 +109,7 @@ func TestBrowserSeesRequests(t *testing.T) {
 
 // TestFontsEmbedded asks poppler about every PDF, and looks into the SVGs.
 func TestFontsEmbedded(t *testing.T) {
-	dir, about := makeReport(t, synthetic{sentences: 30, seed: 3, measures: true}.write(t), 20)
+	dir, about := makeReport(t, synthetic{texts: 30, seed: 3, measures: true}.write(t), 20)
 	pdfs, err := filepath.Glob(filepath.Join(dir, "figures", "*.pdf"))
 	if err != nil || len(pdfs) != len(about.Figures)-2 {
 		t.Fatalf("%d PDFs for %q, %v", len(pdfs), about.Figures, err)

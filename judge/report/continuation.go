@@ -142,7 +142,7 @@ func (b *builder) exampleTable() *figure {
 		return f
 	}
 	f.n, f.missing = with, &without
-	f.notes = []string{fmt.Sprintf("Up to %d of each verdict, chosen by a hash of seed, sentence and position; ⏎ is a line end", perVerdict)}
+	f.notes = []string{fmt.Sprintf("Up to %d of each verdict, chosen by a hash of seed, text and position; ⏎ is a line end", perVerdict)}
 	f.tables = []*table{b.sample.examples.table()}
 	return f
 }

@@ -23,7 +23,7 @@ type figure struct {
 	name, title string
 	population  string
 	n           int64  // rows
-	sentences   int    // with such rows; 0 where it is not known
+	texts       int    // with such rows; 0 where it is not known
 	missing     *int64 // mismatches without a verdict; nil where verdicts play no part
 	resampled   bool   // has intervals
 	notes       []string
@@ -38,8 +38,8 @@ func (f *figure) caption(b resampler) string {
 		return "Not drawn: " + f.why + "."
 	}
 	said := []string{fmt.Sprintf("Population: %s, n = %s", f.population, grouped(f.n))}
-	if f.sentences > 0 {
-		said[0] += fmt.Sprintf(" in %s sentences", grouped(int64(f.sentences)))
+	if f.texts > 0 {
+		said[0] += fmt.Sprintf(" in %s texts", grouped(int64(f.texts)))
 	}
 	if f.missing != nil {
 		said = append(said, fmt.Sprintf("Missing verdicts: %s, left out", grouped(*f.missing)))
@@ -48,7 +48,7 @@ func (f *figure) caption(b resampler) string {
 		said = append(said, fmt.Sprintf("FEW ROWS: fewer than %d, so read nothing into it", fewRows))
 	}
 	if f.resampled {
-		said = append(said, fmt.Sprintf("Intervals: 95 %%, percentiles of %d resamples of whole sentences, seed %d. Groups with rows of fewer than %d sentences have none and are in the table only", b.times, b.seed, minSentences))
+		said = append(said, fmt.Sprintf("Intervals: 95 %%, percentiles of %d resamples of whole texts, seed %d. Groups with rows of fewer than %d texts have none and are in the table only", b.times, b.seed, minTexts))
 	}
 	return strings.Join(append(said, f.notes...), ". ") + "."
 }
@@ -85,18 +85,18 @@ func (b *builder) figures() []*figure {
 	return append(fs, b.exampleTable())
 }
 
-// percent makes rates marks at their places. Groups of too few sentences are not
+// percent makes rates marks at their places. Groups of too few texts are not
 // drawn, unless all are such.
 func percent(rs []rate, x func(group int) float64) []mark {
 	least := 1
 	for _, r := range rs {
-		if r.sentences >= minSentences {
-			least = minSentences
+		if r.texts >= minTexts {
+			least = minTexts
 		}
 	}
 	var ms []mark
 	for i, r := range rs {
-		if r.sentences >= least {
+		if r.texts >= least {
 			ms = append(ms, mark{x(i), interval{100 * r.value, 100 * r.low, 100 * r.high}})
 		}
 	}
@@ -116,7 +116,7 @@ func (b *builder) ofMismatches(f *figure) bool {
 		f.why = b.sample.whyNoVerdicts()
 		return false
 	}
-	f.sentences = b.sample.divergence(variants[0], func(int) int32 { return 0 }).rates(resampler{})[0].sentences
+	f.texts = b.sample.divergence(variants[0], func(int) int32 { return 0 }).rates(resampler{})[0].texts
 	if b.sample.margins {
 		f.notes = append(f.notes, b.nearTies())
 	}
@@ -129,7 +129,7 @@ func (b *builder) nearTies() string {
 
 // overview is the table of overall rates; it has no picture.
 func (b *builder) overview() *figure {
-	f := &figure{name: "rates", title: "Rates", population: allMismatch, n: int64(len(b.sample.marks)), sentences: len(b.sample.starts), resampled: true}
+	f := &figure{name: "rates", title: "Rates", population: allMismatch, n: int64(len(b.sample.marks)), texts: len(b.sample.starts), resampled: true}
 	f.notes = []string{"A continuation is length-cut if it reached the limit on new tokens"}
 	if b.sample.margins {
 		f.notes = append(f.notes, b.nearTies(), fmt.Sprintf("%q: %s", variants[3].name, variants[3].title))
@@ -160,13 +160,13 @@ func (b *builder) mismatchByPosition() *figure {
 	if b.tokens == nil || b.tokens.positions == 0 {
 		return b.noTokens(f)
 	}
-	f.n, f.sentences = b.tokens.positions, len(b.tokens.byBin.ends)
+	f.n, f.texts = b.tokens.positions, len(b.tokens.byBin.ends)
 	width := binWidth(int64(b.tokens.byBin.groups)*job.PositionBinWidth, job.PositionBinWidth)
 	rs := b.tokens.byBin.widen(int32(width / job.PositionBinWidth)).rates(b.resampler)
 	t := &table{name: f.name, columns: []string{"position_from", "position_to", "sentences", "positions", "mismatches", "mismatch_rate"}}
 	for i, r := range rs {
 		if r.n > 0 {
-			t.add(int64(i)*width+b.first, int64(i+1)*width+b.first, int64(r.sentences), r.n, r.hits, r.interval)
+			t.add(int64(i)*width+b.first, int64(i+1)*width+b.first, int64(r.texts), r.n, r.hits, r.interval)
 		}
 	}
 	f.tables = []*table{t}
@@ -204,7 +204,7 @@ func (b *builder) divergenceByPosition() *figure {
 		rs := b.sample.divergence(v, at).rates(b.resampler)
 		for k, r := range rs {
 			if r.n > 0 {
-				t.add(v.name, int64(k)*width+b.first, int64(k+1)*width+b.first, int64(r.sentences), r.n, r.hits, r.interval)
+				t.add(v.name, int64(k)*width+b.first, int64(k+1)*width+b.first, int64(r.texts), r.n, r.hits, r.interval)
 			}
 		}
 		if i == 0 || i == last {
@@ -225,7 +225,7 @@ func (b *builder) mismatchByClass() *figure {
 	if b.tokens == nil || b.tokens.positions == 0 {
 		return b.noTokens(f)
 	}
-	f.n, f.sentences = b.tokens.positions, len(b.tokens.byClass.ends)
+	f.n, f.texts = b.tokens.positions, len(b.tokens.byClass.ends)
 	f.notes = []string{"The class is that of the real token"}
 	rs := b.tokens.byClass.rates(b.resampler)
 	t := &table{name: f.name, columns: []string{"token_class", "sentences", "positions", "mismatches", "mismatch_rate"}}
@@ -274,7 +274,7 @@ func classPanel(x string) panel {
 func addClasses(t *table, rs []rate, first ...any) {
 	for i, r := range rs {
 		if r.n > 0 {
-			t.add(append(first[:len(first):len(first)], job.TokenClasses[i], int64(r.sentences), r.n, r.hits, r.interval)...)
+			t.add(append(first[:len(first):len(first)], job.TokenClasses[i], int64(r.texts), r.n, r.hits, r.interval)...)
 		}
 	}
 }

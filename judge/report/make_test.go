@@ -29,16 +29,16 @@ func ptr[T any](v T) *T { return &v }
 // synthetic describes results whose structure is known: divergence becomes more
 // likely with small's entropy and with the text, and texts differ.
 type synthetic struct {
-	sentences int
-	seed      uint64
-	margins   bool
-	unjudged  bool // no verdicts at all
-	measures  bool
+	texts    int
+	seed     uint64
+	margins  bool
+	unjudged bool // no verdicts at all
+	measures bool
 }
 
 var classTokens = []string{" word", "ing", "7", ".", "\n", "+"}
 
-// rows gives a sentence's results.
+// rows gives a text's results.
 func (s synthetic) rows(ordinal int, r *rand.Rand) []job.Result {
 	var rows []job.Result
 	level := r.NormFloat64() * 0.8
@@ -96,7 +96,7 @@ func (s synthetic) write(t testing.TB) store.Store {
 	st := openStore(t, t.TempDir())
 	r := rand.New(rand.NewPCG(s.seed, 1))
 	var all [][]job.Result
-	for i := range s.sentences {
+	for i := range s.texts {
 		all = append(all, s.rows(i, r))
 	}
 	options := []columnar.Option{columnar.AsInt64("sentence_id"), columnar.Without("engine"), columnar.Without("job"), columnar.Without("ordinal"), columnar.Without("reason"), columnar.Without("stage")}

@@ -21,7 +21,7 @@ func (b *builder) sideName(side int) string {
 
 func (b *builder) mismatchByQuantile() *figure {
 	f := &figure{name: "mismatch-quantile", title: "Mismatch rate by quantile of uncertainty", population: allTokens,
-		notes: []string{"Groups of about a tenth of the tokens, as the histograms' bins allow (eight to an octave)", "n is that of the most frequent measure; the table has each", "No intervals: the histograms are over the whole table, not by sentence"}}
+		notes: []string{"Groups of about a tenth of the tokens, as the histograms' bins allow (eight to an octave)", "n is that of the most frequent measure; the table has each", "No intervals: the histograms are over the whole table, not by text"}}
 	if b.tokens == nil {
 		return b.noTokens(f)
 	}
@@ -122,7 +122,7 @@ func (b *builder) quantileRates(t *table, measure int, shift float64) (marks []m
 		rs := b.sample.divergence(v, func(row int) int32 { return group(edges, values[row]) }).rates(b.resampler)
 		for k, r := range rs {
 			if r.n > 0 {
-				t.add(v.name, job.Measures[measure], edges[k], edges[min(k+1, len(edges)-1)], sizes[k], int64(r.sentences), r.n, r.hits, r.interval)
+				t.add(v.name, job.Measures[measure], edges[k], edges[min(k+1, len(edges)-1)], sizes[k], int64(r.texts), r.n, r.hits, r.interval)
 			}
 		}
 		if i == 0 {

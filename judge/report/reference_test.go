@@ -43,10 +43,10 @@ func recompute(t *testing.T, pairs ...string) map[string]string {
 func TestRecomputed(t *testing.T) {
 	var pairs []string
 	for _, s := range []synthetic{
-		{sentences: 120, seed: 3, margins: true, measures: true},
-		{sentences: 30, seed: 4, measures: true},
-		{sentences: 30, seed: 5},
-		{sentences: 30, seed: 6, measures: true, unjudged: true},
+		{texts: 120, seed: 3, margins: true, measures: true},
+		{texts: 30, seed: 4, measures: true},
+		{texts: 30, seed: 5},
+		{texts: 30, seed: 6, measures: true, unjudged: true},
 	} {
 		st := s.write(t)
 		var labels agreement.Labels
@@ -56,7 +56,7 @@ func TestRecomputed(t *testing.T) {
 		dir, _ := makeWithGold(t, st, 1000, labels)
 		pairs = append(pairs, st.String(), dir)
 	}
-	s := synthetic{sentences: 20, seed: 7, measures: true}
+	s := synthetic{texts: 20, seed: 7, measures: true}
 	wrong := s.write(t)
 	s.labels(t, wrong)
 	s.seed++

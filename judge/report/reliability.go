@@ -27,7 +27,7 @@ func newGold(labels agreement.Labels) *gold {
 	return &gold{labels: labels, bySource: map[string]*reliability{}, missing: int64(len(labels))}
 }
 
-// next closes a sentence, for the sources that have labels in it.
+// next closes a text, for the sources that have labels in it.
 func (g *gold) next() {
 	for _, r := range g.bySource {
 		if len(r.open) > 0 {
@@ -87,11 +87,11 @@ func (b *builder) reliabilityOf(source string, of *reliability) *figure {
 			continue
 		}
 		means[k] = of.sum[k] / float64(r.n)
-		t.add(float64(k)/reliabilityBins, float64(k+1)/reliabilityBins, int64(r.sentences), r.n, r.hits, means[k], r.interval)
+		t.add(float64(k)/reliabilityBins, float64(k+1)/reliabilityBins, int64(r.texts), r.n, r.hits, means[k], r.interval)
 		f.n += r.n
 		gap += float64(r.n) * math.Abs(r.value-means[k])
 	}
-	f.sentences = len(of.ends)
+	f.texts = len(of.ends)
 	f.notes = []string{fmt.Sprintf("Labels without a verdict: %s, left out", grouped(b.sample.gold.missing)),
 		"Right: the verdict is the label's; drawn at the mean confidence of each bin of 0.1",
 		fmt.Sprintf("Expected calibration error: %s", rounded(gap/float64(f.n))), "Dotted: a judge that is right as often as it says"}

@@ -43,7 +43,7 @@ type About struct {
 	ResultsSHA256 string            `json:"results_sha256"`
 	RatesSHA256   string            `json:"rates_sha256,omitempty"`
 	Mismatches    int64             `json:"mismatches"`
-	Sentences     int64             `json:"sentences"` // with mismatches
+	Texts         int64             `json:"sentences"` // with mismatches
 	Judges        map[string]int64  `json:"judges"`    // verdicts by model and prompt
 	Seed          uint64            `json:"seed"`
 	Resamples     int               `json:"resamples"`
@@ -54,7 +54,7 @@ type About struct {
 }
 
 // Make writes the report. Memory: 30 bytes a mismatch, twice that while a
-// measure is sorted, and 12 bytes for each sentence and group.
+// measure is sorted, and 12 bytes for each text and group.
 func Make(ctx context.Context, o Options) (*About, error) {
 	if o.Resamples < 1 {
 		return nil, failure.New(failure.Usage, "the usual is 1000", "%d resamples", o.Resamples)
@@ -85,7 +85,7 @@ func Make(ctx context.Context, o Options) (*About, error) {
 			return nil, failure.New(failure.Refused, "merge the job again", "%s of %s has %d mismatches, its %s counts %d", ResultsKey, o.Store, n, job.RatesKey, b.tokens.mismatches)
 		}
 	}
-	about.Mismatches, about.Sentences, about.Judges = int64(len(b.sample.marks)), int64(len(b.sample.starts)), b.sample.judges
+	about.Mismatches, about.Texts, about.Judges = int64(len(b.sample.marks)), int64(len(b.sample.starts)), b.sample.judges
 	return about, b.write(ctx, o.Out, about)
 }
 

@@ -37,7 +37,7 @@ func contents(t *testing.T, s store.Store) map[string]string {
 
 // TestS3 makes the report of a job in S3, in S3: it is the one of the same job in a folder.
 func TestS3(t *testing.T) {
-	local := synthetic{sentences: 12, seed: 1, measures: true}.write(t)
+	local := synthetic{texts: 12, seed: 1, measures: true}.write(t)
 	proxy := storetest.StartS3(t)
 	options := store.Options{S3Endpoint: proxy.URL, S3PathStyle: true}
 	remote, err := store.Open(t.Context(), "s3://"+proxy.Bucket+"/job", options)
@@ -81,7 +81,7 @@ func TestS3(t *testing.T) {
 func TestRemade(t *testing.T) {
 	out := openStore(t, t.TempDir())
 	for _, unjudged := range []bool{false, true} {
-		st := synthetic{sentences: 12, seed: 1, measures: true, unjudged: unjudged}.write(t)
+		st := synthetic{texts: 12, seed: 1, measures: true, unjudged: unjudged}.write(t)
 		if _, err := Make(t.Context(), Options{Store: st, Out: out, Seed: 1, Resamples: 20, Console: io.Discard}); err != nil {
 			t.Fatal(err)
 		}
@@ -117,7 +117,7 @@ func TestWithoutResults(t *testing.T) {
 
 // TestWithoutRates is the case of merged jobs.
 func TestWithoutRates(t *testing.T) {
-	st := synthetic{sentences: 12, seed: 1}.write(t)
+	st := synthetic{texts: 12, seed: 1}.write(t)
 	if err := st.Remove(t.Context(), job.RatesKey); err != nil {
 		t.Fatal(err)
 	}
@@ -131,8 +131,8 @@ func TestWithoutRates(t *testing.T) {
 }
 
 func TestRatesOfAnotherPlan(t *testing.T) {
-	st := synthetic{sentences: 3, seed: 1}.write(t)
-	b, err := store.ReadAll(t.Context(), synthetic{sentences: 3, seed: 2}.write(t), job.RatesKey)
+	st := synthetic{texts: 3, seed: 1}.write(t)
+	b, err := store.ReadAll(t.Context(), synthetic{texts: 3, seed: 2}.write(t), job.RatesKey)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -145,7 +145,7 @@ func TestRatesOfAnotherPlan(t *testing.T) {
 }
 
 func TestDamagedResults(t *testing.T) {
-	st := synthetic{sentences: 3, seed: 1}.write(t)
+	st := synthetic{texts: 3, seed: 1}.write(t)
 	b, err := store.ReadAll(t.Context(), st, ResultsKey)
 	if err != nil {
 		t.Fatal(err)
@@ -170,9 +170,9 @@ func TestEmpty(t *testing.T) {
 	}
 }
 
-// TestFewRows wants a warning, and no interval from one or two sentences.
+// TestFewRows wants a warning, and no interval from one or two texts.
 func TestFewRows(t *testing.T) {
-	dir, _ := makeReport(t, synthetic{sentences: 2, seed: 1, measures: true}.write(t), 50)
+	dir, _ := makeReport(t, synthetic{texts: 2, seed: 1, measures: true}.write(t), 50)
 	page, err := os.ReadFile(filepath.Join(dir, PageKey))
 	if err != nil {
 		t.Fatal(err)
@@ -186,14 +186,14 @@ func TestFewRows(t *testing.T) {
 	}
 	for line := range strings.Lines(string(b)) {
 		if !strings.HasPrefix(line, "rows,") && !strings.HasSuffix(line, ",,\n") {
-			t.Errorf("an interval from two sentences: %s", line)
+			t.Errorf("an interval from two texts: %s", line)
 		}
 	}
 }
 
-// TestIntervalsOverSentences: rows that repeat each other within a sentence say
+// TestIntervalsOverTexts: rows that repeat each other within a text say
 // no more than one of them, so that the interval must not get narrower.
-func TestIntervalsOverSentences(t *testing.T) {
+func TestIntervalsOverTexts(t *testing.T) {
 	width := func(copies int64) float64 {
 		g := newGrouping()
 		for s := range 40 {
@@ -208,7 +208,7 @@ func TestIntervalsOverSentences(t *testing.T) {
 	}
 	one, many := width(1), width(100)
 	if one != many {
-		t.Errorf("%v wide with one row a sentence, %v with a hundred", one, many)
+		t.Errorf("%v wide with one row a text, %v with a hundred", one, many)
 	}
 	if want := 2 * 1.96 * math.Sqrt(0.25*0.75/40); math.Abs(one-want) > 0.2*want {
 		t.Errorf("%v wide, want about %v", one, want)

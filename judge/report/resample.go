@@ -8,14 +8,14 @@ import (
 	"sync"
 )
 
-// resampler draws whole sentences with replacement, as often as there are any:
+// resampler draws whole texts with replacement, as often as there are any:
 // the rows of a text, and forks that share a rest, are not independent.
 type resampler struct {
 	seed  uint64
 	times int // B
 }
 
-// each calls f for every resample with how often each of n sentences was drawn,
+// each calls f for every resample with how often each of n texts was drawn,
 // from several goroutines at once; weight is only valid during the call. The same
 // seed gives the same resamples.
 func (b resampler) each(n int, f func(resample int, weight []uint16)) {
@@ -40,8 +40,8 @@ func (b resampler) each(n int, f func(resample int, weight []uint16)) {
 	wg.Wait()
 }
 
-// minSentences is how many sentences an interval is worth drawing from.
-const minSentences = 5
+// minTexts is how many texts an interval is worth drawing from.
+const minTexts = 5
 
 // interval is an estimate with its 95 % percentile interval; NaN where there is none.
 type interval struct{ value, low, high float64 }
@@ -70,24 +70,24 @@ func quantile[F float32 | float64](sorted []F, q float64) float64 {
 	return float64(sorted[i])*(1-part) + float64(sorted[i+1])*part
 }
 
-// cell counts a sentence's rows in one group, and the hits among them.
+// cell counts a text's rows in one group, and the hits among them.
 type cell struct {
 	group int32
 	n     uint32
 	hits  uint32
 }
 
-// grouping is a table of counts by sentence and group: what is resampled of a rate.
+// grouping is a table of counts by text and group: what is resampled of a rate.
 type grouping struct {
 	groups int
 	cells  []cell
-	ends   []int // of each sentence's cells
+	ends   []int // of each text's cells
 	open   map[int32]int
 }
 
 func newGrouping() *grouping { return &grouping{open: map[int32]int{}} }
 
-// add counts rows of the sentence that is open.
+// add counts rows of the text that is open.
 func (g *grouping) add(group int32, n, hits int64) {
 	at, ok := g.open[group]
 	if !ok {
@@ -100,7 +100,7 @@ func (g *grouping) add(group int32, n, hits int64) {
 	g.cells[at].hits += uint32(hits)
 }
 
-// next closes the sentence.
+// next closes the text.
 func (g *grouping) next() {
 	g.ends = append(g.ends, len(g.cells))
 	clear(g.open)
@@ -108,18 +108,18 @@ func (g *grouping) next() {
 
 // rate is the share of hits in a group.
 type rate struct {
-	n, hits   int64
-	sentences int // with rows in the group
+	n, hits int64
+	texts   int // with rows in the group
 	interval
 }
 
-// rates of all groups, with intervals over sentences.
+// rates of all groups, with intervals over texts.
 func (g *grouping) rates(b resampler) []rate {
 	rs := make([]rate, g.groups)
 	for _, c := range g.cells {
 		r := &rs[c.group]
 		r.n, r.hits = r.n+int64(c.n), r.hits+int64(c.hits)
-		r.sentences++
+		r.texts++
 	}
 	values := make([][]float64, g.groups)
 	for i := range values {
@@ -133,14 +133,14 @@ func (g *grouping) rates(b resampler) []rate {
 	for i := range rs {
 		r := &rs[i]
 		r.interval = point(float64(r.hits) / float64(r.n))
-		if r.sentences >= minSentences {
+		if r.texts >= minTexts {
 			r.interval = percentiles(r.value, values[i])
 		}
 	}
 	return rs
 }
 
-// resampled counts rows and hits by group under the weights of the sentences.
+// resampled counts rows and hits by group under the weights of the texts.
 func (g *grouping) resampled(weight []uint16) [][2]float64 {
 	sums := make([][2]float64, g.groups)
 	from := 0

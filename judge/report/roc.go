@@ -9,8 +9,8 @@ import (
 // ranking is the rows with a verdict and a value, by falling value: how well the
 // value tells divergence. 4 bytes a row.
 type ranking struct {
-	rows      []uint32 // sentence<<2 | tied with the next<<1 | diverged
-	sentences int
+	rows      []uint32 // text<<2 | tied with the next<<1 | diverged
+	texts     int
 	positives int64
 	values    []float32
 }
@@ -19,7 +19,7 @@ const tied = 2
 
 // rank orders the rows under the variant by a measure.
 func (s *sample) rank(v variant, measure []float32) *ranking {
-	r := &ranking{sentences: len(s.starts)}
+	r := &ranking{texts: len(s.starts)}
 	at := make([]int32, 0, len(s.marks))
 	for i, m := range s.marks {
 		if m&judged != 0 && m&v.drop == 0 && measure[i] == measure[i] {
@@ -32,11 +32,11 @@ func (s *sample) rank(v variant, measure []float32) *ranking {
 	r.rows = make([]uint32, len(at))
 	r.values = make([]float32, len(at))
 	for i, row := range at {
-		sentence, exact := slices.BinarySearch(s.starts, row)
+		text, exact := slices.BinarySearch(s.starts, row)
 		if !exact {
-			sentence--
+			text--
 		}
-		p := uint32(sentence) << 2
+		p := uint32(text) << 2
 		if i+1 < len(at) && measure[at[i+1]] == measure[row] {
 			p |= tied
 		}
@@ -51,7 +51,7 @@ func (s *sample) rank(v variant, measure []float32) *ranking {
 
 // areas are the area under the ROC curve (ties count half) and the average
 // precision, the sum of precision times the gain in recall over the thresholds.
-// weight is by sentence.
+// weight is by text.
 func (r *ranking) areas(weight []uint16) (auc, ap float64) {
 	var tp, fp, lastTP, lastFP, area, precision float64
 	for _, p := range r.rows {
@@ -80,19 +80,19 @@ type scores struct {
 }
 
 func (r *ranking) scores(b resampler) scores {
-	auc, ap := r.areas(slices.Repeat([]uint16{1}, r.sentences))
-	if r.hitSentences() < minSentences {
+	auc, ap := r.areas(slices.Repeat([]uint16{1}, r.texts))
+	if r.hitTexts() < minTexts {
 		return scores{n: int64(len(r.rows)), positives: r.positives, auc: point(auc), ap: point(ap)}
 	}
 	aucs, aps := make([]float64, b.times), make([]float64, b.times)
-	b.each(r.sentences, func(resample int, weight []uint16) {
+	b.each(r.texts, func(resample int, weight []uint16) {
 		aucs[resample], aps[resample] = r.areas(weight)
 	})
 	return scores{n: int64(len(r.rows)), positives: r.positives, auc: percentiles(auc, aucs), ap: percentiles(ap, aps)}
 }
 
-// hitSentences counts the sentences with rows here.
-func (r *ranking) hitSentences() int {
+// hitTexts counts the texts with rows here.
+func (r *ranking) hitTexts() int {
 	seen := map[uint32]bool{}
 	for _, p := range r.rows {
 		seen[p>>2] = true

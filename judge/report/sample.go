@@ -20,10 +20,10 @@ type sample struct {
 	position []int32
 	marks    []uint16
 	measures [6][]float32 // NaN where the table has none; in the order of job.Measures
-	starts   []int32      // first row of each sentence
+	starts   []int32      // first row of each text
 	margins  bool         // some rows have margins
 
-	last       string // sentence
+	last       string // text
 	status     map[string]int64
 	lengths    [2]lengths // by side
 	confidence map[string]*confidences
@@ -70,7 +70,7 @@ func newSample(mismatches int64) *sample {
 	return s
 }
 
-// add takes the next row; sentences must come one after the other.
+// add takes the next row; texts must come one after the other.
 func (s *sample) add(r *row) error {
 	if len(s.marks) == math.MaxInt32 {
 		return fmt.Errorf("more than %d mismatches", math.MaxInt32)

@@ -55,33 +55,33 @@ var alphabet = func() (a [256]rune) {
 // words is the vocabulary of the jobs made here.
 var words = strings.Split("I|We| see| saw| the| a| dog| cat| hen| now| then|.", "|")
 
-// PerSentence mismatches are at positions 1 and on of each sentence.
-const PerSentence = 5
+// PerText mismatches are at positions 1 and on of each text.
+const PerText = 5
 
-// Make plans a job of sentences over shards and commits its continuations.
+// Make plans a job of texts over shards and commits its continuations.
 // Counted from 0, the mismatch at position 3 has equal continuations, the one
-// at 4 asks the same in every other sentence, and the last one of sentence 2
+// at 4 asks the same in every other text, and the last one of text 2
 // has failed.
-func Make(tb testing.TB, sentences, shards int) store.Store {
+func Make(tb testing.TB, texts, shards int) store.Store {
 	tb.Helper()
-	return write(tb, sentences, shards, PerSentence, Sentence, continuations, nil)
+	return write(tb, texts, shards, PerText, Text, continuations, nil)
 }
 
 // Judging is the id of Large's verdicts.
 const Judging = "fedcba9876543210"
 
-// LargePerSentence is how many mismatches a text of Large has: a ninth of its tokens.
-const LargePerSentence = 222
+// LargePerText is how many mismatches a text of Large has: a ninth of its tokens.
+const LargePerText = 222
 
 // Large plans a job of texts of 2,000 tokens and commits continuations of 16
 // tokens and verdicts with an analysis.
-func Large(tb testing.TB, sentences, shards int) store.Store {
+func Large(tb testing.TB, texts, shards int) store.Store {
 	tb.Helper()
-	return write(tb, sentences, shards, LargePerSentence, large, largeContinuations, largeVerdicts)
+	return write(tb, texts, shards, LargePerText, large, largeContinuations, largeVerdicts)
 }
 
-func write(tb testing.TB, sentences, shards, perSentence int, sentence func(int) *job.Sentence,
-	forks func(*job.Sentence, job.Side) []job.Continuation, verdicts func(*job.Sentence) []job.Verdict) store.Store {
+func write(tb testing.TB, texts, shards, perText int, text func(int) *job.Text,
+	forks func(*job.Text, job.Side) []job.Continuation, verdicts func(*job.Text) []job.Verdict) store.Store {
 	tb.Helper()
 	s, err := store.Open(tb.Context(), tb.TempDir(), store.Options{})
 	if err != nil {
@@ -99,13 +99,13 @@ func write(tb testing.TB, sentences, shards, perSentence int, sentence func(int)
 	put(tb, s, job.TokenizerKey, tok.JSON())
 	j.Files = map[string]string{job.TokenizerKey: job.Sum(tok.JSON())}
 	for k := range shards {
-		var mine []*job.Sentence
-		for n := k; n < sentences; n += shards {
-			mine = append(mine, sentence(n))
+		var mine []*job.Text
+		for n := k; n < texts; n += shards {
+			mine = append(mine, text(n))
 		}
-		shard := writeManifest(tb, s, &j.Plan, k, shards, mine, perSentence)
+		shard := writeManifest(tb, s, &j.Plan, k, shards, mine, perText)
 		for _, side := range job.Sides {
-			commit(tb, s, job.Task{Stage: "infer", Shard: k, Side: side.String(), Manifest: shard.SHA256}, mine, func(x *job.Sentence) []job.Continuation {
+			commit(tb, s, job.Task{Stage: "infer", Shard: k, Side: side.String(), Manifest: shard.SHA256}, mine, func(x *job.Text) []job.Continuation {
 				return forks(x, side)
 			})
 		}
@@ -130,21 +130,21 @@ func put(tb testing.TB, s store.Store, key string, b []byte) {
 	}
 }
 
-// Sentence is the job's n-th.
-func Sentence(n int) *job.Sentence {
-	s := &job.Sentence{Ordinal: int64(n), ID: fmt.Sprint("s", n), Real: []int32{int32(n % 2), 2, 4, 6, 9, 11}}
+// Text is the job's n-th.
+func Text(n int) *job.Text {
+	s := &job.Text{Ordinal: int64(n), ID: fmt.Sprint("s", n), Real: []int32{int32(n % 2), 2, 4, 6, 9, 11}}
 	s.RowRuns = []int64{int64(100 * n), int64(len(s.Real))}
 	s.SmallPredictions = []int32{-1, 3, 5, 7, 10, 11, -1}
 	s.ReferencePredictions = []int32{-1, 2, 4, 6, 9, 0, -1}
-	for p := range PerSentence {
+	for p := range PerText {
 		s.Mismatches = append(s.Mismatches, int32(p+1))
 	}
 	return s
 }
 
-func writeManifest(tb testing.TB, s store.Store, plan *job.Plan, k, of int, mine []*job.Sentence, perSentence int) job.Shard {
+func writeManifest(tb testing.TB, s store.Store, plan *job.Plan, k, of int, mine []*job.Text, perText int) job.Shard {
 	tb.Helper()
-	h := job.Header{Plan: *plan, Index: k, Of: of, Shard: job.Shard{Sentences: len(mine), Mismatches: len(mine) * perSentence}}
+	h := job.Header{Plan: *plan, Index: k, Of: of, Shard: job.Shard{Texts: len(mine), Mismatches: len(mine) * perText}}
 	m, err := job.NewManifestWriter()
 	if err != nil {
 		tb.Fatal(err)
@@ -165,7 +165,7 @@ func writeManifest(tb testing.TB, s store.Store, plan *job.Plan, k, of int, mine
 	return h.Shard
 }
 
-func commit[T job.Row](tb testing.TB, s store.Store, task job.Task, mine []*job.Sentence, rows func(*job.Sentence) []T) {
+func commit[T job.Row](tb testing.TB, s store.Store, task job.Task, mine []*job.Text, rows func(*job.Text) []T) {
 	tb.Helper()
 	log, err := job.OpenLog[T](tb.Context(), s, "a job", task, job.Attempt{}, time.Hour)
 	if err != nil {
@@ -183,7 +183,7 @@ func commit[T job.Row](tb testing.TB, s store.Store, task job.Task, mine []*job.
 	}
 }
 
-func continuations(x *job.Sentence, side job.Side) []job.Continuation {
+func continuations(x *job.Text, side job.Side) []job.Continuation {
 	var cs []job.Continuation
 	for _, p := range x.Mismatches {
 		c := job.Continuation{Ordinal: x.Ordinal, Position: p, Fork: int32(side), IDs: []int32{x.Predictions(side)[p], 11}, Finish: new(string), RestAt: -1}
@@ -203,7 +203,7 @@ func continuations(x *job.Sentence, side job.Side) []job.Continuation {
 	return cs
 }
 
-// number spells n in the words 4 to 7, so that each sentence asks something else.
+// number spells n in the words 4 to 7, so that each text asks something else.
 func number(n int) []int32 {
 	ids := []int32{11}
 	for ; n > 0; n /= 4 {

@@ -10,8 +10,8 @@ import (
 const largeTokens = 2000
 
 // large is a text of Large's, all its own.
-func large(n int) *job.Sentence {
-	s := &job.Sentence{Ordinal: int64(n), ID: fmt.Sprint("text-", n), RowRuns: []int64{int64(largeTokens * n), largeTokens}}
+func large(n int) *job.Text {
+	s := &job.Text{Ordinal: int64(n), ID: fmt.Sprint("text-", n), RowRuns: []int64{int64(largeTokens * n), largeTokens}}
 	for p := range largeTokens {
 		word := int32((n*31 + p*p) % len(words))
 		s.Real = append(s.Real, word)
@@ -19,7 +19,7 @@ func large(n int) *job.Sentence {
 		s.ReferencePredictions = append(s.ReferencePredictions, word)
 	}
 	s.SmallPredictions, s.ReferencePredictions = append(s.SmallPredictions, -1), append(s.ReferencePredictions, -1)
-	for i := range LargePerSentence {
+	for i := range LargePerText {
 		p := 1 + 9*i
 		s.SmallPredictions[p] = (s.Real[p] + 1) % int32(len(words))
 		s.Mismatches = append(s.Mismatches, int32(p))
@@ -30,7 +30,7 @@ func large(n int) *job.Sentence {
 	return s
 }
 
-func largeContinuations(x *job.Sentence, side job.Side) []job.Continuation {
+func largeContinuations(x *job.Text, side job.Side) []job.Continuation {
 	finish, engine := job.FinishStop, "0123456789abcdef"
 	var cs []job.Continuation
 	for i, p := range x.Mismatches {
@@ -45,7 +45,7 @@ func largeContinuations(x *job.Sentence, side job.Side) []job.Continuation {
 	return cs
 }
 
-func largeVerdicts(x *job.Sentence) []job.Verdict {
+func largeVerdicts(x *job.Text) []job.Verdict {
 	var vs []job.Verdict
 	for i, p := range x.Mismatches {
 		match, confidence, source := (int(x.Ordinal)+i)%3 != 0, float64(i%100)/100, "logprob_masked"

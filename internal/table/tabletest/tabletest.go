@@ -14,7 +14,7 @@ import (
 type Config struct {
 	Layout   string // study or r2r
 	Rows     int
-	Tokens   int     // mean tokens of a sentence; lengths are heavy-tailed
+	Tokens   int     // mean tokens of a text; lengths are heavy-tailed
 	Vocab    int     // ids are below
 	Mismatch float64 // share of positions at which neighbouring models differ
 	Seed     uint64
@@ -90,7 +90,7 @@ func (t *table) length() int {
 	return max(2, int(float64(t.Tokens)*math.Exp(0.8*t.r.NormFloat64()-0.32)))
 }
 
-// text draws the real tokens of a sentence, common ones more often.
+// text draws the real tokens of a text, common ones more often.
 func (t *table) text(n int) {
 	t.real = t.real[:0]
 	for range n + 1 {

@@ -48,8 +48,8 @@ func (m hashModel) next(prefix []int32) int32 {
 
 // table makes a text which the models follow often, with gaps in what is
 // recorded: under either alignment one end of the text has no prediction.
-func table(r *rand.Rand, models [2]hashModel, n int) *job.Sentence {
-	s := &job.Sentence{ID: "s"}
+func table(r *rand.Rand, models [2]hashModel, n int) *job.Text {
+	s := &job.Text{ID: "s"}
 	unrecorded := [2]int{0, n}[r.IntN(2)] // as under next, and under same
 	for q := 0; q <= n; q++ {
 		preds := [2]int32{models[0].next(s.Real), models[1].next(s.Real)}
@@ -77,7 +77,7 @@ func table(r *rand.Rand, models [2]hashModel, n int) *job.Sentence {
 }
 
 // generate plays the server: greedy until a stop token or the tokens asked for.
-func generate(m hashModel, w *sentence, e ends) int {
+func generate(m hashModel, w *text, e ends) int {
 	calls := 0
 	for _, r := range w.rests {
 		for n := r.wants(); n > 0; n = r.wants() {

@@ -32,9 +32,9 @@ type failedError struct {
 func (e *failedError) Error() string { return e.class + ": " + e.err.Error() }
 func (e *failedError) Unwrap() error { return e.err }
 
-// sentence is a text's work for one server.
-type sentence struct {
-	*job.Sentence
+// text is a text's work for one server.
+type text struct {
+	*job.Text
 	side    job.Side       // whose server
 	encoded *vllm.Sequence // the real tokens, as requests send them
 	forks   []*branch
@@ -66,11 +66,11 @@ type rest struct {
 	crashes int       // how often the server died with it in flight
 }
 
-// work lays out the sentence's forks for the side's server. limit is the
+// work lays out the text's forks for the side's server. limit is the
 // served model's length in tokens; auditShare of the replayed forks are
 // generated as well.
-func work(s *job.Sentence, side job.Side, set *job.Settings, ends fork.Ends, limit int, auditShare float64) *sentence {
-	w := &sentence{Sentence: s, side: side, counters: job.Counters{}}
+func work(s *job.Text, side job.Side, set *job.Settings, ends fork.Ends, limit int, auditShare float64) *text {
+	w := &text{Text: s, side: side, counters: job.Counters{}}
 	rests := map[restKey]*rest{}
 	for _, p := range s.Mismatches {
 		for _, f := range forksOf(set.Trajectories, side) {
@@ -106,7 +106,7 @@ func forksOf(trajectories string, side job.Side) []job.Side {
 	}
 }
 
-func (w *sentence) add(p int32, of job.Side, set *job.Settings, ends fork.Ends, limit int, rests map[restKey]*rest) *branch {
+func (w *text) add(p int32, of job.Side, set *job.Settings, ends fork.Ends, limit int, rests map[restKey]*rest) *branch {
 	b := &branch{position: p, fork: of, margin: math.Inf(1)}
 	w.forks = append(w.forks, b)
 	if set.Trajectories == job.Real && of == job.Reference {
@@ -193,8 +193,8 @@ func (r *rest) fail(err error) {
 	}
 }
 
-// rows are the sentence's finished continuations.
-func (w *sentence) rows(engine string, margins bool) []job.Continuation {
+// rows are the text's finished continuations.
+func (w *text) rows(engine string, margins bool) []job.Continuation {
 	rows := make([]job.Continuation, len(w.forks))
 	for i, b := range w.forks {
 		rows[i] = b.row(w.Ordinal, engine, margins)

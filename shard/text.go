@@ -10,8 +10,8 @@ import (
 	"tokenfork/internal/table"
 )
 
-// sentence is the rows of a text, put together from batches.
-type sentence struct {
+// text is the rows of a text, put together from batches.
+type text struct {
 	ordinal int64
 	id      string
 	problem *table.Problem
@@ -24,26 +24,26 @@ type sentence struct {
 	measures  [6][]float64
 }
 
-var sentences = sync.Pool{New: func() any { return new(sentence) }}
+var textPool = sync.Pool{New: func() any { return new(text) }}
 
-// stitcher puts sentences together.
+// stitcher puts texts together.
 type stitcher struct {
 	skipBad       bool
 	textIDs       bool
-	firstPosition int64 // -1 until the first sentence is seen
+	firstPosition int64 // -1 until the first text is seen
 	seen          seen
 	skipped       []job.Skipped
 	rows          int64
 	next          int64 // ordinal
 
-	open         *sentence
+	open         *text
 	lastPosition int64
 	lastRowID    int64
 }
 
-// sentences yields whole sentences in order. The receiver gives them back to the pool.
-func (st *stitcher) sentences(batches iter.Seq2[*table.Batch, error]) iter.Seq2[*sentence, error] {
-	return func(yield func(*sentence, error) bool) {
+// texts yields whole texts in order. The receiver gives them back to the pool.
+func (st *stitcher) texts(batches iter.Seq2[*table.Batch, error]) iter.Seq2[*text, error] {
+	return func(yield func(*text, error) bool) {
 		for b, err := range batches {
 			if err != nil {
 				yield(nil, err)
@@ -65,7 +65,7 @@ func (st *stitcher) sentences(batches iter.Seq2[*table.Batch, error]) iter.Seq2[
 
 var errStopped = fmt.Errorf("the receiver stopped")
 
-func (st *stitcher) batch(b *table.Batch, yield func(*sentence, error) bool) error {
+func (st *stitcher) batch(b *table.Batch, yield func(*text, error) bool) error {
 	st.rows += int64(b.Rows)
 	problems := b.Problems
 	for k := range b.Runs {
@@ -89,8 +89,8 @@ func (st *stitcher) batch(b *table.Batch, yield func(*sentence, error) bool) err
 	return nil
 }
 
-// place finds or opens the sentence of a run.
-func (st *stitcher) place(b *table.Batch, k int, yield func(*sentence, error) bool) error {
+// place finds or opens the text of a run.
+func (st *stitcher) place(b *table.Batch, k int, yield func(*text, error) bool) error {
 	run := &b.Runs[k]
 	if st.open != nil && run.ID == st.open.id {
 		if k > 0 {
@@ -105,10 +105,10 @@ func (st *stitcher) place(b *table.Batch, k int, yield func(*sentence, error) bo
 		return errStopped
 	}
 	if before, ok := st.seen.add(run.ID, run.Line); !ok {
-		return failure.New(failure.Refused, "sort the table by sentence and position",
-			"%s: sentence %s goes on here, after other sentences; it began at %s", b.Place(run.Line), run.ID, b.Place(before))
+		return failure.New(failure.Refused, "sort the table by sentence_id and position",
+			"%s: text %s goes on here, after other texts; it began at %s", b.Place(run.Line), run.ID, b.Place(before))
 	}
-	st.open = sentences.Get().(*sentence)
+	st.open = textPool.Get().(*text)
 	s := st.open
 	s.ordinal, s.id, s.problem = st.next, run.ID, nil
 	s.rowID, s.real, s.small = s.rowID[:0], s.real[:0], s.small[:0]
@@ -120,7 +120,7 @@ func (st *stitcher) place(b *table.Batch, k int, yield func(*sentence, error) bo
 	return st.checkFirst(b, run)
 }
 
-// checkFirst wants every sentence to begin at 0, or every one at 1.
+// checkFirst wants every text to begin at 0, or every one at 1.
 func (st *stitcher) checkFirst(b *table.Batch, run *table.Run) error {
 	if st.firstPosition < 0 && (run.Position == 0 || run.Position == 1) {
 		st.firstPosition = run.Position
@@ -128,14 +128,14 @@ func (st *stitcher) checkFirst(b *table.Batch, run *table.Run) error {
 	if run.Position == st.firstPosition {
 		return nil
 	}
-	reason := fmt.Sprintf("sentence %s begins at position %d, want 0 or 1", run.ID, run.Position)
+	reason := fmt.Sprintf("text %s begins at position %d, want 0 or 1", run.ID, run.Position)
 	if st.firstPosition >= 0 {
-		reason = fmt.Sprintf("sentence %s begins at position %d, the ones before at %d", run.ID, run.Position, st.firstPosition)
+		reason = fmt.Sprintf("text %s begins at position %d, the ones before at %d", run.ID, run.Position, st.firstPosition)
 	}
 	return st.bad(&table.Problem{Place: b.Place(run.Line), Line: run.Line, Reason: reason})
 }
 
-// bad stops at a problem or notes it with the sentence.
+// bad stops at a problem or notes it with the text.
 func (st *stitcher) bad(p *table.Problem) error {
 	switch {
 	case p.Lost && !st.textIDs:
@@ -143,7 +143,7 @@ func (st *stitcher) bad(p *table.Problem) error {
 	case p.Lost:
 		return failure.New(failure.Refused, "mend the row", "%w", p)
 	case !st.skipBad:
-		return failure.New(failure.Refused, "mend the table, or leave such sentences out with --on-bad-sentence skip", "%w", p)
+		return failure.New(failure.Refused, "mend the table, or leave such texts out with --on-bad-text skip", "%w", p)
 	case st.open.problem == nil:
 		st.open.problem = p.Clone()
 	}
@@ -169,8 +169,8 @@ func (st *stitcher) append(b *table.Batch, from, to int) {
 	st.lastPosition, st.lastRowID = b.LastPosition, b.RowID[to-1]
 }
 
-// close hands the open sentence on, or lists it if it is bad.
-func (st *stitcher) close(yield func(*sentence, error) bool) bool {
+// close hands the open text on, or lists it if it is bad.
+func (st *stitcher) close(yield func(*text, error) bool) bool {
 	s := st.open
 	st.open = nil
 	if s == nil {
@@ -178,7 +178,7 @@ func (st *stitcher) close(yield func(*sentence, error) bool) bool {
 	}
 	if s.problem != nil {
 		st.skipped = append(st.skipped, job.Skipped{SentenceID: s.id, Line: s.problem.Line, Reason: s.problem.Error()})
-		sentences.Put(s)
+		textPool.Put(s)
 		return true
 	}
 	return yield(s, nil)
