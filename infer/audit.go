@@ -8,6 +8,7 @@ import (
 
 	"tokenfork/internal/fork"
 	"tokenfork/internal/job"
+	"tokenfork/internal/stats"
 )
 
 // Counters of the audits.
@@ -17,9 +18,6 @@ const (
 	AuditNearTies = "audit_near_ties" // that differ first where the two best logprobs are nearly equal
 	AuditFailed   = "audit_failed"    // that could not be generated
 )
-
-// nearTie is the gap of two logprobs that bfloat16 may turn around.
-const nearTie = 0.15
 
 // audit adds a rest that generates the whole of a replayed fork, for a share
 // of them chosen by hash. Its outcome is counted and nothing else.
@@ -44,7 +42,7 @@ func (w *text) countAudits() {
 			w.counters[AuditFailed]++
 		case slices.Equal(got.tail.IDs, r.audits.tail.IDs) && got.tail.Finish == r.audits.tail.Finish:
 			w.counters[AuditAgreed]++
-		case r.gapAt(firstDifference(got.tail.IDs, r.audits.tail.IDs)) < nearTie:
+		case stats.NearTie(r.gapAt(firstDifference(got.tail.IDs, r.audits.tail.IDs))):
 			w.counters[AuditNearTies]++
 		}
 	}
@@ -75,18 +73,7 @@ func tellAudit(log *slog.Logger, c *job.Commit) {
 	if n == 0 {
 		return
 	}
-	low, high := wilson(c.Counters[AuditAgreed], n-c.Counters[AuditNearTies])
+	in := stats.Wilson(c.Counters[AuditAgreed], n-c.Counters[AuditNearTies])
 	log.Info("replay audited", "shard", c.Shard, "side", c.Side, "forks", n, "agreed", c.Counters[AuditAgreed],
-		"near_ties", c.Counters[AuditNearTies], "agreement", fmt.Sprintf("%.4f-%.4f", low, high))
-}
-
-// wilson is the 95 % score interval of k of n.
-func wilson(k, n int64) (low, high float64) {
-	if n <= 0 {
-		return 0, 1
-	}
-	const z = 1.959964
-	p, m := float64(k)/float64(n), float64(n)
-	mid, half := p+z*z/(2*m), z*math.Sqrt(p*(1-p)/m+z*z/(4*m*m))
-	return (mid - half) / (1 + z*z/m), (mid + half) / (1 + z*z/m)
+		"near_ties", c.Counters[AuditNearTies], "agreement", fmt.Sprintf("%.4f-%.4f", in.Low, in.High))
 }

@@ -4,9 +4,9 @@ package agreement
 import (
 	"fmt"
 	"math"
-	"math/rand/v2"
-	"slices"
 	"strings"
+
+	"tokenfork/internal/stats"
 )
 
 // Pair is one mismatch that both have labelled: true for the same meaning.
@@ -16,26 +16,20 @@ type Pair struct {
 	Judge   bool
 }
 
-// Interval is a 95 % confidence interval.
-type Interval struct {
-	Low  float64 `json:"low"`
-	High float64 `json:"high"`
-}
-
 // Report is the agreement over some pairs. Kappa and its interval are nil where
 // they are undefined: one of the two always says the same.
 type Report struct {
-	Pairs      int       `json:"pairs"`
-	Clusters   int       `json:"clusters"`
-	Missing    int       `json:"missing"` // labelled by a human, without a verdict
-	Confusion  Confusion `json:"confusion"`
-	Accuracy   float64   `json:"accuracy"`
-	Wilson     Interval  `json:"accuracy_wilson"`    // as if all pairs were independent
-	Bootstrap  Interval  `json:"accuracy_bootstrap"` // over clusters
-	Kappa      *float64  `json:"kappa"`
-	KappaRange *Interval `json:"kappa_bootstrap"` // over clusters
-	Rounds     int       `json:"bootstrap_rounds"`
-	Seed       uint64    `json:"bootstrap_seed"`
+	Pairs      int             `json:"pairs"`
+	Clusters   int             `json:"clusters"`
+	Missing    int             `json:"missing"` // labelled by a human, without a verdict
+	Confusion  Confusion       `json:"confusion"`
+	Accuracy   float64         `json:"accuracy"`
+	Wilson     stats.Interval  `json:"accuracy_wilson"`    // as if all pairs were independent
+	Bootstrap  stats.Interval  `json:"accuracy_bootstrap"` // over clusters
+	Kappa      *float64        `json:"kappa"`
+	KappaRange *stats.Interval `json:"kappa_bootstrap"` // over clusters
+	Rounds     int             `json:"bootstrap_rounds"`
+	Seed       uint64          `json:"bootstrap_seed"`
 }
 
 // Confusion counts pairs by what the human and then the judge says.
@@ -59,11 +53,12 @@ func (c *Confusion) add(p Pair) {
 	}
 }
 
-func (c *Confusion) plus(d *Confusion) {
-	c.SameSame += d.SameSame
-	c.SameDifferent += d.SameDifferent
-	c.DifferentSame += d.DifferentSame
-	c.DifferentDifferent += d.DifferentDifferent
+// plus adds d, times as often.
+func (c *Confusion) plus(d *Confusion, times int) {
+	c.SameSame += times * d.SameSame
+	c.SameDifferent += times * d.SameDifferent
+	c.DifferentSame += times * d.DifferentSame
+	c.DifferentDifferent += times * d.DifferentDifferent
 }
 
 // N is the number of pairs.
@@ -88,19 +83,6 @@ func (c *Confusion) Kappa() float64 {
 	return (c.Accuracy() - chance) / (1 - chance)
 }
 
-const z95 = 1.959963984540054 // of the normal distribution
-
-// Wilson is the score interval of k successes in n independent trials; [0, 1] for none.
-func Wilson(k, n int) Interval {
-	if n == 0 {
-		return Interval{0, 1}
-	}
-	p, z2, m := float64(k)/float64(n), z95*z95, float64(n)
-	middle := (p + z2/(2*m)) / (1 + z2/m)
-	half := z95 * math.Sqrt(p*(1-p)/m+z2/(4*m*m)) / (1 + z2/m)
-	return Interval{max(0, middle-half), min(1, middle+half)}
-}
-
 // Measure compares the pairs; missing labels had no verdict. The bootstrap
 // draws clusters, rounds times, from the seed.
 func Measure(pairs []Pair, missing, rounds int, seed uint64) Report {
@@ -118,54 +100,28 @@ func Measure(pairs []Pair, missing, rounds int, seed uint64) Report {
 		c.add(p)
 	}
 	r := Report{Pairs: len(pairs), Clusters: len(clusters), Missing: missing, Confusion: all, Rounds: rounds, Seed: seed,
-		Wilson: Wilson(all.SameSame+all.DifferentDifferent, len(pairs))}
+		Wilson: stats.Wilson(int64(all.SameSame+all.DifferentDifferent), int64(len(pairs)))}
 	if len(pairs) == 0 {
-		r.Bootstrap = Interval{0, 1}
+		r.Bootstrap = stats.Interval{Low: 0, High: 1}
 		return r
 	}
 	r.Accuracy = all.Accuracy()
 	if k := all.Kappa(); !math.IsNaN(k) {
 		r.Kappa = &k
 	}
-	accuracy, kappa := bootstrap(clusters, rounds, seed)
-	r.Bootstrap = *percentiles(accuracy)
-	if r.Kappa != nil {
-		r.KappaRange = percentiles(kappa)
+	accuracy, kappa := make([]float64, rounds), make([]float64, rounds)
+	stats.Bootstrap{Seed: seed, Times: rounds}.Each(len(clusters), func(round int, weight []uint16) {
+		var c Confusion
+		for i, w := range weight {
+			c.plus(clusters[i], int(w))
+		}
+		accuracy[round], kappa[round] = c.Accuracy(), c.Kappa()
+	})
+	r.Bootstrap = stats.Percentiles(accuracy)
+	if in := stats.Percentiles(kappa); r.Kappa != nil && !math.IsNaN(in.Low) {
+		r.KappaRange = &in
 	}
 	return r
-}
-
-// bootstrap gives both measures of each resample; kappa only where it is defined.
-func bootstrap(clusters []*Confusion, rounds int, seed uint64) (accuracy, kappa []float64) {
-	draw := rand.New(rand.NewPCG(seed, 0))
-	for range rounds {
-		var c Confusion
-		for range clusters {
-			c.plus(clusters[draw.IntN(len(clusters))])
-		}
-		accuracy = append(accuracy, c.Accuracy())
-		if k := c.Kappa(); !math.IsNaN(k) {
-			kappa = append(kappa, k)
-		}
-	}
-	return accuracy, kappa
-}
-
-// percentiles are the 2.5th and 97.5th, by linear interpolation.
-func percentiles(of []float64) *Interval {
-	if len(of) == 0 {
-		return nil
-	}
-	slices.Sort(of)
-	at := func(q float64) float64 {
-		x := q * float64(len(of)-1)
-		i := int(x)
-		if i == len(of)-1 {
-			return of[i]
-		}
-		return of[i] + (x-float64(i))*(of[i+1]-of[i])
-	}
-	return &Interval{at(0.025), at(0.975)}
 }
 
 // String is the report for people.

@@ -4,6 +4,8 @@ import (
 	"math"
 	"strings"
 	"testing"
+
+	"tokenfork/internal/stats"
 )
 
 // pairs makes the pairs of a confusion matrix, in clusters of the given size.
@@ -51,7 +53,7 @@ func TestKappaUndefined(t *testing.T) {
 	if r.Kappa != nil || r.KappaRange != nil || r.Accuracy != 1 || !strings.Contains(r.String(), "undefined") {
 		t.Errorf("got %+v", r)
 	}
-	if r := Measure(nil, 4, 50, 1); r.Pairs != 0 || r.Kappa != nil || r.Wilson != (Interval{0, 1}) {
+	if r := Measure(nil, 4, 50, 1); r.Pairs != 0 || r.Kappa != nil || r.Wilson != (stats.Interval{Low: 0, High: 1}) {
 		t.Errorf("got %+v", r)
 	}
 }

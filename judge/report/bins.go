@@ -5,6 +5,7 @@ import (
 	"slices"
 
 	"tokenfork/internal/job"
+	"tokenfork/internal/stats"
 )
 
 // quantiles is how many groups of about equal size a measure is cut into.
@@ -26,7 +27,7 @@ func (s *sample) cuts(measure []float32) []float64 {
 	slices.Sort(sorted)
 	edges := make([]float64, quantiles+1)
 	for i := range edges {
-		edges[i] = quantile(sorted, float64(i)/quantiles)
+		edges[i] = stats.Quantile(sorted, float64(i)/quantiles)
 	}
 	return slices.Compact(edges)
 }

@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"tokenfork/internal/job"
+	"tokenfork/internal/stats"
 )
 
 func TestGroup(t *testing.T) {
@@ -56,7 +57,7 @@ func TestRounded(t *testing.T) {
 
 func TestLaTeX(t *testing.T) {
 	x := &table{columns: []string{"a_b", "share"}}
-	x.add(`50 % of $x_1$ & {\it more}~#1^`, interval{0.5, 0.25, 0.75})
+	x.add(`50 % of $x_1$ & {\it more}~#1^`, stats.Estimate{Value: 0.5, Interval: stats.Interval{Low: 0.25, High: 0.75}})
 	var b strings.Builder
 	if err := x.writeLaTeX(&b); err != nil {
 		t.Fatal(err)

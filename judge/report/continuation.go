@@ -6,6 +6,7 @@ import (
 	"slices"
 
 	"tokenfork/internal/job"
+	"tokenfork/internal/stats"
 )
 
 func sortedKeys[V any](m map[string]V) []string { return slices.Sorted(maps.Keys(m)) }
@@ -72,15 +73,15 @@ func (l *lengths) quantile(q float64) int64 {
 
 // steps are the shares of the continuations up to each length.
 func (l *lengths) steps() []mark {
-	ms := []mark{{0, point(0)}}
+	ms := []mark{{0, stats.Point(0)}}
 	seen, n := int64(0), float64(l.count())
 	for length, c := range l.tokens {
 		if c == 0 {
 			continue
 		}
-		ms = append(ms, mark{float64(length), point(100 * float64(seen) / n)})
+		ms = append(ms, mark{float64(length), stats.Point(100 * float64(seen) / n)})
 		seen += c
-		ms = append(ms, mark{float64(length), point(100 * float64(seen) / n)})
+		ms = append(ms, mark{float64(length), stats.Point(100 * float64(seen) / n)})
 	}
 	return ms
 }
@@ -121,7 +122,7 @@ func (b *builder) confidenceOf(source string, c *confidences) *figure {
 		for i, k := range c.bins[verdict] {
 			from, to, share := float64(i)/confidenceBins, float64(i+1)/confidenceBins, float64(k)/float64(n)
 			t.add(name, from, to, k, share)
-			s.marks = append(s.marks, mark{from, point(100 * share)}, mark{to, point(100 * share)})
+			s.marks = append(s.marks, mark{from, stats.Point(100 * share)}, mark{to, stats.Point(100 * share)})
 		}
 		p.series = append(p.series, s)
 	}

@@ -17,6 +17,8 @@ import (
 	"gonum.org/v1/plot/vg/vgimg"
 	"gonum.org/v1/plot/vg/vgpdf"
 	"gonum.org/v1/plot/vg/vgsvg"
+
+	"tokenfork/internal/stats"
 )
 
 // Sizes of a figure: a column of a two-column paper, or its whole width.
@@ -74,7 +76,7 @@ const (
 // mark is a point of a series, with a bar if its interval is known.
 type mark struct {
 	x float64
-	interval
+	stats.Estimate
 }
 
 // series is a row of marks, drawn as a line with markers and bars.
@@ -98,12 +100,12 @@ func (s *series) Plot(c draw.Canvas, p *plot.Plot) {
 	bar := draw.LineStyle{Color: s.color, Width: 0.6}
 	var line []vg.Point
 	for _, m := range s.marks {
-		if math.IsNaN(m.value) {
+		if math.IsNaN(m.Value) {
 			continue
 		}
-		line = append(line, s.at(c, p, m.x, m.value))
-		if !math.IsNaN(m.low) {
-			c.StrokeLine2(bar, s.at(c, p, m.x, m.low).X, s.at(c, p, m.x, m.low).Y, s.at(c, p, m.x, m.high).X, s.at(c, p, m.x, m.high).Y)
+		line = append(line, s.at(c, p, m.x, m.Value))
+		if !math.IsNaN(m.Low) {
+			c.StrokeLine2(bar, s.at(c, p, m.x, m.Low).X, s.at(c, p, m.x, m.Low).Y, s.at(c, p, m.x, m.High).X, s.at(c, p, m.x, m.High).Y)
 		}
 	}
 	if !s.bare {
@@ -129,7 +131,7 @@ func (s *series) DataRange() (xmin, xmax, ymin, ymax float64) {
 	xmin, xmax, ymin, ymax = math.Inf(1), math.Inf(-1), math.Inf(1), math.Inf(-1)
 	for _, m := range s.marks {
 		xmin, xmax = min(xmin, m.x), max(xmax, m.x)
-		for _, v := range [3]float64{m.value, m.low, m.high} {
+		for _, v := range [3]float64{m.Value, m.Low, m.High} {
 			if !math.IsNaN(v) {
 				ymin, ymax = min(ymin, v), max(ymax, v)
 			}

@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"tokenfork/internal/job"
+	"tokenfork/internal/stats"
 )
 
 // fewRows is below how many rows a figure says that there are few.
@@ -33,7 +34,7 @@ type figure struct {
 }
 
 // caption says what one must know to read the figure.
-func (f *figure) caption(b resampler) string {
+func (f *figure) caption(b stats.Bootstrap) string {
 	if f.why != "" {
 		return "Not drawn: " + f.why + "."
 	}
@@ -48,7 +49,7 @@ func (f *figure) caption(b resampler) string {
 		said = append(said, fmt.Sprintf("FEW ROWS: fewer than %d, so read nothing into it", fewRows))
 	}
 	if f.resampled {
-		said = append(said, fmt.Sprintf("Intervals: 95 %%, percentiles of %d resamples of whole texts, seed %d. Groups with rows of fewer than %d texts have none and are in the table only", b.times, b.seed, minTexts))
+		said = append(said, fmt.Sprintf("Intervals: 95 %%, percentiles of %d resamples of whole texts, seed %d. Groups with rows of fewer than %d texts have none and are in the table only", b.Times, b.Seed, stats.MinClusters))
 	}
 	return strings.Join(append(said, f.notes...), ". ") + "."
 }
@@ -57,7 +58,7 @@ func (f *figure) caption(b resampler) string {
 type builder struct {
 	sample *sample
 	tokens *tokens // nil: no rates.parquet
-	resampler
+	stats.Bootstrap
 	names [2]string // of the models
 	first int64     // the table's first position
 	limit int       // max-new-tokens; 0: not known
@@ -87,17 +88,17 @@ func (b *builder) figures() []*figure {
 
 // percent makes rates marks at their places. Groups of too few texts are not
 // drawn, unless all are such.
-func percent(rs []rate, x func(group int) float64) []mark {
+func percent(rs []stats.Share, x func(group int) float64) []mark {
 	least := 1
 	for _, r := range rs {
-		if r.texts >= minTexts {
-			least = minTexts
+		if r.Clusters >= stats.MinClusters {
+			least = stats.MinClusters
 		}
 	}
 	var ms []mark
 	for i, r := range rs {
-		if r.texts >= least {
-			ms = append(ms, mark{x(i), interval{100 * r.value, 100 * r.low, 100 * r.high}})
+		if r.Clusters >= least {
+			ms = append(ms, mark{x(i), stats.Estimate{Value: 100 * r.Value, Interval: stats.Interval{Low: 100 * r.Low, High: 100 * r.High}}})
 		}
 	}
 	return ms
@@ -116,7 +117,7 @@ func (b *builder) ofMismatches(f *figure) bool {
 		f.why = b.sample.whyNoVerdicts()
 		return false
 	}
-	f.texts = b.sample.divergence(variants[0], func(int) int32 { return 0 }).rates(resampler{})[0].texts
+	f.texts = b.sample.divergence(variants[0], func(int) int32 { return 0 }).Shares(stats.Bootstrap{})[0].Clusters
 	if b.sample.margins {
 		f.notes = append(f.notes, b.nearTies())
 	}
@@ -124,7 +125,7 @@ func (b *builder) ofMismatches(f *figure) bool {
 }
 
 func (b *builder) nearTies() string {
-	return fmt.Sprintf("Near ties: the two best log probabilities of a continuation came within %g of each other", NearTie)
+	return fmt.Sprintf("Near ties: the two best log probabilities of a continuation came within %g of each other", stats.NearTieGap)
 }
 
 // overview is the table of overall rates; it has no picture.
@@ -136,16 +137,16 @@ func (b *builder) overview() *figure {
 	}
 	t := &table{name: "rates", columns: []string{"rate", "rows", "n", "hits", "missing_verdicts", "share"}}
 	if b.tokens != nil && b.tokens.positions > 0 {
-		r := b.tokens.overall.rates(b.resampler)[0]
-		t.add("mismatches of tokens", "all", r.n, r.hits, int64(0), r.interval)
+		r := b.tokens.overall.Shares(b.Bootstrap)[0]
+		t.add("mismatches of tokens", "all", r.N, r.Hits, int64(0), r.Estimate)
 	}
 	for _, v := range b.sample.variants() {
 		with, without := b.sample.verdicts(v)
-		r := rate{interval: point(math.NaN())}
+		r := stats.Share{Estimate: stats.Point(math.NaN())}
 		if with > 0 {
-			r = b.sample.divergence(v, func(int) int32 { return 0 }).rates(b.resampler)[0]
+			r = b.sample.divergence(v, func(int) int32 { return 0 }).Shares(b.Bootstrap)[0]
 		}
-		t.add("divergent of judged mismatches", v.name, with, r.hits, without, r.interval)
+		t.add("divergent of judged mismatches", v.name, with, r.Hits, without, r.Estimate)
 	}
 	s := &table{name: "status", columns: []string{"status", "mismatches"}}
 	for _, status := range sortedKeys(b.sample.status) {
@@ -160,13 +161,13 @@ func (b *builder) mismatchByPosition() *figure {
 	if b.tokens == nil || b.tokens.positions == 0 {
 		return b.noTokens(f)
 	}
-	f.n, f.texts = b.tokens.positions, len(b.tokens.byBin.ends)
-	width := binWidth(int64(b.tokens.byBin.groups)*job.PositionBinWidth, job.PositionBinWidth)
-	rs := b.tokens.byBin.widen(int32(width / job.PositionBinWidth)).rates(b.resampler)
+	f.n, f.texts = b.tokens.positions, b.tokens.byBin.Clusters()
+	width := binWidth(int64(b.tokens.byBin.Groups())*job.PositionBinWidth, job.PositionBinWidth)
+	rs := b.tokens.byBin.Widen(int32(width / job.PositionBinWidth)).Shares(b.Bootstrap)
 	t := &table{name: f.name, columns: []string{"position_from", "position_to", "sentences", "positions", "mismatches", "mismatch_rate"}}
 	for i, r := range rs {
-		if r.n > 0 {
-			t.add(int64(i)*width+b.first, int64(i+1)*width+b.first, int64(r.texts), r.n, r.hits, r.interval)
+		if r.N > 0 {
+			t.add(int64(i)*width+b.first, int64(i+1)*width+b.first, int64(r.Clusters), r.N, r.Hits, r.Estimate)
 		}
 	}
 	f.tables = []*table{t}
@@ -201,10 +202,10 @@ func (b *builder) divergenceByPosition() *figure {
 	p := panel{x: "position of the mismatch (tokens)", y: "divergence rate (%)", xRange: &[2]float64{0, float64((longest + width - 1) / width * width)}}
 	last := len(b.sample.variants()) - 1
 	for i, v := range b.sample.variants() {
-		rs := b.sample.divergence(v, at).rates(b.resampler)
+		rs := b.sample.divergence(v, at).Shares(b.Bootstrap)
 		for k, r := range rs {
-			if r.n > 0 {
-				t.add(v.name, int64(k)*width+b.first, int64(k+1)*width+b.first, int64(r.texts), r.n, r.hits, r.interval)
+			if r.N > 0 {
+				t.add(v.name, int64(k)*width+b.first, int64(k+1)*width+b.first, int64(r.Clusters), r.N, r.Hits, r.Estimate)
 			}
 		}
 		if i == 0 || i == last {
@@ -225,9 +226,9 @@ func (b *builder) mismatchByClass() *figure {
 	if b.tokens == nil || b.tokens.positions == 0 {
 		return b.noTokens(f)
 	}
-	f.n, f.texts = b.tokens.positions, len(b.tokens.byClass.ends)
+	f.n, f.texts = b.tokens.positions, b.tokens.byClass.Clusters()
 	f.notes = []string{"The class is that of the real token"}
-	rs := b.tokens.byClass.rates(b.resampler)
+	rs := b.tokens.byClass.Shares(b.Bootstrap)
 	t := &table{name: f.name, columns: []string{"token_class", "sentences", "positions", "mismatches", "mismatch_rate"}}
 	addClasses(t, rs)
 	f.tables = []*table{t}
@@ -247,7 +248,7 @@ func (b *builder) divergenceByClass() *figure {
 	t := &table{name: f.name, columns: []string{"rows", "token_class", "sentences", "judged", "divergent", "divergence_rate"}}
 	p := classPanel("divergence rate (%)")
 	for i, v := range b.sample.variants() {
-		rs := b.sample.divergence(v, class).rates(b.resampler)
+		rs := b.sample.divergence(v, class).Shares(b.Bootstrap)
 		addClasses(t, rs, v.name)
 		shift := (float64(len(b.sample.variants())-1)/2 - float64(i)) * 0.18
 		p.series = append(p.series, &series{name: v.name, look: bare(i), sideways: true, marks: byClass(rs, shift)})
@@ -271,15 +272,15 @@ func classPanel(x string) panel {
 	return p
 }
 
-func addClasses(t *table, rs []rate, first ...any) {
+func addClasses(t *table, rs []stats.Share, first ...any) {
 	for i, r := range rs {
-		if r.n > 0 {
-			t.add(append(first[:len(first):len(first)], job.TokenClasses[i], int64(r.texts), r.n, r.hits, r.interval)...)
+		if r.N > 0 {
+			t.add(append(first[:len(first):len(first)], job.TokenClasses[i], int64(r.Clusters), r.N, r.Hits, r.Estimate)...)
 		}
 	}
 }
 
-func byClass(rs []rate, shift float64) []mark {
+func byClass(rs []stats.Share, shift float64) []mark {
 	return percent(rs, func(k int) float64 {
 		for at, c := range classOrder {
 			if c == job.TokenClasses[k] {

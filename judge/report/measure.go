@@ -5,6 +5,7 @@ import (
 	"math"
 
 	"tokenfork/internal/job"
+	"tokenfork/internal/stats"
 )
 
 // Names of the measures for people, as job.Measures by side has them.
@@ -72,7 +73,7 @@ func shares(groups []valueRange) []mark {
 	before, all := int64(0), float64(total(groups))
 	for _, g := range groups {
 		x := 100 * (float64(before) + float64(g.positions)/2) / all
-		ms = append(ms, mark{x, point(100 * float64(g.mismatches) / float64(g.positions))})
+		ms = append(ms, mark{x, stats.Point(100 * float64(g.mismatches) / float64(g.positions))})
 		before += g.positions
 	}
 	return ms
@@ -119,10 +120,10 @@ func (b *builder) quantileRates(t *table, measure int, shift float64) (marks []m
 		before += n
 	}
 	for i, v := range b.sample.variants() {
-		rs := b.sample.divergence(v, func(row int) int32 { return group(edges, values[row]) }).rates(b.resampler)
+		rs := b.sample.divergence(v, func(row int) int32 { return group(edges, values[row]) }).Shares(b.Bootstrap)
 		for k, r := range rs {
-			if r.n > 0 {
-				t.add(v.name, job.Measures[measure], edges[k], edges[min(k+1, len(edges)-1)], sizes[k], int64(r.texts), r.n, r.hits, r.interval)
+			if r.N > 0 {
+				t.add(v.name, job.Measures[measure], edges[k], edges[min(k+1, len(edges)-1)], sizes[k], int64(r.Clusters), r.N, r.Hits, r.Estimate)
 			}
 		}
 		if i == 0 {
@@ -148,18 +149,18 @@ func (b *builder) prediction() []*figure {
 	var all []scores
 	points := &table{name: "roc", curve: true, columns: []string{"measure", "threshold", "false_positive_rate", "recall", "precision"}}
 	roc.picture = &picture{width: columnWidth, height: 1.25 * figureHeight, panels: []panel{{x: "false positive rate", y: "true positive rate (recall)", xRange: &[2]float64{0, 1}, yRange: &[2]float64{0, 1},
-		series: []*series{{look: look{color: grey, dashes: dotted}, marks: []mark{{0, point(0)}, {1, point(1)}}}}}}}
+		series: []*series{{look: look{color: grey, dashes: dotted}, marks: []mark{{0, stats.Point(0)}, {1, stats.Point(1)}}}}}}}
 	pr.picture = &picture{width: columnWidth, height: 1.25 * figureHeight, panels: []panel{{x: "recall", y: "precision", xRange: &[2]float64{0, 1}, yRange: &[2]float64{0, 1}}}}
 	for k := range job.Measures {
 		m := k%2*3 + k/2 // both sides' of one, then of the next
-		name := job.Measures[m]
+		name, order := job.Measures[m], stats.Falling(b.sample.measures[m])
 		for i, v := range b.sample.variants() {
-			r := b.sample.rank(v, b.sample.measures[m])
-			if r.positives == 0 || r.positives == int64(len(r.rows)) {
+			r := b.sample.rank(v, b.sample.measures[m], order)
+			if r.Hits() == 0 || r.Hits() == r.N() {
 				continue
 			}
-			s := r.scores(b.resampler)
-			s.measure, s.variant = name, v
+			s := scores{measure: name, variant: v, n: r.N(), positives: r.Hits()}
+			s.auc, s.ap = r.Areas(b.Bootstrap)
 			all = append(all, s)
 			if i == 0 {
 				b.drawCurves(roc.picture, pr.picture, points, m, r, s)
@@ -185,18 +186,29 @@ func (b *builder) without(fs []*figure, why string) []*figure {
 	return fs
 }
 
+// scores of a measure as a predictor of divergence.
+type scores struct {
+	measure      string // of job.Measures
+	variant      variant
+	n, positives int64
+	auc, ap      stats.Estimate
+}
+
+// curvePoints is about how many points a curve is drawn with.
+const curvePoints = 400
+
 // fewCalled is from how many rows on a precision is drawn: below, it jumps about.
 const fewCalled = 20
 
-func (b *builder) drawCurves(roc, pr *picture, points *table, m int, r *ranking, s scores) {
+func (b *builder) drawCurves(roc, pr *picture, points *table, m int, r *stats.Ranking, s scores) {
 	name := job.Side(m/3).String() + " " + measureTitles[m%3]
-	onROC, onPR := &series{name: fmt.Sprintf("%s %.2f", name, s.auc.value), look: measureLooks[m]}, &series{name: fmt.Sprintf("%s %.2f", name, s.ap.value), look: measureLooks[m]}
-	for _, o := range r.curve() {
-		onROC.marks = append(onROC.marks, mark{o.falsePositiveRate, point(o.recall)})
-		if o.called >= fewCalled {
-			onPR.marks = append(onPR.marks, mark{o.recall, point(o.precision)})
+	onROC, onPR := &series{name: fmt.Sprintf("%s %.2f", name, s.auc.Value), look: measureLooks[m]}, &series{name: fmt.Sprintf("%s %.2f", name, s.ap.Value), look: measureLooks[m]}
+	for _, o := range r.Curve(curvePoints) {
+		onROC.marks = append(onROC.marks, mark{o.FalsePositiveRate, stats.Point(o.Recall)})
+		if o.Called >= fewCalled {
+			onPR.marks = append(onPR.marks, mark{o.Recall, stats.Point(o.Precision)})
 		}
-		points.add(job.Measures[m], o.threshold, o.falsePositiveRate, o.recall, o.precision)
+		points.add(job.Measures[m], o.Threshold, o.FalsePositiveRate, o.Recall, o.Precision)
 	}
 	roc.panels[0].series = append(roc.panels[0].series, onROC)
 	pr.panels[0].series = append(pr.panels[0].series, onPR)

@@ -53,7 +53,7 @@ func (b *builder) writePage(ctx context.Context, out store.Store, about *About, 
 }
 
 func (b *builder) section(f *figure) (section, error) {
-	s := section{Name: f.name, Title: f.title, Caption: f.caption(b.resampler), Drawn: f.why == ""}
+	s := section{Name: f.name, Title: f.title, Caption: f.caption(b.Bootstrap), Drawn: f.why == ""}
 	if f.picture != nil {
 		svg, err := f.picture.inline()
 		if err != nil {

@@ -6,15 +6,16 @@ import (
 	"io/fs"
 
 	"tokenfork/internal/job"
+	"tokenfork/internal/stats"
 	"tokenfork/internal/store"
 )
 
 // tokens is what rates.parquet says of all positions that could have been a
 // mismatch, as far as the figures need it.
 type tokens struct {
-	overall    *grouping
-	byBin      *grouping // of job.PositionBinWidth positions
-	byClass    *grouping
+	overall    *stats.Grouping
+	byBin      *stats.Grouping // of job.PositionBinWidth positions
+	byClass    *stats.Grouping
 	histograms map[string][]job.Rate // by measure
 	positions  int64
 	mismatches int64
@@ -23,7 +24,7 @@ type tokens struct {
 
 // readTokens reads rates.parquet; nil if there is none, as after a merge of several jobs.
 func readTokens(ctx context.Context, s store.Store, tempDir string) (*tokens, error) {
-	t := &tokens{overall: newGrouping(), byBin: newGrouping(), byClass: newGrouping(), histograms: map[string][]job.Rate{}}
+	t := &tokens{overall: stats.NewGrouping(), byBin: stats.NewGrouping(), byClass: stats.NewGrouping(), histograms: map[string][]job.Rate{}}
 	var open *string
 	sum, err := each(ctx, s, job.RatesKey, tempDir, func(r *job.Rate) error {
 		if r.Measure != job.MeasurePosition {
@@ -48,18 +49,18 @@ func readTokens(ctx context.Context, s store.Store, tempDir string) (*tokens, er
 }
 
 func (t *tokens) next() {
-	t.overall.next()
-	t.byBin.next()
-	t.byClass.next()
+	t.overall.Next()
+	t.byBin.Next()
+	t.byClass.Next()
 }
 
 func (t *tokens) add(r *job.Rate) {
 	t.positions += r.Positions
 	t.mismatches += r.Mismatches
-	t.overall.add(0, r.Positions, r.Mismatches)
-	t.byBin.add(r.Bin, r.Positions, r.Mismatches)
+	t.overall.Add(0, r.Positions, r.Mismatches)
+	t.byBin.Add(r.Bin, r.Positions, r.Mismatches)
 	if r.TokenClass != nil {
-		t.byClass.add(classNumber(*r.TokenClass), r.Positions, r.Mismatches)
+		t.byClass.Add(classNumber(*r.TokenClass), r.Positions, r.Mismatches)
 	}
 }
 
@@ -70,18 +71,4 @@ func classNumber(name string) int32 {
 		}
 	}
 	return job.OtherClass
-}
-
-// widen joins the bins to wider ones.
-func (g *grouping) widen(by int32) *grouping {
-	w := newGrouping()
-	from := 0
-	for _, to := range g.ends {
-		for _, c := range g.cells[from:to] {
-			w.add(c.group/by, int64(c.n), int64(c.hits))
-		}
-		from = to
-		w.next()
-	}
-	return w
 }

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math"
 
+	"tokenfork/internal/stats"
 	"tokenfork/judge/agreement"
 )
 
@@ -19,7 +20,7 @@ type gold struct {
 
 // reliability counts one source's labelled verdicts by their confidence.
 type reliability struct {
-	*grouping
+	*stats.Grouping
 	sum [reliabilityBins]float64
 }
 
@@ -30,8 +31,8 @@ func newGold(labels agreement.Labels) *gold {
 // next closes a text, for the sources that have labels in it.
 func (g *gold) next() {
 	for _, r := range g.bySource {
-		if len(r.open) > 0 {
-			r.next()
+		if r.Open() {
+			r.Next()
 		}
 	}
 }
@@ -47,7 +48,7 @@ func (g *gold) add(r *row) {
 	}
 	of := g.bySource[*r.ConfidenceSource]
 	if of == nil {
-		of = &reliability{grouping: newGrouping()}
+		of = &reliability{Grouping: stats.NewGrouping()}
 		g.bySource[*r.ConfidenceSource] = of
 	}
 	bin := min(max(int(*r.Confidence*reliabilityBins), 0), reliabilityBins-1)
@@ -55,7 +56,7 @@ func (g *gold) add(r *row) {
 	if *r.MeaningMatch == same {
 		right = 1
 	}
-	of.grouping.add(int32(bin), 1, right)
+	of.Add(int32(bin), 1, right)
 	of.sum[bin] += *r.Confidence
 }
 
@@ -79,26 +80,26 @@ func (b *builder) reliabilityOf(source string, of *reliability) *figure {
 	f := &figure{name: "reliability-" + source, title: "Reliability: " + source, resampled: true,
 		population: fmt.Sprintf("labelled mismatches with a verdict whose confidence_source is %s", source)}
 	t := &table{name: f.name, columns: []string{"from", "to", "sentences", "verdicts", "right", "mean_confidence", "share_right"}}
-	rs := of.rates(b.resampler)
+	rs := of.Shares(b.Bootstrap)
 	gap := 0.0
 	var means [reliabilityBins]float64
 	for k, r := range rs {
-		if r.n == 0 {
+		if r.N == 0 {
 			continue
 		}
-		means[k] = of.sum[k] / float64(r.n)
-		t.add(float64(k)/reliabilityBins, float64(k+1)/reliabilityBins, int64(r.texts), r.n, r.hits, means[k], r.interval)
-		f.n += r.n
-		gap += float64(r.n) * math.Abs(r.value-means[k])
+		means[k] = of.sum[k] / float64(r.N)
+		t.add(float64(k)/reliabilityBins, float64(k+1)/reliabilityBins, int64(r.Clusters), r.N, r.Hits, means[k], r.Estimate)
+		f.n += r.N
+		gap += float64(r.N) * math.Abs(r.Value-means[k])
 	}
-	f.texts = len(of.ends)
+	f.texts = of.Clusters()
 	f.notes = []string{fmt.Sprintf("Labels without a verdict: %s, left out", grouped(b.sample.gold.missing)),
 		"Right: the verdict is the label's; drawn at the mean confidence of each bin of 0.1",
 		fmt.Sprintf("Expected calibration error: %s", rounded(gap/float64(f.n))), "Dotted: a judge that is right as often as it says"}
 	f.tables = []*table{t}
 	f.picture = &picture{width: columnWidth, height: figureHeight, panels: []panel{{x: "confidence in the given verdict (%)", y: "right verdicts (%)",
 		xRange: &[2]float64{0, 100}, yRange: &[2]float64{0, 100}, series: []*series{
-			{look: look{color: grey, dashes: dotted}, marks: []mark{{0, point(0)}, {100, point(100)}}},
+			{look: look{color: grey, dashes: dotted}, marks: []mark{{0, stats.Point(0)}, {100, stats.Point(100)}}},
 			{look: variantLooks[0], marks: percent(rs, func(k int) float64 { return 100 * means[k] })}}}}}
 	return f
 }

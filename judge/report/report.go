@@ -13,6 +13,7 @@ import (
 	"tokenfork/internal/failure"
 	"tokenfork/internal/job"
 	"tokenfork/internal/progress"
+	"tokenfork/internal/stats"
 	"tokenfork/internal/store"
 	"tokenfork/judge/agreement"
 )
@@ -59,8 +60,8 @@ func Make(ctx context.Context, o Options) (*About, error) {
 	if o.Resamples < 1 {
 		return nil, failure.New(failure.Usage, "the usual is 1000", "%d resamples", o.Resamples)
 	}
-	b := &builder{resampler: resampler{o.Seed, o.Resamples}}
-	about := &About{Labels: len(o.Gold), Seed: o.Seed, Resamples: o.Resamples, NearTie: NearTie, NotDrawn: map[string]string{}}
+	b := &builder{Bootstrap: stats.Bootstrap{Seed: o.Seed, Times: o.Resamples}}
+	about := &About{Labels: len(o.Gold), Seed: o.Seed, Resamples: o.Resamples, NearTie: stats.NearTieGap, NotDrawn: map[string]string{}}
 	expected, err := b.plan(ctx, o.Store, about)
 	if err != nil {
 		return nil, err

@@ -14,6 +14,7 @@ import (
 	"tokenfork/internal/columnar"
 	"tokenfork/internal/failure"
 	"tokenfork/internal/job"
+	"tokenfork/internal/stats"
 	"tokenfork/internal/store"
 	"tokenfork/internal/store/storetest"
 )
@@ -195,16 +196,16 @@ func TestFewRows(t *testing.T) {
 // no more than one of them, so that the interval must not get narrower.
 func TestIntervalsOverTexts(t *testing.T) {
 	width := func(copies int64) float64 {
-		g := newGrouping()
+		g := stats.NewGrouping()
 		for s := range 40 {
-			g.add(0, copies, copies*int64(s%4/3))
-			g.next()
+			g.Add(0, copies, copies*int64(s%4/3))
+			g.Next()
 		}
-		r := g.rates(resampler{1, 1000})[0]
-		if r.value != 0.25 || r.low >= 0.25 || r.high <= 0.25 {
+		r := g.Shares(stats.Bootstrap{Seed: 1, Times: 1000})[0]
+		if r.Value != 0.25 || r.Low >= 0.25 || r.High <= 0.25 {
 			t.Errorf("got %+v", r)
 		}
-		return r.high - r.low
+		return r.High - r.Low
 	}
 	one, many := width(1), width(100)
 	if one != many {

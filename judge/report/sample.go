@@ -8,12 +8,8 @@ import (
 
 	"tokenfork/internal/job"
 	"tokenfork/internal/results"
+	"tokenfork/internal/stats"
 )
-
-// NearTie is the gap between the two best log probabilities up to which a
-// greedy choice may flip with the batch: bfloat16 logits between 16 and 32, where the
-// best ones lie, are that far apart.
-const NearTie = 0.125
 
 // sample is what is kept of the results: 30 bytes a mismatch, and counts.
 type sample struct {
@@ -117,7 +113,7 @@ func (s *sample) mark(r *row) uint16 {
 		}
 	}
 	for _, gap := range []*float64{r.MarginSmall, r.MarginReference} {
-		if gap != nil && *gap <= NearTie {
+		if gap != nil && stats.NearTie(*gap) {
 			m |= nearTie
 		}
 	}
@@ -217,4 +213,40 @@ func (s *sample) whyNoVerdicts() string {
 		why += "; judge the job and merge it again"
 	}
 	return why
+}
+
+// divergence groups the rows with a verdict under the variant; group is negative
+// for rows that are in none.
+func (s *sample) divergence(v variant, group func(row int) int32) *stats.Grouping {
+	g := stats.NewGrouping()
+	for i, from := range s.starts {
+		to := len(s.marks)
+		if i+1 < len(s.starts) {
+			to = int(s.starts[i+1])
+		}
+		for r := int(from); r < to; r++ {
+			m := s.marks[r]
+			if m&judged == 0 || m&v.drop != 0 {
+				continue
+			}
+			if k := group(r); k >= 0 {
+				g.Add(k, 1, int64(m&diverged/diverged))
+			}
+		}
+		g.Next()
+	}
+	return g
+}
+
+// rank ranks the rows with a verdict and a value under the variant: how well the
+// measure tells divergence. order is that of stats.Falling.
+func (s *sample) rank(v variant, measure []float32, order []int32) *stats.Ranking {
+	return stats.NewRanking(order, measure, len(s.starts), func(i int32) (counts, hit bool, sentence int) {
+		sentence, exact := slices.BinarySearch(s.starts, i)
+		if !exact {
+			sentence--
+		}
+		m := s.marks[i]
+		return m&judged != 0 && m&v.drop == 0, m&diverged != 0, sentence
+	})
 }

@@ -7,10 +7,12 @@ import (
 	"math"
 	"strconv"
 	"strings"
+
+	"tokenfork/internal/stats"
 )
 
-// table is figures' numbers. Cells are strings, int64, float64 or interval; NaN is empty.
-// An interval takes three columns of CSV.
+// table is figures' numbers. Cells are strings, int64, float64 or stats.Estimate; NaN is empty.
+// An estimate takes three columns of CSV.
 type table struct {
 	name    string
 	columns []string
@@ -25,8 +27,8 @@ func spread(cells []any) []string {
 	var out []string
 	for _, c := range cells {
 		switch c := c.(type) {
-		case interval:
-			out = append(out, full(c.value), full(c.low), full(c.high))
+		case stats.Estimate:
+			out = append(out, full(c.Value), full(c.Low), full(c.High))
 		case float64:
 			out = append(out, full(c))
 		default:
@@ -43,13 +45,13 @@ func full(v float64) string {
 	return strconv.FormatFloat(v, 'g', -1, 64)
 }
 
-// header names CSV's columns; only a table with rows knows which are intervals.
+// header names CSV's columns; only a table with rows knows which are estimates.
 func (t *table) header() []string {
 	var names []string
 	for i, name := range t.columns {
 		names = append(names, name)
 		if len(t.rows) > 0 {
-			if _, ok := t.rows[0][i].(interval); ok {
+			if _, ok := t.rows[0][i].(stats.Estimate); ok {
 				names = append(names, name+"_low", name+"_high")
 			}
 		}
@@ -78,11 +80,11 @@ func short(cell any) string {
 		return grouped(c)
 	case float64:
 		return rounded(c)
-	case interval:
-		if math.IsNaN(c.low) {
-			return rounded(c.value)
+	case stats.Estimate:
+		if math.IsNaN(c.Low) {
+			return rounded(c.Value)
 		}
-		return fmt.Sprintf("%s [%s, %s]", rounded(c.value), rounded(c.low), rounded(c.high))
+		return fmt.Sprintf("%s [%s, %s]", rounded(c.Value), rounded(c.Low), rounded(c.High))
 	}
 	return fmt.Sprint(cell)
 }
