@@ -1,6 +1,8 @@
 package judge
 
 import (
+	"bytes"
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -28,37 +30,63 @@ type answer struct {
 	source      *string
 }
 
-// members are an object's values with the places of their first bytes in the text.
-type members struct {
-	value map[string]json.RawMessage
-	at    map[string]int
-}
-
 // read finds the verdict in a reply. It never guesses: what can be read in two
 // ways, or not at all, is an error.
 func (f form) read(r *endpoint.Reply) (answer, error) {
-	if f.schema == nil {
-		return f.readWord(r)
-	}
-	m, err := f.find(r.Text, r.Masked)
+	from, err := spoken(r.Text)
 	if err != nil {
 		return answer{}, err
 	}
-	if m == nil {
-		return f.readLines(r)
+	if f.schema == nil {
+		return f.readWord(r, from)
+	}
+	o, rest, err := f.find(r, from)
+	if err != nil {
+		return answer{}, err
+	}
+	if r.Masked && o == nil {
+		return answer{}, errors.New("no verdict in it")
 	}
 	a := answer{}
-	value := strings.ToLower(strings.Trim(string(m.value[f.property]), `"`))
+	if o == nil {
+		return f.readLines(r, rest)
+	}
+	value := strings.ToLower(strings.Trim(string(o.value[f.property]), `"`))
 	if a.match, err = f.verdict(value); err != nil {
 		return answer{}, err
 	}
-	a.explanation = stringOf(m.value["explanation"])
-	a.differences = listOf(m.value["key_differences"])
-	a.measure(f, r, m.at[f.property])
+	if line, err := f.readLines(r, rest); err == nil && line.match != a.match || err != nil && !errors.Is(err, errNoVerdict) {
+		return answer{}, errors.New("two verdicts that differ")
+	}
+	a.explanation = stringOf(o.value["explanation"])
+	a.differences = listOf(o.value["key_differences"])
+	a.measure(f, r, o.at[f.property])
 	if a.source == nil && len(r.Tokens) == 0 {
-		a.ownConfidence(m.value["confidence"])
+		a.ownConfidence(o.value["confidence"])
 	}
 	return a, nil
+}
+
+var (
+	thoughtEnds   = regexp.MustCompile(`</(?:seed:)?think(?:ing)?>|</thought>|</reasoning>|\[/THINK\]|◁/think▷|<\|channel\|>final<\|message\|>`)
+	thoughtStarts = regexp.MustCompile(`^\s*(?:<(?:seed:)?think(?:ing)?>|<thought>|<reasoning>|\[THINK\]|◁think▷|<\|channel\|>analysis)`)
+)
+
+// spoken is where the answer begins: behind the last thought, which may hold
+// drafts of the verdict.
+func spoken(text string) (int, error) {
+	if at := strings.IndexByte(text, '{'); at >= 0 && strings.TrimSpace(text[:at]) == "" {
+		if o, err := parseObject(text, at); err == nil && strings.TrimSpace(text[o.end:]) == "" {
+			return 0, nil // the end of a thought is quoted in it
+		}
+	}
+	if ends := thoughtEnds.FindAllStringIndex(text, -1); len(ends) > 0 {
+		return ends[len(ends)-1][1], nil
+	}
+	if thoughtStarts.MatchString(text) {
+		return 0, errors.New("it ends before its thoughts do")
+	}
+	return 0, nil
 }
 
 func (f form) verdict(value string) (bool, error) {
@@ -99,136 +127,158 @@ func listOf(raw json.RawMessage) []string {
 	return nil
 }
 
-// find gives the object that holds the verdict, nil if there is none. Without
-// a grammar it may stand in other text and be written as Python would.
-func (f form) find(text string, strict bool) (*members, error) {
-	if !strict {
-		text = repair(text)
-	}
-	var found *members
-	for at := 0; ; {
+var (
+	aside = regexp.MustCompile("^[\\s*_>#`~.:;\\[\\]-]*$|^[\\s*_>#`~]*(?:json|JSON)\\s*$")
+	lead  = regexp.MustCompile(`(?i)^\W*(?:(?:here is|here's|this is) )?(?:(?:the|my) )?(?:final |json )*(?:answer|json|object|output|response|verdict|result|reply)\W*$`)
+)
+
+// find gives the object that holds the verdict, nil if there is none, and the
+// text without the objects that it considered. An object counts where it stands
+// by itself: one in the middle of a sentence is mostly a quotation.
+func (f form) find(r *endpoint.Reply, from int) (*object, string, error) {
+	text := r.Text
+	rest := []byte(strings.Repeat(" ", from) + text[from:])
+	var found *object
+	var failed error
+	for at := from; ; at++ {
 		next := strings.IndexByte(text[at:], '{')
 		if next < 0 {
-			return found, nil
+			break
 		}
 		at += next
-		m, n, err := object(text[at:], at)
+		o, err := parseObject(text, at)
+		if err == nil && r.Masked && o.broken {
+			err = errors.New("not JSON")
+		}
 		if err != nil {
-			if strict {
-				return nil, fmt.Errorf("not a JSON object: %w", err)
-			}
-			at++
+			failed = err
 			continue
 		}
-		at += n
-		if _, ok := m.value[f.property]; !ok {
+		at = o.end - 1
+		if !alone(text[from:], o.start-from, o.end-from) {
 			continue
 		}
-		if found != nil && string(found.value[f.property]) != string(m.value[f.property]) {
-			return nil, errors.New("two verdicts that differ")
-		}
-		found = m
-	}
-}
-
-// object reads the JSON object that text starts with, n bytes long.
-func object(text string, base int) (m *members, n int, err error) {
-	d := json.NewDecoder(strings.NewReader(text))
-	if _, err := d.Token(); err != nil {
-		return nil, 0, err
-	}
-	m = &members{map[string]json.RawMessage{}, map[string]int{}}
-	for d.More() {
-		key, err := d.Token()
-		if err != nil {
-			return nil, 0, err
-		}
-		var v json.RawMessage
-		if err := d.Decode(&v); err != nil {
-			return nil, 0, err
-		}
-		name := key.(string)
-		if _, twice := m.value[name]; twice {
-			return nil, 0, fmt.Errorf("%q is there twice", name)
-		}
-		m.value[name], m.at[name] = v, base+int(d.InputOffset())-len(v)
-	}
-	if _, err := d.Token(); err != nil {
-		return nil, 0, err
-	}
-	return m, int(d.InputOffset()), nil
-}
-
-// repair mends what models write in place of JSON, byte for byte, so that all
-// places stay: Python's True, False and None, and commas before a closing bracket.
-func repair(text string) string {
-	b := []byte(text)
-	inString := false
-	for i := 0; i < len(b); i++ {
-		switch {
-		case inString && b[i] == '\\':
-			i++
-		case b[i] == '"':
-			inString = !inString
-		case inString:
-		case b[i] == ',' && closes(b[i+1:]):
-			b[i] = ' '
-		default:
-			for _, w := range [][2]string{{"True", "true"}, {"False", "false"}, {"None", "null"}} {
-				if strings.HasPrefix(string(b[i:min(len(b), i+5)]), w[0]) {
-					copy(b[i:], w[1])
-				}
+		copy(rest[o.start:o.end], bytes.Repeat([]byte{considered}, o.end-o.start))
+		for _, o := range f.holders(o) {
+			if found != nil && string(found.value[f.property]) != string(o.value[f.property]) {
+				return nil, "", errors.New("two verdicts that differ")
 			}
+			found = o
 		}
 	}
-	return string(b)
+	if found == nil && failed != nil && (r.Masked || strings.Contains(failed.Error(), "twice")) {
+		return nil, "", fmt.Errorf("not a JSON object: %w", failed)
+	}
+	return found, fence.ReplaceAllStringFunc(string(rest), func(f string) string { return strings.Repeat(" ", len(f)) }), nil
 }
 
-func closes(b []byte) bool {
-	rest := strings.TrimLeft(string(b[:min(len(b), 64)]), " \t\r\n")
-	return strings.HasPrefix(rest, "}") || strings.HasPrefix(rest, "]")
+// considered takes an object's place in what is left of a reply.
+const considered = '\x01'
+
+var fence = regexp.MustCompile("```[a-zA-Z]*")
+
+// holders are the objects with the verdict, the object itself or some inside.
+func (f form) holders(o *object) []*object {
+	if _, ok := o.value[f.property]; ok {
+		return []*object{o}
+	}
+	var all []*object
+	for _, in := range o.inner {
+		all = append(all, f.holders(in)...)
+	}
+	return all
+}
+
+// alone says whether nothing else stands on the lines of text[from:to], but for
+// a fence, list marks, or a word such as "Answer:".
+func alone(text string, from, to int) bool {
+	before := text[strings.LastIndexByte(text[:from], '\n')+1 : from]
+	after, _, _ := strings.Cut(text[to:], "\n")
+	return (aside.MatchString(before) || lead.MatchString(before)) && aside.MatchString(after)
 }
 
 var (
-	verdictLine     = regexp.MustCompile(`(?im)^[\s*#>_-]*(?:verdict|meaning_match|divergent|answer)\b[^:\n]{0,40}:[\s*_"<]*(true|false|0|1)\b`)
+	verdictLine     = regexp.MustCompile(`(?im)^[\s*#>_•-]*(?:\d+[.)]\s*)?[*_]*(?:(?:final|my|the)\s+)*(?:verdict|meaning[_ ]match|divergent|answer)\b[^:\n]{0,40}:(.*)$`)
+	said            = regexp.MustCompile(`(?is)^[\s*_"'<` + "`" + `(]*(true|false|yes|no|0|1)\b[*_"'>` + "`" + `)]*(.*)$`)
+	doubt           = regexp.MustCompile(`(?i)\b(?:true|false|wait|actually|correction|rather)\b|\?|^\s*no\b`)
+	doubtInClause   = regexp.MustCompile(`(?i)\b(?:yes|no|not|or|but|however|although|though|unless|maybe|perhaps|partly|0|1)\b|/|n't`)
 	explanationLine = regexp.MustCompile(`(?is)\b(?:explanation|reasons?)[\s*_]*:[\s*_]*(\S.*)$`)
 )
 
-// readLines reads "Verdict: True" and "Explanation: …" of a server that holds
-// answers to no format.
-func (f form) readLines(r *endpoint.Reply) (answer, error) {
-	found := verdictLine.FindAllStringSubmatchIndex(r.Text, -1)
-	if r.Masked || len(found) == 0 {
-		return answer{}, errors.New("no verdict in it")
-	}
+var errNoVerdict = errors.New("no verdict in it")
+
+// readLines reads "Verdict: True" and "Explanation: …" in text, which is the
+// reply's without its objects, of a server that holds answers to no format.
+func (f form) readLines(r *endpoint.Reply, text string) (answer, error) {
 	var a answer
-	for i, at := range found {
-		match, err := f.verdict(strings.ToLower(r.Text[at[2]:at[3]]))
+	at, lines := 0, 0
+	for _, place := range verdictLine.FindAllStringSubmatchIndex(text, -1) {
+		line := strings.TrimLeft(text[place[2]:], " \t\r\n*_") // perhaps on the next line
+		start := len(text) - len(line)
+		if line == "" || line[0] == considered {
+			continue
+		}
+		line, _, _ = strings.Cut(line, "\n")
+		m := said.FindStringSubmatchIndex(line)
+		if m == nil || doubtful(line[m[4]:m[5]]) {
+			return answer{}, fmt.Errorf("its verdict %q can be read in several ways or in none", strings.TrimSpace(line))
+		}
+		match, err := f.verdict(f.literal(strings.ToLower(line[m[2]:m[3]])))
 		if err != nil {
 			return answer{}, err
 		}
-		if i > 0 && match != a.match {
+		if lines > 0 && match != a.match {
 			return answer{}, errors.New("two verdicts that differ")
 		}
-		a.match = match
+		a.match, at, lines = match, start+m[2], lines+1
 	}
-	if e := explanationLine.FindStringSubmatch(r.Text); e != nil {
+	if lines == 0 {
+		return answer{}, errNoVerdict
+	}
+	if e := explanationLine.FindStringSubmatch(text); e != nil {
 		a.explanation = ptr(strings.TrimSpace(e[1]))
 	}
-	a.measure(f, r, found[len(found)-1][2])
+	a.measure(f, r, at)
 	return a, nil
 }
 
-// readWord reads an answer of one word.
-func (f form) readWord(r *endpoint.Reply) (answer, error) {
+// doubtful says whether what follows a verdict on its line may take it back.
+func doubtful(after string) bool {
+	after = strings.TrimSpace(after)
+	if after == "" {
+		return false
+	}
+	if doubt.MatchString(after) {
+		return true
+	}
+	if after[0] == '.' { // a sentence of its own
+		return false
+	}
+	clause, _, _ := strings.Cut(after, ". ")
+	begins := strings.HasPrefix(after, "because") || strings.HasPrefix(after, "since") || strings.ContainsRune(",;:(!–—-", []rune(after)[0])
+	return !begins || doubtInClause.MatchString(clause)
+}
+
+// literal is yes or no in the words of the form.
+func (f form) literal(word string) string {
+	yes, no := f.match, f.differ
+	if f.property == "divergent" {
+		yes, no = no, yes
+	}
+	return cmp.Or(map[string]string{"yes": yes, "no": no}[word], word)
+}
+
+// readWord reads an answer of one word, which begins there in the reply.
+func (f form) readWord(r *endpoint.Reply, from int) (answer, error) {
 	const around = " \t\r\n.,:;*_\"'`"
-	word := strings.ToLower(strings.Trim(r.Text, around))
+	text := strings.ToLower(r.Text[from:])
+	word := strings.Trim(text, around)
 	match, err := f.verdict(word)
 	if err != nil {
 		return answer{}, err
 	}
 	a := answer{match: match}
-	a.measure(f, r, strings.Index(strings.ToLower(r.Text), word))
+	a.measure(f, r, from+strings.Index(text, word))
 	return a, nil
 }
 

@@ -27,29 +27,70 @@ func TestRead(t *testing.T) {
 		text   string
 		want   string // of show, or a part of the error
 	}{
-		"as the schema says":     {"match", true, whole, "true same [a b] 0.75 self"},
-		"false":                  {"match", true, strings.Replace(whole, "true", "false", 1), "false same [a b] 0.75 self"},
-		"no differences":         {"match", true, `{"explanation":"x","key_differences":[],"meaning_match":true,"confidence":1}`, "true x [] 1 self"},
-		"confidence in percent":  {"match", true, `{"explanation":"x","key_differences":[],"meaning_match":true,"confidence":90}`, "true x [] - -"},
-		"verdict null":           {"match", true, `{"explanation":"x","key_differences":[],"meaning_match":null,"confidence":1}`, "! meaning_match is null"},
-		"broken":                 {"match", true, whole[:60], "! not a JSON object"},
-		"empty":                  {"match", true, "", "! no verdict"},
-		"verdict twice":          {"match", true, `{"meaning_match":true,"meaning_match":false}`, "! twice"},
-		"in a fence":             {"match", false, "Sure:\n```json\n" + whole + "\n```\nHope it helps {}", "true same [a b] 0.75 self"},
-		"as Python writes it":    {"match", false, `{"explanation":None,"key_differences":["it's True",],"meaning_match":False,}`, "false - [it's True] - -"},
-		"verdict as text":        {"match", false, `{"meaning_match":"True"}`, "true - - - -"},
-		"verdict as other text":  {"match", false, `{"meaning_match":"maybe"}`, "! neither true nor false"},
-		"one difference as text": {"match", false, `{"key_differences":"tense","meaning_match":false}`, "false - [tense] - -"},
-		"two objects that agree": {"match", false, `{"meaning_match":true} and again {"meaning_match":true}`, "true - - - -"},
-		"two that do not":        {"match", false, `{"meaning_match":true} or {"meaning_match":false}`, "! two verdicts"},
-		"lines":                  {"match", false, "Core meaning: alike.\n**Verdict (True/False):** False\nExplanation: one is late.", "false one is late. - - -"},
-		"lines that differ":      {"match", false, "Verdict: True\nVerdict: False", "! two verdicts"},
-		"prose":                  {"match", false, "They are not true to each other.", "! no verdict"},
-		"prose, masked":          {"match", true, "Verdict: True", "! no verdict"},
-		"divergent":              {"divergent", true, `{"explanation":"x","key_differences":[],"divergent":1,"confidence":0.5}`, "false x [] 0.5 self"},
-		"not divergent":          {"divergent", true, `{"explanation":"x","key_differences":[],"divergent":0,"confidence":0.5}`, "true x [] 0.5 self"},
-		"divergent line":         {"divergent", false, "Divergent: 0\nReasons: only wording", "true only wording - - -"},
-		"divergent as a word":    {"divergent", false, `{"divergent":true}`, "! neither 0 nor 1"},
+		"as the schema says":         {"match", true, whole, "true same [a b] 0.75 self"},
+		"false":                      {"match", true, strings.Replace(whole, "true", "false", 1), "false same [a b] 0.75 self"},
+		"no differences":             {"match", true, `{"explanation":"x","key_differences":[],"meaning_match":true,"confidence":1}`, "true x [] 1 self"},
+		"confidence in percent":      {"match", true, `{"explanation":"x","key_differences":[],"meaning_match":true,"confidence":90}`, "true x [] - -"},
+		"verdict null":               {"match", true, `{"explanation":"x","key_differences":[],"meaning_match":null,"confidence":1}`, "! meaning_match is null"},
+		"broken":                     {"match", true, whole[:60], "! not a JSON object"},
+		"empty":                      {"match", true, "", "! no verdict"},
+		"verdict twice":              {"match", true, `{"meaning_match":true,"meaning_match":false}`, "! twice"},
+		"in a fence":                 {"match", false, "Sure:\n```json\n" + whole + "\n```\nHope it helps {}", "true same [a b] 0.75 self"},
+		"as Python writes it":        {"match", false, `{"explanation":None,"key_differences":["it's True",],"meaning_match":False,}`, "false - [it's True] - -"},
+		"verdict as text":            {"match", false, `{"meaning_match":"True"}`, "true - - - -"},
+		"verdict as other text":      {"match", false, `{"meaning_match":"maybe"}`, "! neither true nor false"},
+		"one difference as text":     {"match", false, `{"key_differences":"tense","meaning_match":false}`, "false - [tense] - -"},
+		"two objects that agree":     {"match", false, "{\"meaning_match\":true}\nagain:\n{\"meaning_match\":true}", "true - - - -"},
+		"two that do not":            {"match", false, "{\"meaning_match\":true}\n\n{\"meaning_match\":false}", "! two verdicts"},
+		"two on a line":              {"match", false, `{"meaning_match":true} or {"meaning_match":false}`, "! no verdict"},
+		"lines":                      {"match", false, "Core meaning: alike.\n**Verdict (True/False):** False\nExplanation: one is late.", "false one is late. - - -"},
+		"lines that differ":          {"match", false, "Verdict: True\nVerdict: False", "! two verdicts"},
+		"prose":                      {"match", false, "They are not true to each other.", "! no verdict"},
+		"prose, masked":              {"match", true, "Verdict: True", "! no verdict"},
+		"divergent":                  {"divergent", true, `{"explanation":"x","key_differences":[],"divergent":1,"confidence":0.5}`, "false x [] 0.5 self"},
+		"not divergent":              {"divergent", true, `{"explanation":"x","key_differences":[],"divergent":0,"confidence":0.5}`, "true x [] 0.5 self"},
+		"divergent line":             {"divergent", false, "Divergent: 0\nReasons: only wording", "true only wording - - -"},
+		"divergent as a word":        {"divergent", false, `{"divergent":true}`, "! neither 0 nor 1"},
+		"thoughts":                   {"match", false, "<think>\n{\"meaning_match\":false}\nVerdict: False\n</think>\n" + whole, "true same [a b] 0.75 self"},
+		"thoughts without a start":   {"match", false, "Hm. Verdict: False</think>Verdict: True", "true - - - -"},
+		"thoughts, twice":            {"match", false, "<think>a</think>Verdict: False<think>b</think>Verdict: True", "true - - - -"},
+		"thoughts of another family": {"match", false, "◁think▷Verdict: False◁/think▷\n\nVerdict: True", "true - - - -"},
+		"thoughts, masked":           {"match", true, "<think>\n{\"meaning_match\":false}</think>\n\n" + whole, "true same [a b] 0.75 self"},
+		"thoughts that do not end":   {"match", false, "<think>\nVerdict: True", "! before its thoughts do"},
+		"a thought's end quoted":     {"match", true, `{"explanation":"says </think> {}","key_differences":[],"meaning_match":true,"confidence":1}`, "true says </think> {} [] 1 self"},
+		"LaTeX":                      {"match", false, `{"explanation": "Both give \(x^2\) and \alpha", "meaning_match": true}`, `true Both give \(x^2\) and \alpha - - -`},
+		"line breaks in a string":    {"match", false, "{\"explanation\": \"one\ntwo\", \"meaning_match\": true}", "true one\ntwo - - -"},
+		"single quotes":              {"match", false, `{'explanation': 'It's the dog's', 'key_differences': ['tense', ], 'meaning_match': False}`, "false It's the dog's [tense] - -"},
+		"names without quotes":       {"match", false, `{explanation: "x", meaning_match: true}`, "true x - - -"},
+		"names in capitals":          {"match", false, `{"Explanation":"x","Key_Differences":[],"Meaning Match":"True","Confidence":"90%"}`, "true x [] - -"},
+		"in another object":          {"match", false, `{"answer":` + whole + `}`, "true same [a b] 0.75 self"},
+		"in a list":                  {"match", false, "[" + whole + "]", "true same [a b] 0.75 self"},
+		"after a word":               {"match", false, "**Final answer:** " + whole, "true same [a b] 0.75 self"},
+		"after a word, in a fence":   {"match", false, "Answer:\n```json\n" + whole + "\n```\nDone.", "true same [a b] 0.75 self"},
+		"two in another object":      {"match", false, `{"a":{"meaning_match":true},"b":{"meaning_match":false}}`, "! two verdicts"},
+		"two values":                 {"match", false, `{"meaning_match":true false}`, "! no verdict"},
+		"a choice":                   {"match", false, `{"meaning_match":true|false}`, "! no verdict"},
+		"verdict twice, no grammar":  {"match", false, `{"meaning_match":true,"Meaning_match":false}`, "! twice"},
+		"object without an end":      {"match", false, `{"meaning_match":true, "explanation":"x`, "! no verdict"},
+		"quoted, then a line":        {"match", false, "The second says {\"meaning_match\": true}, which is an order.\nVerdict: False", "false - - - -"},
+		"quoted, then nothing":       {"match", false, "The second says: {\"meaning_match\": true}", "! no verdict"},
+		"quoted, then more":          {"match", false, "{\"meaning_match\": true} is what the second says.", "! no verdict"},
+		"quoted alone, then a line":  {"match", false, "The second says\n{\"meaning_match\": true}\nVerdict: False", "! two verdicts"},
+		"object and line that agree": {"match", false, "{\"meaning_match\": true}\nVerdict: True", "true - - - -"},
+		"both words":                 {"match", false, "Verdict: True/False", "! several ways"},
+		"either word":                {"match", false, "Verdict: True or False", "! several ways"},
+		"taken back":                 {"match", false, "Verdict: true, no wait, false", "! several ways"},
+		"taken back in a sentence":   {"match", false, "Verdict: true. Wait, they differ.", "! several ways"},
+		"asks itself":                {"match", false, "Answer: True? No, they differ", "! several ways"},
+		"half":                       {"match", false, "Verdict: True, but the tone differs", "! several ways"},
+		"either digit":               {"divergent", false, "Answer: 0 or 1", "! several ways"},
+		"an echo, then a verdict":    {"match", false, "Verdict (True/False): True/False\nVerdict: True", "! several ways"},
+		"yes":                        {"match", false, "**Verdict:** Yes, they have the same meaning.\n**Explanation:** same", "true same - - -"},
+		"no":                         {"match", false, "Verdict: No. The second does not say it.", "false - - - -"},
+		"yes, it matters":            {"divergent", false, "Answer: Yes", "false - - - -"},
+		"bold":                       {"match", false, "Analysis...\n\n**Verdict (True/False):** **True**\n\n**Explanation:** same", "true same - - -"},
+		"on the next line":           {"match", false, "### Verdict:\n**False**\n", "false - - - -"},
+		"with a reason":              {"match", false, "3. Final verdict: False (one is late)", "false - - - -"},
 	} {
 		a, err := formOf(t, c.kind, false).read(&endpoint.Reply{Text: c.text, Masked: c.masked})
 		got := show(a)
@@ -82,7 +123,7 @@ func show(a answer) string {
 func TestReadWord(t *testing.T) {
 	for _, c := range []struct{ kind, text, want string }{
 		{"match", "True", "true"}, {"match", " false.\n", "false"}, {"match", "**TRUE**", "true"},
-		{"match", "T", "!"}, {"match", "", "!"}, {"match", "1", "!"}, {"match", "Truely", "!"},
+		{"match", "T", "!"}, {"match", "", "!"}, {"match", "1", "!"}, {"match", "Truely", "!"}, {"match", "<think>False</think>\n\nTrue", "true"}, {"match", "<think>", "!"}, {"match", "True/False", "!"},
 		{"divergent", "1", "false"}, {"divergent", "0", "true"}, {"divergent", "10", "!"},
 	} {
 		a, err := formOf(t, c.kind, true).read(&endpoint.Reply{Text: c.text})
@@ -153,18 +194,6 @@ func TestConfidence(t *testing.T) {
 		}
 		if source != c.source || math.Abs(got-c.want) > 1e-9 || math.IsNaN(got) != math.IsNaN(c.want) {
 			t.Errorf("%s: got %v %s, want %v %s", name, got, source, c.want, c.source)
-		}
-	}
-}
-
-func TestRepairKeepsPlaces(t *testing.T) {
-	for in, want := range map[string]string{
-		`{"a":True,"b":[1,2, ] , }`: `{"a":true,"b":[1,2  ]   }`,
-		`{"a":"True, ]","b":None}`:  `{"a":"True, ]","b":null}`,
-		`{"a":"q\"True","b":False}`: `{"a":"q\"True","b":false}`,
-	} {
-		if got := repair(in); got != want {
-			t.Errorf("got %s, want %s", got, want)
 		}
 	}
 }

@@ -36,6 +36,7 @@ type Judge struct {
 	known   *memory
 	batched sync.Map // answers that a batch has brought, by request, each taken once
 	flight  singleflight.Group
+	sent    prefixes
 	count   struct{ identical, repeated atomic.Int64 }
 }
 
@@ -167,6 +168,7 @@ func (j *Judge) votes(ctx context.Context, q *Question, question string, order [
 	}
 	var all []answer
 	for _, k := range askings {
+		j.sent.add(k.request.Prompt)
 		a, err := j.vote(ctx, k)
 		if err != nil {
 			return answer{}, err

@@ -55,24 +55,26 @@ func newTestJudge(t *testing.T, change func(*Settings), answer func(int, endpoin
 
 func example() *Question {
 	return &Question{Ordinal: 3, Position: 9, Before: "It rained. ", Start: "We",
-		Forks: [2]Fork{{Token: " stay", Rest: "ed home.", IDs: []int32{1, 2}, Finish: "stop"}, {Token: " left", Rest: ".", IDs: []int32{3, 4}, Finish: "stop"}},
-		Row:   &job.Result{SentenceID: "s", SmallEntropy: ptr(0.5)}}
+		Forks: [2]Fork{
+			{Token: " stay", Rest: "ed home.", IDs: []int32{1, 2}, Finish: "stop", bytes: " stayed home."},
+			{Token: " left", Rest: ".", IDs: []int32{3, 4}, Finish: "stop", bytes: " left."}},
+		Row: &job.Result{SentenceID: "s", SmallEntropy: ptr(0.5)}}
 }
 
-const seedText = `Compare these two text continuations and determine if they convey the same meaning:
-Context: It rained. We
-Small model continuation:  stayed home.
-Reference model continuation:  left.
+const seedText = `Compare two sentence continuations and determine if they convey the same meaning.
 
-Analyze:
-1. Core meaning comparison
-2. Key differences (if any)
-3. Semantic equivalence
+A context and its two continuations follow in sections. Each section begins with a line that starts with MARK,`
 
-Verdict (True/False):
-Explanation:
+const seedSections = `
+"confidence": a number from 0 to 1, how sure you are of meaning_match.
 
-Reply with one JSON object and nothing else.`
+MARK Context
+It rained. We
+MARK Small model continuation
+ stayed home.
+MARK Reference model continuation
+ left.
+MARK End. Your answer:`
 
 func TestAsk(t *testing.T) {
 	j, f := newTestJudge(t, nil, func(int, endpoint.Request) (*endpoint.Reply, error) { return says(false), nil })
@@ -83,11 +85,12 @@ func TestAsk(t *testing.T) {
 	if *v.MeaningMatch || *v.Explanation != "e" || *v.Confidence != 0.75 || *v.ConfidenceSource != Self || v.KeyDifferences[0] != "d" || v.Error != nil {
 		t.Errorf("got %+v", v)
 	}
-	if v.Ordinal != 3 || v.Position != 9 || v.JudgeModel != "m" || v.PromptVersion != "seed-1" || len(v.PromptHash) != 64 || len(v.Question) != 64 {
+	if v.Ordinal != 3 || v.Position != 9 || v.JudgeModel != "m" || v.PromptVersion != "seed-2" || len(v.PromptHash) != 64 || len(v.Question) != 64 {
 		t.Errorf("got %+v", v)
 	}
 	r := f.asked[0]
-	if !strings.HasPrefix(r.Prompt, seedText) {
+	shown := strings.ReplaceAll(r.Prompt, example().mark(), "MARK")
+	if !strings.HasPrefix(shown, seedText) || !strings.HasSuffix(shown, seedSections) {
 		t.Errorf("asked\n%s", r.Prompt)
 	}
 	if *r.Temperature != 0 || r.Seed != nil || r.MaxTokens != 512 || r.TopLogprobs != 5 {
@@ -105,11 +108,11 @@ func TestR2RPrompt(t *testing.T) {
 		return &endpoint.Reply{Masked: true, Text: `{"explanation":"e","key_differences":[],"divergent":1,"confidence":1}`}, nil
 	})
 	v, err := j.Ask(t.Context(), example())
-	if err != nil || *v.MeaningMatch || v.PromptVersion != "r2r-1" {
+	if err != nil || *v.MeaningMatch || v.PromptVersion != "r2r-2" {
 		t.Errorf("got %+v, %v", v, err)
 	}
 	asked := f.asked[0].Prompt
-	for _, want := range []string{"\"\"\"\nIt rained. \n\"\"\"", "\"\"\"\nWe<< stay>>ed home.\n\"\"\"", "\"\"\"\nWe<< left>>.\n\"\"\"", "Continuation A:", "Continuation B:", `"divergent": 1 if`} {
+	for _, want := range []string{"question\nIt rained. \n#", "\nWe<< stay>>ed home.\n#", "\nWe<< left>>.\n#", " Continuation A\n", " Continuation B\n", `"divergent": 1 if`} {
 		if !strings.Contains(asked, want) {
 			t.Errorf("lacks %q:\n%s", want, asked)
 		}

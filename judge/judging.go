@@ -17,6 +17,10 @@ import (
 // JudgingPrefix is where a job's judgings are described, each in ID.json.
 const JudgingPrefix = "judgings/"
 
+// judgingFormat counts how questions are put: since 2, texts cannot hold control
+// tokens. Judgings of format 1 can be merged and checked, not continued.
+const judgingFormat = 2
+
 // Judging is a judge, a prompt and settings: a job may be judged by several,
 // which live side by side.
 type Judging struct {
@@ -84,7 +88,7 @@ func Judgings(ctx context.Context, s store.Store) ([]Record, error) {
 // Accept gives a check of verdicts: each must answer the question that its
 // row's continuations ask.
 func (r Record) Accept(plan *job.Plan, text *tokenizer.Tokenizer) (func(*job.Text, *job.Result, *job.Verdict) error, error) {
-	p, err := newPrompt(r.PromptVersion, r.Prompt, r.Settings)
+	p, err := newPrompt(r.Format, r.PromptVersion, r.Prompt, r.Settings)
 	if err != nil {
 		return nil, err
 	}
@@ -92,7 +96,7 @@ func (r Record) Accept(plan *job.Plan, text *tokenizer.Tokenizer) (func(*job.Tex
 		return nil, failure.New(failure.Refused, "use the tokenfork that judged it, or judge again", "judging %s: its prompt %s has hash %.12s here, not %.12s",
 			r.ID(), p.Version, p.Hash, r.PromptHash)
 	}
-	f := Framer{Plan: plan, Text: text, Context: r.Settings.Context}
+	f := Framer{Plan: plan, Text: text, Context: r.Settings.Context, Raw: r.Format < judgingFormat}
 	return func(s *job.Text, row *job.Result, v *job.Verdict) error {
 		q := f.Question(s, row)
 		shown, err := p.Render(q, r.Settings, q.order(r.Settings))

@@ -18,17 +18,18 @@ var prompts embed.FS
 
 // builtin are the prompts that come with the program. A changed text is a new version.
 var builtin = map[string]struct{ version, form string }{
-	"seed": {"seed-1", "match"},
-	"r2r":  {"r2r-1", "divergent"},
+	"seed": {"seed-2", "match"},
+	"r2r":  {"r2r-2", "divergent"},
 }
 
 // Prompt turns questions into text and knows what an answer looks like.
 type Prompt struct {
-	Version string // seed-1, r2r-1 or file:NAME
+	Version string // seed-2, r2r-2 or file:NAME
 	Hash    string // sha256 over the text, the form of the answer and its schema
 	Text    string
 	text    *template.Template
 	form    form
+	raw     bool // shows control tokens as they are spelled, as judgings of format 1 did
 }
 
 // shown is what a template may use.
@@ -37,8 +38,18 @@ type shown struct {
 	Before  string // up to the current sentence
 	Start   string // of the current sentence
 	A, B    shownFork
+	Mark    string // begins each section, and is in no text
 	blind   bool
 	row     *job.Result
+	answer  string
+	placed  bool // the template says where the answer's form is told
+}
+
+// Answer tells the form of the answer. Where a template does not place it, it
+// follows at the end.
+func (s *shown) Answer() string {
+	s.placed = true
+	return s.answer
 }
 
 type shownFork struct {
@@ -51,7 +62,7 @@ type shownFork struct {
 
 // Row is the mismatch's row in the results, by the columns' Go names
 // (SentenceID, MismatchPosition, SmallEntropy, …). It tells the sides apart.
-func (s shown) Row() (*job.Result, error) {
+func (s *shown) Row() (*job.Result, error) {
 	if s.blind {
 		return nil, fmt.Errorf(".Row would tell the sides apart, which --blind forbids")
 	}
@@ -68,28 +79,29 @@ func LoadPrompt(s Settings) (*Prompt, error) {
 		if err != nil {
 			return nil, fmt.Errorf("read judge prompt: %w", err)
 		}
-		return newPrompt(b.version, string(text), s)
+		return newPrompt(judgingFormat, b.version, string(text), s)
 	case isFile && name == "file" && path != "":
 		text, err := os.ReadFile(path)
 		if err != nil {
 			return nil, fmt.Errorf("read judge prompt: %w", err)
 		}
-		return newPrompt("file:"+filepath.Base(path), string(text), s)
+		return newPrompt(judgingFormat, "file:"+filepath.Base(path), string(text), s)
 	}
 	return nil, failure.New(failure.Usage, "it is seed, r2r or file=PATH", "judge prompt %q", s.Prompt)
 }
 
-// newPrompt makes a prompt of its text. The version tells what answers look like.
-func newPrompt(version, text string, s Settings) (*Prompt, error) {
+// newPrompt makes a prompt of its text, for a judging of the format. The version
+// tells what answers look like.
+func newPrompt(format int, version, text string, s Settings) (*Prompt, error) {
 	kind := "match"
-	if version == builtin["r2r"].version {
+	if strings.HasPrefix(version, "r2r-") {
 		kind = builtin["r2r"].form
 	}
 	f, err := loadForm(kind, s.VerdictOnly)
 	if err != nil {
 		return nil, err
 	}
-	p := &Prompt{Version: version, Text: text, form: f,
+	p := &Prompt{Version: version, Text: text, form: f, raw: format < judgingFormat,
 		Hash: job.Sum([]byte(strings.Join([]string{text, f.instruction, string(f.schema)}, "\x00")))}
 	return p, p.parse(s)
 }
@@ -108,7 +120,7 @@ func (p *Prompt) parse(s Settings) (err error) {
 
 // Render is the question as the judge reads it, with the sides in that order.
 func (p *Prompt) Render(q *Question, s Settings, order [2]job.Side) (string, error) {
-	data := shown{Context: q.Before + q.Start, Before: q.Before, Start: q.Start, blind: s.Blind, row: q.Row}
+	data := &shown{Context: q.Before + q.Start, Before: q.Before, Start: q.Start, Mark: q.mark(), blind: s.Blind, row: q.Row, answer: p.form.instruction}
 	for i, to := range []*shownFork{&data.A, &data.B} {
 		f := q.Forks[order[i]]
 		*to = shownFork{label(s.Blind, i, order[i]), f.Text(), f.Token, f.Rest, f.Finish}
@@ -117,7 +129,14 @@ func (p *Prompt) Render(q *Question, s Settings, order [2]job.Side) (string, err
 	if err := p.text.Execute(&b, data); err != nil {
 		return "", fmt.Errorf("fill in judge prompt: %w", err)
 	}
-	return strings.TrimRight(b.String(), "\n") + "\n\n" + p.form.instruction, nil
+	text := strings.TrimRight(b.String(), "\n")
+	if !data.placed {
+		text += "\n\n" + p.form.instruction
+	}
+	if p.raw {
+		return text, nil
+	}
+	return plain(text), nil // of the whole: a token may be spelled by the end of one text and the start of the next
 }
 
 func label(blind bool, i int, side job.Side) string {

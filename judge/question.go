@@ -4,6 +4,8 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 	"encoding/json"
+	"fmt"
+	"regexp"
 	"slices"
 	"strings"
 	"unicode/utf8"
@@ -14,7 +16,7 @@ import (
 
 // Ways to compare continuations before a judge is asked.
 const (
-	Space = "space" // runs of white space count as one blank, at the ends as none
+	Space = "space" // but for the blanks inside a line and white space at the end
 	Exact = "exact" // byte for byte
 )
 
@@ -23,6 +25,7 @@ type Framer struct {
 	Plan    *job.Plan
 	Text    *tokenizer.Tokenizer
 	Context ContextRule
+	Raw     bool // show special tokens as they are spelled
 }
 
 // Question is one mismatch with both continuations, as text and as ids.
@@ -33,6 +36,7 @@ type Question struct {
 	Start    string // of the current sentence, up to the fork
 	Forks    [2]Fork
 	Row      *job.Result // what is known of the mismatch
+	Job      string      // decides the mark that sets the texts apart
 }
 
 // Fork is a continuation as it is shown.
@@ -41,6 +45,7 @@ type Fork struct {
 	Rest   string
 	IDs    []int32
 	Finish string
+	bytes  string // what the ids stand for, which need not be UTF-8
 }
 
 // Text is the whole continuation.
@@ -50,7 +55,7 @@ func (f Fork) Text() string { return f.Token + f.Rest }
 func (f *Framer) Question(s *job.Text, r *job.Result) *Question {
 	p := int(r.MismatchPosition) - f.Plan.Settings.FirstPosition
 	before, start, carry := f.context(s, p)
-	return &Question{Ordinal: s.Ordinal, Position: int32(p), Before: before, Start: start, Row: r,
+	return &Question{Ordinal: s.Ordinal, Position: int32(p), Before: before, Start: start, Row: r, Job: f.Plan.ID,
 		Forks: [2]Fork{f.fork(carry, r.ContinuationSmallIDs, *r.FinishSmall), f.fork(carry, r.ContinuationReferenceIDs, *r.FinishReference)}}
 }
 
@@ -89,9 +94,30 @@ func text(b []byte) string { return strings.ToValidUTF8(string(b), "\uFFFD") }
 
 func (f *Framer) bytes(ids []int32) (b []byte) {
 	for _, id := range ids {
-		b = append(b, f.Text.Bytes(id)...)
+		b = append(b, f.shown(id)...)
 	}
 	return b
+}
+
+// shown is a token as the judge sees it: a special one in words, since the
+// judge's own tokenizer may have it too.
+func (f *Framer) shown(id int32) []byte {
+	if content, special := f.Text.Special(id); special && !f.Raw {
+		return []byte(controlWords(content))
+	}
+	return f.Text.Bytes(id)
+}
+
+// mark is a short word that none of the question's texts contains. It is the
+// same for all questions of a job but those whose texts hold it.
+func (q *Question) mark() string {
+	texts := strings.Join([]string{q.Before, q.Start, q.Forks[0].Text(), q.Forks[1].Text()}, "\x00")
+	for n := 0; ; n++ {
+		m := "#" + job.Sum(fmt.Appendf(nil, "%s %d", q.Job, n))[:4]
+		if !strings.Contains(texts, m) {
+			return m
+		}
+	}
 }
 
 func (f *Framer) contextStart(s *job.Text, p int) int {
@@ -150,24 +176,37 @@ func (f *Framer) endsAt(real []int32, at int) bool {
 func (f *Framer) fork(carry []byte, ids []int32, finish string) Fork {
 	token, n := slices.Clone(carry), 0
 	for n < len(ids) && (n == 0 || unfinished(token) > 0) {
-		token = append(token, f.Text.Bytes(ids[n])...)
+		token = append(token, f.shown(ids[n])...)
 		n++
 	}
-	return Fork{Token: text(token), Rest: text(f.bytes(ids[n:])), IDs: ids, Finish: finish}
+	var raw []byte
+	for _, id := range ids {
+		raw = append(raw, f.Text.Bytes(id)...)
+	}
+	return Fork{Token: text(token), Rest: text(f.bytes(ids[n:])), IDs: ids, Finish: finish, bytes: string(raw)}
 }
 
-// Identical says whether both continuations say the same by their text alone.
+// Identical says whether both continuations say the same by their bytes alone.
 // One that was cut at the limit, or is blank, never does.
 func (q *Question) Identical(normalisation string) bool {
 	small, reference := q.Forks[job.Small], q.Forks[job.Reference]
 	if small.Finish == job.FinishLength || reference.Finish == job.FinishLength {
 		return false
 	}
-	a, b := small.Text(), reference.Text()
+	a, b := small.bytes, reference.bytes
 	if normalisation == Space {
-		a, b = strings.Join(strings.Fields(a), " "), strings.Join(strings.Fields(b), " ")
+		a, b = evenly(a), evenly(b)
 	}
 	return a == b && strings.TrimSpace(a) != ""
+}
+
+var blanks = regexp.MustCompile(`(^|[^\n \t])[ \t]+`)
+
+// evenly makes one blank of those inside a line, and drops white space at the
+// end. Line breaks and indentation stay: in code they have a meaning.
+func evenly(s string) string {
+	s = strings.TrimRight(strings.ReplaceAll(s, "\r\n", "\n"), " \t\r\n")
+	return blanks.ReplaceAllString(s, "${1} ")
 }
 
 // order is which side is shown first. It depends on what is asked, not on

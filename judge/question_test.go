@@ -101,7 +101,13 @@ func TestIdentical(t *testing.T) {
 	}{
 		{"a b.", "a b.", "stop", "stop", true, true},
 		{"a b.", "a b.", "stop", "eos", true, true},
-		{" a  b.\n", "a b.", "stop", "stop", false, true},
+		{" a  b.\n", " a b.", "stop", "stop", false, true},
+		{" b.", "b.", "stop", "stop", false, false}, // after "a" these are "a b." and "ab."
+		{"a\tb .", "a b .", "stop", "stop", false, true},
+		{"if x:\n    y", "if x:\n  y", "stop", "stop", false, false},
+		{"a\nb", "a b", "stop", "stop", false, false},
+		{"a\r\nb  c", "a\nb c", "stop", "stop", false, true},
+		{"\xf0\x9f", "\xf0\x9e", "stop", "stop", false, false}, // shown alike
 		{"A b.", "a b.", "stop", "stop", false, false},
 		{"a b", "a b", "length", "length", false, false},
 		{"a b", "a b", "length", "stop", false, false},
@@ -109,7 +115,7 @@ func TestIdentical(t *testing.T) {
 		{"\n", "\n\n", "predicted", "predicted", false, false},
 		{"a", "b", "stop", "stop", false, false},
 	} {
-		q := Question{Forks: [2]Fork{{Rest: c.small, Finish: c.finishSmall}, {Rest: c.reference, Finish: c.finishReference}}}
+		q := Question{Forks: [2]Fork{{bytes: c.small, Finish: c.finishSmall}, {bytes: c.reference, Finish: c.finishReference}}}
 		if exact, space := q.Identical(Exact), q.Identical(Space); exact != c.exact || space != c.space {
 			t.Errorf("%+v: got exact %t, space %t", c, exact, space)
 		}
@@ -142,7 +148,7 @@ func TestQuestion(t *testing.T) {
 	r := &job.Result{MismatchPosition: 3, ContinuationSmallIDs: []int32{2, 3}, ContinuationReferenceIDs: []int32{4, 3}, FinishSmall: ptr("stop"), FinishReference: ptr("length")}
 	got := f.Question(s, r)
 	want := &Question{Ordinal: 5, Position: 2, Start: "I am", Row: r, Forks: [2]Fork{
-		{Token: " here", Rest: ".", IDs: []int32{2, 3}, Finish: "stop"}, {Token: " gone", Rest: ".", IDs: []int32{4, 3}, Finish: "length"}}}
+		{Token: " here", Rest: ".", IDs: []int32{2, 3}, Finish: "stop", bytes: " here."}, {Token: " gone", Rest: ".", IDs: []int32{4, 3}, Finish: "length", bytes: " gone."}}}
 	if !reflect.DeepEqual(got, want) {
 		t.Errorf("got %+v, want %+v", got, want)
 	}

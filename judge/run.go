@@ -131,7 +131,7 @@ func newRunner(ctx context.Context, o *Options) (*runner, error) {
 }
 
 func (r *runner) named(model string) Judging {
-	return Judging{Format: job.Format, Model: model, PromptVersion: r.prompt.Version, PromptHash: r.prompt.Hash, Settings: r.Settings}
+	return Judging{Format: judgingFormat, Model: model, PromptVersion: r.prompt.Version, PromptHash: r.prompt.Hash, Settings: r.Settings}
 }
 
 // findWork sorts the shards by what is there of them.

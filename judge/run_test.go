@@ -89,7 +89,7 @@ func TestRun(t *testing.T) {
 		} else {
 			sources[*v.ConfidenceSource]++
 		}
-		if v.JudgeModel != "fake" || v.PromptVersion != "seed-1" {
+		if v.JudgeModel != "fake" || v.PromptVersion != "seed-2" {
 			t.Errorf("got %+v", v)
 		}
 	}
@@ -474,7 +474,7 @@ func TestRetry(t *testing.T) {
 		w2 := httptest.NewRecorder()
 		f.ServeHTTP(w2, r)
 		body := w2.Body.Bytes()
-		if refuse && bytes.Contains(body, []byte(`\"explanation\":\"`)) && body[bytes.Index(body, []byte(`n\":\"`))+6] < '4' {
+		if refuse && bytes.Contains(body, []byte(`\"explanation\":\"`)) && body[bytes.Index(body, []byte(`n\":\"`))+10] < '4' {
 			body = []byte(`{"choices":[{"message":{"refusal":"no"},"finish_reason":"stop"}]}`)
 		}
 		_, _ = w.Write(body)
@@ -565,7 +565,7 @@ func TestPromptOfTheJob(t *testing.T) {
 	s := jobtest.Make(t, 2, 1)
 	o := options(s, (&fakeJudge{}).serve(t))
 	o.Settings.Prompt = ""
-	if by, err := Run(t.Context(), o); err != nil || by.PromptVersion != "seed-1" {
+	if by, err := Run(t.Context(), o); err != nil || by.PromptVersion != "seed-2" {
 		t.Errorf("got %+v, %v", by, err)
 	}
 }

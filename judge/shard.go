@@ -185,7 +185,9 @@ func (run *shardRun) take(all *textVerdicts, i int, v job.Verdict) error {
 const (
 	Requests        = "requests"
 	PromptTokens    = "prompt_tokens"
-	CachedTokens    = "cached_tokens"
+	CachedTokens    = "cached_tokens"   // of the prompt tokens, those found in the judge's prefix cache
+	ComputedTokens  = "computed_tokens" // of the prompt tokens, the others
+	IdealTokens     = "ideal_tokens"    // the least that a judge would compute with the beginnings of the last prompts in its cache
 	GeneratedTokens = "generated_tokens"
 	AskedNobody     = "identical"
 	Repeated        = "repeated"
@@ -195,7 +197,7 @@ const (
 func (r *runner) used() job.Counters {
 	u := r.client.Usage()
 	now := job.Counters{Requests: u.Requests, PromptTokens: u.PromptTokens, CachedTokens: u.CachedTokens, GeneratedTokens: u.CompletionTokens,
-		AskedNobody: r.judge.count.identical.Load(), Repeated: r.judge.count.repeated.Load()}
+		ComputedTokens: u.PromptTokens - u.CachedTokens, IdealTokens: r.judge.sent.ideal(u.PromptTokens), AskedNobody: r.judge.count.identical.Load(), Repeated: r.judge.count.repeated.Load()}
 	r.sum.mu.Lock()
 	defer r.sum.mu.Unlock()
 	delta := job.Counters{}

@@ -23,6 +23,7 @@ type document struct {
 type addedToken struct {
 	ID      int32  `json:"id"`
 	Content string `json:"content"`
+	Special bool   `json:"special"`
 }
 
 type decoder struct {
@@ -48,7 +49,7 @@ func Parse(data []byte) (*Tokenizer, error) {
 		return nil, err
 	}
 	t := &Tokenizer{
-		raw: data, added: map[int32]string{}, ids: map[string]int32{}, vocab: len(vocab),
+		raw: data, added: map[int32]string{}, special: map[int32]bool{}, ids: map[string]int32{}, vocab: len(vocab),
 	}
 	if err := t.setVocabulary(vocab, decode); err != nil {
 		return nil, err
@@ -165,6 +166,7 @@ func (t *Tokenizer) setAdded(added []addedToken, vocab map[string]int32, decode 
 		}
 		t.tokens[id] = decode(token.Content)
 		t.added[id], t.ids[token.Content] = token.Content, id
+		t.special[id] = token.Special
 	}
 	return nil
 }

@@ -17,11 +17,12 @@ import (
 
 // Tokenizer maps token ids to bytes. It is immutable and safe for concurrent use.
 type Tokenizer struct {
-	raw    []byte
-	tokens [][]byte // by id; nil where there is no token
-	added  map[int32]string
-	ids    map[string]int32 // added tokens by content
-	vocab  int              // entries of the model's own vocabulary
+	raw     []byte
+	tokens  [][]byte // by id; nil where there is no token
+	added   map[int32]string
+	special map[int32]bool   // of the added tokens, those that the file marks so
+	ids     map[string]int32 // added tokens by content
+	vocab   int              // entries of the model's own vocabulary
 }
 
 // Load reads the tokenizer.json at path. A file that is damaged, or of a kind that
@@ -74,6 +75,10 @@ func (t *Tokenizer) IsAdded(id int32) bool {
 	_, ok := t.added[id]
 	return ok
 }
+
+// Special is the spelling of an added token that the file marks as special;
+// false for all others.
+func (t *Tokenizer) Special(id int32) (string, bool) { return t.added[id], t.special[id] }
 
 // ID is the id of the added token that is spelled exactly content.
 func (t *Tokenizer) ID(content string) (int32, bool) {

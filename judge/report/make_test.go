@@ -79,7 +79,7 @@ func (s synthetic) judge(row *job.Result, r *rand.Rand, risk float64) {
 	}
 	row.MeaningMatch = ptr(r.Float64() > 1/(1+math.Exp(1.8-0.7*risk)))
 	row.VerifyExplanation = ptr("They say <the same> & more: 100 % of 2_000.")
-	row.JudgeModel, row.PromptVersion = ptr("judge-72b"), ptr("seed-1")
+	row.JudgeModel, row.PromptVersion = ptr("judge-72b"), ptr("seed-2")
 	source := []string{"logprob_masked", "identical", "votes"}[r.IntN(3)]
 	row.ConfidenceSource = &source
 	switch source {

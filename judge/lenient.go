@@ -1,0 +1,230 @@
+package judge
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strings"
+	"unicode/utf8"
+)
+
+// object is a JSON object as a judge wrote it: its values as JSON, and where
+// each begins in the text. Names are in lower case, with _ between words.
+type object struct {
+	value  map[string]json.RawMessage
+	at     map[string]int
+	inner  []*object // objects among its values
+	start  int
+	end    int
+	broken bool // not JSON as it stands
+}
+
+// parser reads JSON and what models write in its place: Python's literals and
+// single quotes, commas before a closing bracket, names without quotes, line
+// breaks and unknown escapes in strings. Libraries that repair JSON complete
+// and reorder what they cannot read; here that is an error, for a verdict must
+// not come of a guess.
+type parser struct {
+	text string
+	at   int
+}
+
+// parseObject reads the object that begins at the place in the text.
+func parseObject(text string, at int) (*object, error) {
+	p := parser{text, at}
+	o, err := p.object()
+	if err != nil {
+		return nil, fmt.Errorf("at byte %d: %w", p.at, err)
+	}
+	o.broken = !json.Valid([]byte(text[o.start:o.end]))
+	return o, nil
+}
+
+var errEnds = errors.New("it ends too early")
+
+func (p *parser) space() {
+	for p.at < len(p.text) && strings.IndexByte(" \t\r\n", p.text[p.at]) >= 0 {
+		p.at++
+	}
+}
+
+// next is the first byte after white space, 0 at the end.
+func (p *parser) next() byte {
+	p.space()
+	if p.at == len(p.text) {
+		return 0
+	}
+	return p.text[p.at]
+}
+
+func (p *parser) object() (*object, error) {
+	o := &object{value: map[string]json.RawMessage{}, at: map[string]int{}, start: p.at}
+	err := p.list('}', func() error { return p.member(o) })
+	o.end = p.at
+	return o, err
+}
+
+// list reads what stands between brackets, with commas between and perhaps one at the end.
+func (p *parser) list(closing byte, one func() error) error {
+	p.at++
+	for {
+		if p.next() == closing {
+			p.at++
+			return nil
+		}
+		if err := one(); err != nil {
+			return err
+		}
+		switch p.next() {
+		case ',':
+			p.at++
+		case closing:
+		case 0:
+			return errEnds
+		default:
+			return fmt.Errorf("%q where a comma should be", p.text[p.at])
+		}
+	}
+}
+
+func (p *parser) member(o *object) error {
+	var name string
+	var err error
+	if c := p.next(); c == '"' || c == '\'' {
+		name, err = p.str(c, ":")
+	} else {
+		name = p.word()
+	}
+	switch {
+	case err != nil:
+		return err
+	case name == "" || p.next() != ':':
+		return errors.New("no name and colon")
+	}
+	p.at++
+	p.space()
+	from := p.at
+	v, inner, err := p.value()
+	if err != nil {
+		return err
+	}
+	name = strings.NewReplacer(" ", "_", "-", "_").Replace(strings.ToLower(name))
+	if _, twice := o.value[name]; twice {
+		return fmt.Errorf("%q is there twice", name)
+	}
+	o.value[name], o.at[name], o.inner = v, from, append(o.inner, inner...)
+	return nil
+}
+
+// word reads letters, digits and what numbers have.
+func (p *parser) word() string {
+	from := p.at
+	for p.at < len(p.text) {
+		c := p.text[p.at]
+		if c != '_' && c != '.' && c != '+' && c != '-' && (c < '0' || c > '9') && (c|32 < 'a' || c|32 > 'z') {
+			break
+		}
+		p.at++
+	}
+	return p.text[from:p.at]
+}
+
+var literals = map[string]string{"true": "true", "false": "false", "null": "null", "True": "true", "False": "false", "None": "null"}
+
+// value reads a value and gives it as JSON, with the objects in it.
+func (p *parser) value() (json.RawMessage, []*object, error) {
+	switch c := p.next(); c {
+	case 0:
+		return nil, nil, errEnds
+	case '"', '\'':
+		s, err := p.str(c, ",}]")
+		return quoted(s), nil, err
+	case '{':
+		o, err := p.object()
+		return json.RawMessage("{}"), []*object{o}, err
+	case '[':
+		return p.array()
+	}
+	w := p.word()
+	if l, ok := literals[w]; ok {
+		return json.RawMessage(l), nil, nil
+	}
+	if w == "" || !json.Valid([]byte(w)) {
+		return nil, nil, fmt.Errorf("%q is no value", w)
+	}
+	return json.RawMessage(w), nil, nil
+}
+
+func (p *parser) array() (json.RawMessage, []*object, error) {
+	items, inner := []json.RawMessage{}, []*object(nil)
+	err := p.list(']', func() error {
+		v, in, err := p.value()
+		items, inner = append(items, v), append(inner, in...)
+		return err
+	})
+	if err != nil {
+		return nil, nil, err
+	}
+	b, err := json.Marshal(items)
+	return b, inner, err
+}
+
+func quoted(s string) json.RawMessage {
+	b, err := json.Marshal(s)
+	if err != nil {
+		panic(err) // strings always encode
+	}
+	return b
+}
+
+var escapes = map[byte]string{'"': `"`, '\'': "'", '\\': `\`, '/': "/", 'b': "\b", 'f': "\f", 'n': "\n", 'r': "\r", 't': "\t"}
+
+// str reads a string. Single quotes end it only before one of those bytes:
+// elsewhere they are apostrophes.
+func (p *parser) str(quote byte, before string) (string, error) {
+	var b strings.Builder
+	for p.at++; p.at < len(p.text); {
+		c := p.text[p.at]
+		switch {
+		case c == quote && (quote == '"' || p.endsBefore(before)):
+			p.at++
+			return b.String(), nil
+		case c == '\\' && p.at+1 < len(p.text):
+			b.WriteString(p.escape())
+		default:
+			_, n := utf8.DecodeRuneInString(p.text[p.at:])
+			b.WriteString(p.text[p.at : p.at+n])
+			p.at += n
+		}
+	}
+	return "", errEnds
+}
+
+func (p *parser) endsBefore(closers string) bool {
+	after := parser{p.text, p.at + 1}
+	c := after.next()
+	return c != 0 && strings.IndexByte(closers, c) >= 0
+}
+
+// escape reads a backslash and what follows. LaTeX's \( and \alpha stay as they are.
+func (p *parser) escape() string {
+	next := p.text[p.at+1]
+	if next == 'u' && p.at+6 <= len(p.text) {
+		end := p.at + 6
+		if strings.HasPrefix(p.text[end:], `\u`) && end+6 <= len(p.text) { // perhaps a surrogate pair
+			end += 6
+		}
+		for ; end > p.at; end -= 6 {
+			var s string
+			if json.Unmarshal([]byte(`"`+p.text[p.at:end]+`"`), &s) == nil {
+				p.at = end
+				return s
+			}
+		}
+	}
+	p.at += 2
+	if e, ok := escapes[next]; ok {
+		return e
+	}
+	return `\` + string(next)
+}
