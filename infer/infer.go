@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"log/slog"
 	"slices"
 	"strconv"
@@ -20,6 +21,7 @@ import (
 	"tokenfork/internal/job"
 	"tokenfork/internal/progress"
 	"tokenfork/internal/store"
+	"tokenfork/internal/tasks"
 	"tokenfork/internal/vllm"
 )
 
@@ -52,6 +54,10 @@ func Run(ctx context.Context, o Options) error {
 	if err != nil {
 		return err
 	}
+	total, err := forks(ctx, o.Store, plan, todo)
+	if err != nil {
+		return err
+	}
 	work, cancel := graceful(ctx, o.Grace)
 	defer cancel()
 	if len(todo[job.Small])+len(todo[job.Reference]) == 0 {
@@ -62,7 +68,7 @@ func Run(ctx context.Context, o Options) error {
 	if err != nil {
 		return err
 	}
-	meter := progress.New(o.Console, "infer", "forks", forks(ctx, o.Store, plan, todo))
+	meter := progress.New(o.Console, "infer", "forks", total)
 	defer meter.Close()
 	var sum summary
 	g, gctx := errgroup.WithContext(work)
@@ -77,11 +83,15 @@ func Run(ctx context.Context, o Options) error {
 	return sum.result(o.Store)
 }
 
-// forks is how many there are in the shards to do; -1 where job.json is not at hand.
-func forks(ctx context.Context, s store.Store, plan *job.Plan, todo [2][]int) int64 {
+// forks is how many there are in the shards to do; -1 where job.json is not at
+// hand: a task needs its manifest only. A damaged one is refused all the same.
+func forks(ctx context.Context, s store.Store, plan *job.Plan, todo [2][]int) (int64, error) {
 	j, err := job.Load(ctx, s)
+	if errors.Is(err, fs.ErrNotExist) {
+		return -1, nil
+	}
 	if err != nil {
-		return -1
+		return 0, err
 	}
 	n := int64(0)
 	for _, side := range job.Sides {
@@ -89,7 +99,7 @@ func forks(ctx context.Context, s store.Store, plan *job.Plan, todo [2][]int) in
 			n += int64(j.Shards[k].Mismatches * len(forksOf(plan.Settings.Trajectories, side)))
 		}
 	}
-	return n
+	return n, nil
 }
 
 // errStopped is the cause when the grace is over.
@@ -113,21 +123,27 @@ func open(ctx context.Context, o *Options) ([2][]int, *job.Plan, error) {
 			return todo, nil, err
 		}
 	}
-	committed, err := commits(ctx, o.Store)
-	if err != nil {
-		return todo, nil, err
-	}
 	m, err := job.OpenManifest(ctx, o.Store, o.Shards[0])
 	if err != nil {
 		return todo, nil, err
 	}
+	var all []job.Task
 	for _, side := range m.Settings.Servers() {
-		if o.Sides != nil && !slices.Contains(o.Sides, side) {
-			continue
+		if o.Sides == nil || slices.Contains(o.Sides, side) {
+			for _, k := range o.Shards {
+				all = append(all, job.Task{Stage: "infer", Shard: k, Side: side.String()})
+			}
 		}
-		for _, k := range o.Shards {
-			if o.Retry || !committed[job.Task{Stage: "infer", Shard: k, Side: side.String()}.Prefix()] {
-				todo[side] = append(todo[side], k)
+	}
+	if !o.Retry {
+		if all, err = unfinished(ctx, o, all); err != nil {
+			return todo, nil, err
+		}
+	}
+	for _, side := range job.Sides {
+		for _, t := range all {
+			if t.Side == side.String() {
+				todo[side] = append(todo[side], t.Shard)
 			}
 		}
 	}
@@ -152,18 +168,23 @@ func shards(ctx context.Context, s store.Store) ([]int, error) {
 	return ks, nil
 }
 
-// commits are the prefixes of the tasks that have one.
-func commits(ctx context.Context, s store.Store) (map[string]bool, error) {
-	done := map[string]bool{}
-	for o, err := range s.List(ctx, "parts/infer/") {
-		if err != nil {
-			return nil, fmt.Errorf("list the parts of %s: %w", s, err)
-		}
-		if prefix, ok := strings.CutSuffix(o.Key, "commit.json"); ok {
-			done[prefix] = true
+// unfinished leaves out what is committed, and says which commits are damaged.
+func unfinished(ctx context.Context, o *Options, all []job.Task) ([]job.Task, error) {
+	shard := tasks.AllShards
+	if len(o.Shards) == 1 {
+		shard = o.Shards[0]
+	}
+	table, err := tasks.List(ctx, o.Store, shard)
+	if err != nil {
+		return nil, err
+	}
+	open, err := table.Unfinished(ctx, all)
+	for _, t := range open {
+		if damage := table.Of(tasks.KeyOf(t)).Damage; damage != nil {
+			o.Log.Warn("the task is not finished: going on from its parts", "task", t.String(), "reason", damage)
 		}
 	}
-	return done, nil
+	return open, err
 }
 
 // runSide brings up the side's servers and sends its shards through those that

@@ -149,9 +149,9 @@ func (l *lane) open(ctx context.Context, k int) (*shardRun, error) {
 		return nil, err
 	}
 	t := task(m, l.side)
-	log, c, err := job.OpenTask[job.Continuation](ctx, l.store, m.ID, t, l.who, l.options.PartEvery, l.options.Retry)
+	log, done, err := job.OpenTask[job.Continuation](ctx, l.store, m.ID, t, l.who, l.options.PartEvery, l.options.Retry)
 	if err == nil && log == nil {
-		l.log.Info("already committed, nothing to do", "shard", k, "side", l.side, "by", c.Attempt.Slurm, "host", c.Attempt.Host)
+		l.log.Info("already committed, nothing to do", "shard", k, "side", l.side, "by", done.Commit().Attempt.Slurm, "host", done.Commit().Attempt.Host)
 	}
 	if err != nil || log == nil {
 		return nil, err

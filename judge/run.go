@@ -20,6 +20,7 @@ import (
 	"tokenfork/internal/progress"
 	"tokenfork/internal/results"
 	"tokenfork/internal/store"
+	"tokenfork/internal/tasks"
 	"tokenfork/judge/endpoint"
 )
 
@@ -136,15 +137,6 @@ func (r *runner) named(model string) Judging {
 
 // findWork sorts the shards by what is there of them.
 func (r *runner) findWork(ctx context.Context) error {
-	committed := map[string]bool{}
-	for o, err := range r.Store.List(ctx, "parts/") {
-		if err != nil {
-			return fmt.Errorf("list the parts of %s: %w", r.Store, err)
-		}
-		if prefix, ok := strings.CutSuffix(o.Key, "commit.json"); ok {
-			committed[prefix] = true
-		}
-	}
 	shards := r.Shards
 	if shards == nil {
 		for k := range r.job.Shards {
@@ -156,24 +148,9 @@ func (r *runner) findWork(ctx context.Context) error {
 		if k < 0 || k >= len(r.job.Shards) {
 			return failure.New(failure.Usage, fmt.Sprintf("they are 0 to %d", len(r.job.Shards)-1), "%s has no shard %d", r.Store, k)
 		}
-		ready := true
-		for _, side := range r.job.Settings.Servers() {
-			ready = ready && committed[r.inferred(k, side).Prefix()]
-		}
-		switch {
-		case !ready:
-			r.waiting = append(r.waiting, k)
-		case !committed[r.task(k).Prefix()]:
-			r.todo = append(r.todo, k)
-		case r.Retry:
-			again, err := r.worthRetrying(ctx, k)
-			if err != nil {
-				return err
-			}
-			if again {
-				r.todo = append(r.todo, k)
-			}
-		}
+	}
+	if err := r.sort(ctx, shards); err != nil {
+		return err
 	}
 	if len(r.todo) == 0 && len(r.waiting) == 0 {
 		r.Log.Info("nothing to do: every shard is judged", "judging", r.judging.ID())
@@ -185,6 +162,46 @@ func (r *runner) findWork(ctx context.Context) error {
 		return err
 	}
 	return Record{r.judging, r.prompt.Text}.save(ctx, r.Store) // in case it was lost
+}
+
+// sort finds the shards that are to do and those that wait for continuations.
+func (r *runner) sort(ctx context.Context, shards []int) error {
+	table, err := tasks.List(ctx, r.Store, tasks.AllShards)
+	if err != nil {
+		return err
+	}
+	var all []job.Task
+	for _, k := range shards {
+		all = append(all, r.job.Tasks(k, r.judging.ID())...)
+	}
+	unfinished, err := table.Unfinished(ctx, all)
+	if err != nil {
+		return err
+	}
+	lacks := map[int]string{} // by shard: the first stage that is not finished
+	for _, t := range unfinished {
+		lacks[t.Shard] = cmp.Or(lacks[t.Shard], t.Stage)
+		if damage := table.Of(tasks.KeyOf(t)).Damage; damage != nil {
+			r.Log.Warn("the task is not finished", "task", t.String(), "reason", damage)
+		}
+	}
+	for _, k := range shards {
+		switch {
+		case lacks[k] == "infer":
+			r.waiting = append(r.waiting, k)
+		case lacks[k] == "judge":
+			r.todo = append(r.todo, k)
+		case r.Retry:
+			again, err := r.worthRetrying(ctx, k)
+			if err != nil {
+				return err
+			}
+			if again {
+				r.todo = append(r.todo, k)
+			}
+		}
+	}
+	return nil
 }
 
 // worthRetrying says whether the shard's commit has failures or damaged parts.
@@ -327,6 +344,10 @@ func (r *runner) each(admit, ctx context.Context, ends *errgroup.Group) error {
 		run, err := r.open(ctx, k)
 		if err != nil {
 			return err
+		}
+		if run == nil {
+			r.Log.Info("already judged by another attempt, nothing to do", "shard", k)
+			continue
 		}
 		complete, err := run.feed(admit, ctx)
 		if err != nil {

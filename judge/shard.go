@@ -55,7 +55,7 @@ func (r *runner) remember(ctx context.Context, k int) error {
 	return err
 }
 
-// open prepares a shard for its judging.
+// open prepares a shard for its judging; nil if another attempt has finished it meanwhile.
 func (r *runner) open(ctx context.Context, k int) (*shardRun, error) {
 	run, err := r.shardRun(ctx, k)
 	if err != nil {
@@ -64,16 +64,7 @@ func (r *runner) open(ctx context.Context, k int) (*shardRun, error) {
 	if err := r.remember(ctx, k); err != nil {
 		return nil, err
 	}
-	start := job.OpenLog[job.Verdict]
-	if r.Retry {
-		run.before, err = job.OpenCommitted[job.Verdict](ctx, r.Store, r.task(k))
-		if err == nil {
-			start = job.Retry[job.Verdict]
-		} else if !errors.Is(err, fs.ErrNotExist) {
-			return nil, err
-		}
-	}
-	if run.log, err = start(ctx, r.Store, r.job.ID, r.task(k), r.Who, r.PartEvery); err != nil {
+	if run.log, run.before, err = job.OpenTask[job.Verdict](ctx, r.Store, r.job.ID, r.task(k), r.Who, r.PartEvery, r.Retry); err != nil || run.log == nil {
 		return nil, err
 	}
 	run.journal = openJournal(ctx, r.Store, r.task(k), run.log.Attempt().ID, r.PartEvery)

@@ -78,7 +78,7 @@ func writeJob(t *testing.T, folder string, shards int) {
 	for range shards {
 		j.Shards = append(j.Shards, job.Shard{Mismatches: perShard, Texts: 1})
 	}
-	raw, err := json.Marshal(j)
+	raw, err := job.SealJSON(j)
 	if err != nil {
 		t.Fatal(err)
 	}

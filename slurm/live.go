@@ -6,6 +6,7 @@ import (
 
 	"tokenfork/internal/job"
 	"tokenfork/internal/survey"
+	"tokenfork/internal/tasks"
 )
 
 // sides of the servers that a runner of an infer array brings up, by the array's side.
@@ -20,7 +21,7 @@ const both = "both"
 
 // Live lists the submissions' tasks, merges and reports that Slurm has not
 // finished with, and the ids of the jobs and arrays that they belong to.
-func (c Cluster) Live(ctx context.Context, submissions []job.Submission) (tasks []survey.Live, ids map[string]bool, err error) {
+func (c Cluster) Live(ctx context.Context, submissions []job.Submission) (live []survey.Live, ids map[string]bool, err error) {
 	arrays := map[string]job.SlurmJob{}
 	var all []string
 	for _, s := range submissions {
@@ -38,15 +39,15 @@ func (c Cluster) Live(ctx context.Context, submissions []job.Submission) (tasks 
 		a := arrays[q.ID]
 		ids[q.ID] = true
 		if a.Shards == nil {
-			tasks = append(tasks, survey.Live{Key: survey.Key{Stage: a.Stage, Shard: -1}, Slurm: q.ID, State: q.State, Reason: q.Reason})
+			live = append(live, survey.Live{Key: tasks.Key{Stage: a.Stage, Shard: -1}, Slurm: q.ID, State: q.State, Reason: q.Reason})
 		}
 		if q.Task < 0 || q.Task >= len(a.Shards) {
 			continue
 		}
 		for _, side := range sides[a.Side] {
-			tasks = append(tasks, survey.Live{Key: survey.Key{Stage: a.Stage, Side: side, Shard: a.Shards[q.Task]},
+			live = append(live, survey.Live{Key: tasks.Key{Stage: a.Stage, Side: side, Shard: a.Shards[q.Task]},
 				Slurm: q.ID + "_" + strconv.Itoa(q.Task), State: q.State, Reason: q.Reason})
 		}
 	}
-	return tasks, ids, nil
+	return live, ids, nil
 }

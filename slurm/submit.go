@@ -17,6 +17,7 @@ import (
 	"tokenfork/internal/shell"
 	"tokenfork/internal/store"
 	"tokenfork/internal/survey"
+	"tokenfork/internal/tasks"
 )
 
 // Options say what to submit.
@@ -146,24 +147,31 @@ func (p *plan) decide(ctx context.Context, earlier []job.Submission) error {
 			}
 		}
 	}
-	tasks, err := survey.Look(ctx, p.Store, -1)
+	table, err := tasks.List(ctx, p.Store, tasks.AllShards)
 	if err != nil {
 		return err
 	}
-	p.layOut(tasks, live)
+	var all []job.Task
+	for k := range p.job.Shards {
+		all = append(all, p.job.Tasks(k)...)
+	}
+	unfinished, err := table.Unfinished(ctx, all)
+	if err != nil {
+		return err
+	}
+	p.layOut(unfinished, live)
 	return nil
 }
 
-func (p *plan) layOut(tasks map[survey.Key]*survey.Objects, live []survey.Live) {
-	busy := map[survey.Key]bool{}
+func (p *plan) layOut(unfinished []job.Task, live []survey.Live) {
+	busy, todo := map[tasks.Key]bool{}, map[tasks.Key]bool{}
 	for _, l := range live {
 		busy[l.Key] = true
 	}
-	open := func(side string, k int) bool {
-		key := survey.Key{Stage: Infer, Side: side, Shard: k}
-		o := tasks[key]
-		return !busy[key] && (o == nil || o.Committed.IsZero())
+	for _, t := range unfinished {
+		todo[tasks.KeyOf(t)] = !busy[tasks.KeyOf(t)]
 	}
+	open := func(side string, k int) bool { return todo[tasks.Key{Stage: Infer, Side: side, Shard: k}] }
 	servers := p.job.Settings.Servers()
 	if p.SmallGPUs > 0 && len(servers) > 1 {
 		for _, side := range servers {
@@ -176,7 +184,7 @@ func (p *plan) layOut(tasks map[survey.Key]*survey.Objects, live []survey.Live) 
 	}
 	if p.judged() {
 		// Which judging the flags make, only judge knows: a task whose shard is judged ends within seconds.
-		p.window(Judge, "", func(k int) bool { return !busy[survey.Key{Stage: Judge, Side: both, Shard: k}] })
+		p.window(Judge, "", func(k int) bool { return !busy[tasks.Key{Stage: Judge, Side: both, Shard: k}] })
 	}
 	if p.judged() || p.Judge == "none" {
 		p.arrays = append(p.arrays, array{stage: Merge}, array{stage: Report})

@@ -40,7 +40,7 @@ func TestNextSteps(t *testing.T) {
 	if err := os.MkdirAll(at, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	plan, err := json.Marshal(job.Job{Plan: job.Plan{Format: job.Format, ID: "0123456789abcdef", Settings: job.Settings{Trajectories: job.Own}}, Shards: make([]job.Shard, 3)})
+	plan, err := job.SealJSON(job.Job{Plan: job.Plan{Format: job.Format, ID: "0123456789abcdef", Settings: job.Settings{Trajectories: job.Own}}, Shards: make([]job.Shard, 3)})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -47,7 +47,7 @@ func (c *statusCmd) Run(ctx context.Context, con *console) error {
 		if err != nil {
 			return err
 		}
-		if err := c.print(con.out, r); err != nil || !c.Watch || !busy(r) {
+		if err := c.print(con.out, r); err != nil || !c.Watch || !r.Busy() {
 			return err
 		}
 		select {
@@ -85,10 +85,6 @@ func (c *statusCmd) look(ctx context.Context, s store.Store) (*survey.Report, er
 	}
 	r.Slurm = asked
 	return r, nil
-}
-
-func busy(r *survey.Report) bool {
-	return len(r.Jobs) > 0 || slices.ContainsFunc(r.Stages, func(s *survey.Stage) bool { return s.Shards[survey.Running]+s.Shards[survey.Queued] > 0 })
 }
 
 func (c *statusCmd) print(w io.Writer, r *survey.Report) error {
@@ -131,7 +127,7 @@ func (c *statusCmd) print(w io.Writer, r *survey.Report) error {
 // stageLine is a stage's row: shards by state, mismatches, rate, time left.
 func stageLine(s *survey.Stage, now time.Time) string {
 	var states []string
-	for _, state := range []string{survey.Done, survey.Running, survey.Queued, survey.Stopped, survey.Failed, survey.Missing} {
+	for _, state := range []string{survey.Done, survey.Running, survey.Queued, survey.Stopped, survey.Failed, survey.Damaged, survey.Missing} {
 		if n := s.Shards[state]; n > 0 {
 			states = append(states, fmt.Sprintf("%d %s", n, state))
 		}
@@ -158,7 +154,7 @@ const shownTasks = 20
 
 // tasks lists a stage's begun shards, trouble first.
 func (c *statusCmd) tasks(w io.Writer, s *survey.Stage, now time.Time) {
-	order := []string{survey.Failed, survey.Stopped, survey.Running, survey.Queued}
+	order := []string{survey.Failed, survey.Damaged, survey.Stopped, survey.Running, survey.Queued}
 	tasks := slices.Clone(s.Tasks)
 	slices.SortStableFunc(tasks, func(a, b *survey.Task) int { return slices.Index(order, a.State) - slices.Index(order, b.State) })
 	tasks = slices.DeleteFunc(tasks, func(t *survey.Task) bool { return t.State == survey.Queued && t.Attempts == 0 })
@@ -189,7 +185,7 @@ func taskLine(s *survey.Stage, t *survey.Task, now time.Time) string {
 		line += ", last sign " + ago(now, t.Last)
 	}
 	for _, more := range []struct{ name, text string }{{"error", t.Error}, {"hint", t.Hint}, {"log", t.Log}} {
-		if more.text != "" && (t.State == survey.Failed || t.State == survey.Stopped) {
+		if more.text != "" && slices.Contains([]string{survey.Failed, survey.Damaged, survey.Stopped}, t.State) {
 			line += "\n    " + more.name + ": " + more.text
 		}
 	}

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"time"
 
 	"tokenfork/internal/failure"
 	"tokenfork/internal/store"
@@ -28,6 +27,10 @@ func OpenCommitted[T Row](ctx context.Context, s store.Store, t Task) (*Committe
 	if err != nil {
 		return nil, err
 	}
+	return newCommitted[T](s, t, c)
+}
+
+func newCommitted[T Row](s store.Store, t Task, c *Commit) (*Committed[T], error) {
 	r := &Committed[T]{store: s, task: t, commit: c, at: map[int64]int{}, parts: map[int]map[int64][]T{}}
 	for i, p := range c.Parts {
 		r.left = append(r.left, len(p.Texts))
@@ -39,24 +42,6 @@ func OpenCommitted[T Row](ctx context.Context, s store.Store, t Task) (*Committe
 		}
 	}
 	return r, nil
-}
-
-// OpenTask opens the log of a task that is not committed. A committed one has a
-// nil log and its commit, unless retry is set and something in it failed or is
-// damaged: then it is opened again.
-func OpenTask[T Row](ctx context.Context, s store.Store, plan string, t Task, who Attempt, every time.Duration, retry bool) (*Log[T], *Commit, error) {
-	c, err := OpenCommitted[T](ctx, s, t)
-	open := OpenLog[T]
-	switch {
-	case err == nil && retry && (c.commit.Failed > 0 || c.Damaged(ctx)):
-		open = Retry[T]
-	case err == nil:
-		return nil, c.commit, nil
-	case !errors.Is(err, fs.ErrNotExist):
-		return nil, nil, err
-	}
-	l, err := open(ctx, s, plan, t, who, every)
-	return l, nil, err
 }
 
 // Damaged says whether a part that the commit lists is missing or damaged.
@@ -145,7 +130,7 @@ func (r *Committed[T]) load(ctx context.Context, i int) error {
 	}
 	var damaged *damagedError
 	if errors.As(err, &damaged) || errors.Is(err, fs.ErrNotExist) {
-		err = failure.New(failure.Refused, fmt.Sprintf("tokenfork %s --job %s --retry --shard %d", r.task.Stage, r.store, r.task.Shard), "%w", err)
+		err = failure.New(failure.Refused, r.task.Again(r.store, " --retry"), "%w", err)
 	}
 	if err != nil {
 		return err

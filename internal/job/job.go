@@ -180,7 +180,7 @@ type TooLong struct {
 func Load(ctx context.Context, s store.Store) (*Job, error) {
 	b, err := read(ctx, s, Key)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, failure.New(failure.Refused, "run `tokenfork plan INPUT --job "+s.String()+"` first", "no job at %s", s)
+		return nil, failure.New(failure.Refused, "run `tokenfork plan INPUT --job "+s.String()+"` first", "no job at %s: %w", s, fs.ErrNotExist)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("read %s of %s: %w", Key, s, err)
@@ -188,9 +188,8 @@ func Load(ctx context.Context, s store.Store) (*Job, error) {
 	var j Job
 	d := json.NewDecoder(bytes.NewReader(b))
 	d.DisallowUnknownFields()
-	err = d.Decode(&j)
-	if err == nil && j.Sum != "" { // jobs that tests write have none
-		err = CheckJSON(b)
+	if err = CheckJSON(b); err == nil {
+		err = d.Decode(&j)
 	}
 	if err != nil {
 		return nil, failure.New(failure.Refused, "plan the job again in another place", "%s of %s is damaged: %w", Key, s, err)
@@ -214,6 +213,18 @@ func read(ctx context.Context, s store.Store, key string) ([]byte, error) {
 func Sum(b []byte) string {
 	h := sha256.Sum256(b)
 	return hex.EncodeToString(h[:])
+}
+
+// Tasks are those of shard k: the servers' of infer, and each judging's.
+func (j *Job) Tasks(k int, judgings ...string) []Task {
+	var all []Task
+	for _, side := range j.Settings.Servers() {
+		all = append(all, Task{Stage: "infer", Shard: k, Side: side.String(), Manifest: j.Shards[k].SHA256})
+	}
+	for _, id := range judgings {
+		all = append(all, Task{Stage: "judge", Shard: k, Side: id, Manifest: j.Shards[k].SHA256})
+	}
+	return all
 }
 
 // Identity is the id of a job over the input with these settings and models.

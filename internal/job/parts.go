@@ -38,6 +38,15 @@ type Task struct {
 // Prefix is where the task's objects are.
 func (t Task) Prefix() string { return fmt.Sprintf("parts/%s/%05d/%s/", t.Stage, t.Shard, t.Side) }
 
+// Again is how a user has the task done again; flags are further ones of the command.
+func (t Task) Again(s store.Store, flags string) string {
+	command := fmt.Sprintf("`tokenfork %s --job %s --shard %d%s`", t.Stage, s, t.Shard, flags)
+	if t.Stage == "judge" {
+		return command + " with the same judge and its flags"
+	}
+	return command
+}
+
 func (t Task) String() string { return fmt.Sprintf("%s of shard %d, %s", t.Stage, t.Shard, t.Side) }
 
 // Counters are sums that a task keeps about its run: tokens, requests, restarts.
@@ -51,31 +60,6 @@ func (c Counters) Add(b Counters) {
 	}
 }
 
-// Part is a finished piece of a task's rows, as a commit lists it.
-type Part struct {
-	Key    string  `json:"key"`
-	SHA256 string  `json:"sha256"`
-	Rows   int     `json:"rows"`
-	Texts  []int64 `json:"sentences"` // ordinals for which this part counts
-}
-
-// Commit says that a task is done, and by which parts. Each text is in
-// one part's list.
-type Commit struct {
-	Format   int      `json:"format"`
-	Job      string   `json:"job"`
-	Manifest string   `json:"manifest_sha256"`
-	Stage    string   `json:"stage"`
-	Shard    int      `json:"shard"`
-	Side     string   `json:"side"`
-	Attempt  Attempt  `json:"attempt"` // the one that committed
-	Parts    []Part   `json:"parts"`
-	Rows     int      `json:"rows"`
-	Failed   int      `json:"failed"`
-	Counters Counters `json:"counters"`
-	Sum      string   `json:"sha256,omitempty"` // see SealJSON
-}
-
 // Attempt says who works, for people and for status; nothing is decided by it.
 type Attempt struct {
 	ID      string    `json:"id"`
@@ -87,7 +71,6 @@ type Attempt struct {
 }
 
 const (
-	commitName    = "commit.json"
 	attemptName   = "attempt.json"
 	partMetadata  = "tokenfork_part"
 	flushRows     = 20_000 // about 2 MB of a part
@@ -99,55 +82,6 @@ type partHead struct {
 	Manifest string   `json:"manifest_sha256"`
 	Task     string   `json:"task"`
 	Counters Counters `json:"counters"`
-}
-
-// CommitKey is where a task's commit is; round counts how often the task was
-// opened again (Retry).
-func CommitKey(t Task, round int) string {
-	if round == 0 {
-		return t.Prefix() + commitName
-	}
-	return fmt.Sprintf("%s%s.%04d", t.Prefix(), commitName, round)
-}
-
-// commitKeys lists a task's commits, oldest first: a task that was opened
-// again (Retry) has several, and the last counts.
-func commitKeys(ctx context.Context, s store.Store, t Task) ([]string, error) {
-	var keys []string
-	for o, err := range s.List(ctx, t.Prefix()+commitName) {
-		if err != nil {
-			return nil, fmt.Errorf("look for the commit of %s: %w", t, err)
-		}
-		keys = append(keys, o.Key)
-	}
-	return keys, nil
-}
-
-// LoadCommit gives the task's commit; fs.ErrNotExist (errors.Is) if it is open.
-func LoadCommit(ctx context.Context, s store.Store, t Task) (*Commit, error) {
-	keys, err := commitKeys(ctx, s, t)
-	if err != nil {
-		return nil, err
-	}
-	if len(keys) == 0 {
-		return nil, fmt.Errorf("%s is not committed: %w", t, fs.ErrNotExist)
-	}
-	last := keys[len(keys)-1]
-	b, err := read(ctx, s, last)
-	if err != nil {
-		return nil, fmt.Errorf("read %s: %w", last, err)
-	}
-	var c Commit
-	if err = json.Unmarshal(b, &c); err == nil && c.Sum != "" {
-		err = CheckJSON(b)
-	}
-	if err != nil {
-		return nil, failure.New(failure.Refused, "remove it: the task then goes on from its parts", "%s of %s is damaged: %w", last, s, err)
-	}
-	if c.Manifest != t.Manifest {
-		return nil, failure.New(failure.Refused, "plan and run in a new job", "%s of %s is for another manifest (sha256 %s, here %s)", last, s, c.Manifest, t.Manifest)
-	}
-	return &c, nil
 }
 
 // Log takes a task's finished texts and keeps them as immutable parts.
@@ -166,7 +100,8 @@ type Log[T Row] struct {
 	parts    map[string]*loaded
 	owner    map[int64]owner // by text
 	retry    bool            // failed texts are open
-	commits  int             // of earlier rounds
+	round    int             // of the commit to be
+	damaged  string          // key of the damaged commit that it replaces
 	err      error
 	wake     chan struct{}
 	stop     chan struct{}
@@ -189,33 +124,53 @@ type loaded struct {
 // one. Finished texts become a part when enough rows wait, and at least
 // every so often.
 func OpenLog[T Row](ctx context.Context, s store.Store, plan string, t Task, who Attempt, every time.Duration) (*Log[T], error) {
-	return openLog[T](ctx, s, plan, t, who, every, false)
+	return openLog[T](ctx, s, plan, t, who, every, 0, false)
 }
 
-// Retry opens a committed task again, to do what failed or is damaged: those
-// texts are open, and Commit writes a commit that takes the last one's place.
-func Retry[T Row](ctx context.Context, s store.Store, plan string, t Task, who Attempt, every time.Duration) (*Log[T], error) {
-	return openLog[T](ctx, s, plan, t, who, every, true)
+// OpenTask opens the log of a task that is not finished. before is the task's
+// commit: of a finished task, which has no log; or, with retry, the one that the
+// log's will replace, because rows failed or parts are damaged. The texts
+// that failed are then open. A damaged commit does not finish a task.
+func OpenTask[T Row](ctx context.Context, s store.Store, plan string, t Task, who Attempt, every time.Duration, retry bool) (l *Log[T], before *Committed[T], err error) {
+	round, err := lastRound(ctx, s, t)
+	if err != nil {
+		return nil, nil, err
+	}
+	c, err := loadCommit(ctx, s, t, round)
+	switch {
+	case errors.Is(err, fs.ErrNotExist), IsDamagedCommit(err):
+	case err != nil:
+		return nil, nil, err
+	default:
+		if before, err = newCommitted[T](s, t, c); err != nil {
+			return nil, nil, err
+		}
+		if !retry || c.Failed == 0 && !before.Damaged(ctx) {
+			return nil, before, nil
+		}
+	}
+	damaged := ""
+	if IsDamagedCommit(err) {
+		damaged = CommitKey(t, round)
+	}
+	if l, err = openLog[T](ctx, s, plan, t, who, every, round+1, before != nil); err != nil {
+		return nil, nil, err
+	}
+	l.damaged = damaged
+	return l, before, nil
 }
 
-func openLog[T Row](ctx context.Context, s store.Store, plan string, t Task, who Attempt, every time.Duration, retry bool) (*Log[T], error) {
+func openLog[T Row](ctx context.Context, s store.Store, plan string, t Task, who Attempt, every time.Duration, round int, retry bool) (*Log[T], error) {
 	var id [6]byte
 	if _, err := rand.Read(id[:]); err != nil {
 		return nil, fmt.Errorf("name the attempt: %w", err)
 	}
 	who.ID = hex.EncodeToString(id[:])
 	l := &Log[T]{store: s, task: t, plan: plan, who: who, every: every, counters: Counters{}, parts: map[string]*loaded{},
-		owner: map[int64]owner{}, retry: retry, wake: make(chan struct{}, 1), stop: make(chan struct{}), done: make(chan struct{})}
+		owner: map[int64]owner{}, retry: retry, round: round, wake: make(chan struct{}, 1), stop: make(chan struct{}), done: make(chan struct{})}
 	l.flushed = sync.NewCond(&l.mu)
 	if err := l.resume(ctx); err != nil {
 		return nil, err
-	}
-	if retry {
-		keys, err := commitKeys(ctx, s, t)
-		if err != nil {
-			return nil, err
-		}
-		l.commits = len(keys)
 	}
 	b, err := json.Marshal(who)
 	if err != nil {
@@ -406,7 +361,7 @@ func (l *Log[T]) Commit(ctx context.Context, texts []int64) (*Commit, error) {
 	if err != nil {
 		return nil, fmt.Errorf("encode commit: %w", err)
 	}
-	err = create(ctx, l.store, CommitKey(l.task, l.commits), b)
+	err = create(ctx, l.store, CommitKey(l.task, l.round), b)
 	if errors.Is(err, fs.ErrExist) {
 		theirs, lerr := LoadCommit(ctx, l.store, l.task)
 		if lerr != nil {
@@ -417,7 +372,10 @@ func (l *Log[T]) Commit(ctx context.Context, texts []int64) (*Commit, error) {
 	if err != nil {
 		return nil, fmt.Errorf("commit %s: %w", l.task, err)
 	}
-	return c, nil
+	if l.damaged != "" {
+		err = l.store.Remove(ctx, l.damaged)
+	}
+	return c, err
 }
 
 // part is one part in memory.

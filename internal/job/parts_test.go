@@ -1,6 +1,7 @@
 package job
 
 import (
+	"bytes"
 	"errors"
 	"io/fs"
 	"os"
@@ -175,7 +176,7 @@ func TestRetry(t *testing.T) {
 	for _, n := range c.Parts[0].Texts {
 		lost[n] = true
 	}
-	again, err := Retry[Continuation](t.Context(), s, "job", testTask, Attempt{}, time.Hour)
+	again, _, err := OpenTask[Continuation](t.Context(), s, "job", testTask, Attempt{}, time.Hour, true)
 	must(t, err)
 	for n := int64(1); n <= 3; n++ {
 		if open := lost[n] || n == 2; again.Has(n) == open {
@@ -199,6 +200,65 @@ func TestRetry(t *testing.T) {
 			if row.Failed() {
 				t.Errorf("text %d is still failed", n)
 			}
+		}
+	}
+}
+
+// A task whose first commit was removed after a retry is still finished, and a
+// further retry's commit comes after the one that is there.
+func TestRoundsOfCommits(t *testing.T) {
+	s, dir := folder(t)
+	l := openTestLog(t, s)
+	class := "server"
+	must(t, l.Add([]Continuation{{Ordinal: 1, Error: &class}}))
+	_, err := l.Commit(t.Context(), []int64{1})
+	must(t, err)
+	for round := 1; round <= 2; round++ {
+		again, before, err := OpenTask[Continuation](t.Context(), s, "job", testTask, Attempt{}, time.Hour, true)
+		must(t, err)
+		if again == nil || before == nil || before.Commit().Failed != 1 {
+			t.Fatalf("round %d: log %v, before %v", round, again, before)
+		}
+		must(t, again.Add([]Continuation{{Ordinal: 1, Error: &class}}))
+		_, err = again.Commit(t.Context(), []int64{1})
+		must(t, err)
+		must(t, os.Remove(filepath.Join(dir, CommitKey(testTask, round-1))))
+		if _, err := LoadCommit(t.Context(), s, testTask); err != nil {
+			t.Errorf("only round %d: %v", round, err)
+		}
+	}
+}
+
+// A commit without its sha256, or with any byte changed, finishes nothing: the
+// task goes on from its parts and its next commit counts.
+func TestDamagedCommit(t *testing.T) {
+	for name, damage := range map[string]func([]byte) []byte{
+		"unsealed":  func(b []byte) []byte { return append(b[:bytes.LastIndex(b, []byte(",\n \"sha256\""))], "\n}\n"...) },
+		"truncated": func(b []byte) []byte { return b[:len(b)/2] },
+		"changed":   func(b []byte) []byte { return bytes.Replace(b, []byte(`"rows": 2`), []byte(`"rows": 3`), 1) },
+		"empty":     func([]byte) []byte { return nil },
+	} {
+		s, dir := folder(t)
+		l := openTestLog(t, s)
+		must(t, l.Add(ids(1, 2)))
+		_, err := l.Commit(t.Context(), []int64{1})
+		must(t, err)
+		path := filepath.Join(dir, CommitKey(testTask, 0))
+		b, err := os.ReadFile(path)
+		must(t, err)
+		must(t, os.WriteFile(path, damage(b), 0o644))
+		if _, err := OpenCommitted[Continuation](t.Context(), s, testTask); failure.Code(err) != failure.Refused || !IsDamagedCommit(err) || !strings.Contains(err.Error(), "commit.json") {
+			t.Errorf("%s: %v", name, err)
+		}
+		again, _, err := OpenTask[Continuation](t.Context(), s, "job", testTask, Attempt{}, time.Hour, false)
+		must(t, err)
+		if again == nil || !again.Has(1) {
+			t.Fatalf("%s: the task is not open from its parts", name)
+		}
+		c, err := again.Commit(t.Context(), []int64{1})
+		must(t, err)
+		if now, err := LoadCommit(t.Context(), s, testTask); err != nil || now.Rows != 2 || now.Attempt.ID != c.Attempt.ID {
+			t.Errorf("%s: after the next commit: %+v, %v", name, now, err)
 		}
 	}
 }

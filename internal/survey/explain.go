@@ -18,6 +18,7 @@ import (
 	"tokenfork/internal/failure"
 	"tokenfork/internal/job"
 	"tokenfork/internal/store"
+	"tokenfork/internal/tasks"
 )
 
 // readers is how many records are read at once.
@@ -29,7 +30,7 @@ func (v *view) explain(ctx context.Context, r *Report) error {
 	g.SetLimit(readers)
 	for _, s := range r.Stages {
 		for _, t := range s.Tasks {
-			if t.sign != nil {
+			if t.attempt != nil {
 				g.Go(func() error { return t.read(gctx, v.Store) })
 			}
 		}
@@ -42,7 +43,7 @@ func (v *view) explain(ctx context.Context, r *Report) error {
 			s.Shards[t.State]--
 			t.settle()
 			s.Shards[t.State]++
-			t.Log = v.logOf(Key{s.Stage, s.Side, t.Shard}, t.Slurm)
+			t.Log = v.logOf(tasks.Key{Stage: s.Stage, Side: s.Side, Shard: t.Shard}, t.Slurm)
 		}
 		maps.DeleteFunc(s.Shards, func(_ string, n int) bool { return n == 0 })
 	}
@@ -51,10 +52,7 @@ func (v *view) explain(ctx context.Context, r *Report) error {
 
 // read fills in the last attempt's record.
 func (t *Task) read(ctx context.Context, s store.Store) error {
-	key := t.sign.key + ".start.json"
-	if t.sign.ended {
-		key = t.sign.key + ".end.json"
-	}
+	key := t.attempt.Record()
 	b, err := store.ReadAll(ctx, s, key)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil // removed since it was listed
@@ -71,7 +69,7 @@ func (t *Task) read(ctx context.Context, s store.Store) error {
 	if t.Slurm == "" {
 		t.Slurm = e.Slurm
 	}
-	if t.Queue == "" && t.sign.ended {
+	if t.Queue == "" && t.attempt.Ended {
 		t.Code, t.Error, t.Hint = e.Code, e.Error, e.Hint
 	}
 	return nil
@@ -83,13 +81,13 @@ func (t *Task) settle() {
 	case t.State != Failed:
 	case t.Code == failure.Stopped:
 		t.State = Stopped
-	case t.sign != nil && !t.sign.ended && t.Slurm == "" && time.Since(t.Last) < silence:
+	case t.attempt != nil && !t.attempt.Ended && t.Slurm == "" && time.Since(t.Last) < silence:
 		t.State, t.Error = Running, "" // not Slurm's
 	}
 }
 
 // logOf is the task's log by the submission that its Slurm id belongs to.
-func (v *view) logOf(k Key, slurm string) string {
+func (v *view) logOf(k tasks.Key, slurm string) string {
 	id, index, _ := strings.Cut(slurm, "_")
 	task, err := strconv.Atoi(index)
 	if err != nil {
@@ -116,6 +114,8 @@ func (v *view) next(r *Report) []string {
 		return v.byHand(open, jobFlag)
 	case busy || len(r.Jobs) > 0:
 		return []string{"tokenfork status" + jobFlag + " --watch"}
+	case (r.Merged.IsZero() || r.Stale) && r.Stages[len(r.Stages)-1].Stage != "judge":
+		return []string{"tokenfork merge" + jobFlag + " --judge URL|local|none"}
 	case r.Merged.IsZero() || r.Stale:
 		return []string{"tokenfork merge" + jobFlag}
 	}
@@ -125,36 +125,42 @@ func (v *view) next(r *Report) []string {
 // openShards are those, by stage, that nobody works on and Slurm does not have.
 func (v *view) openShards(r *Report) (open map[string][]int, busy bool) {
 	open = map[string][]int{}
+	unread := map[int]bool{} // shards whose continuations are not finished: judge refuses them
 	for _, s := range r.Stages {
 		waits := map[int]bool{}
 		for _, t := range s.Tasks {
 			waits[t.Shard] = t.State == Running || t.State == Queued
 		}
 		for _, k := range s.Unfinished {
-			if waits[k] {
+			switch {
+			case waits[k]:
 				busy = true
-			} else {
+			case s.Stage == "infer" || !unread[k]:
 				open[s.Stage] = append(open[s.Stage], k)
 			}
+			unread[k] = unread[k] || s.Stage == "infer"
 		}
 	}
 	return open, busy
 }
 
+// judgeFlag is what the user must add: a job does not keep where its judge is.
+var judgeFlag = map[string]string{"judge": " --judge URL|local"}
+
 // byHand are the commands for a job that is not on Slurm.
 func (v *view) byHand(open map[string][]int, jobFlag string) []string {
 	var all []string
-	for _, stage := range stages {
+	for _, stage := range tasks.Stages {
 		ks := open[stage]
 		slices.Sort(ks)
 		ks = slices.Compact(ks)
 		switch {
 		case len(ks) == 0:
 		case len(ks) == len(v.job.Shards) || len(ks) > 20:
-			all = append(all, "tokenfork "+stage+jobFlag)
+			all = append(all, "tokenfork "+stage+jobFlag+judgeFlag[stage])
 		default:
 			list := strings.ReplaceAll(strings.Trim(fmt.Sprint(ks), "[]"), " ", ",")
-			all = append(all, "tokenfork "+stage+jobFlag+" --shard "+list)
+			all = append(all, "tokenfork "+stage+jobFlag+" --shard "+list+judgeFlag[stage])
 		}
 	}
 	return all

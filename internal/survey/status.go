@@ -1,3 +1,5 @@
+// Package survey reports how far a job is, from listings of its objects and a
+// few small records: no part is read, so that a look at 10,000 shards stays cheap.
 package survey
 
 import (
@@ -10,8 +12,10 @@ import (
 	"strings"
 	"time"
 
+	"tokenfork/internal/failure"
 	"tokenfork/internal/job"
 	"tokenfork/internal/store"
+	"tokenfork/internal/tasks"
 )
 
 // States of a task.
@@ -21,15 +25,16 @@ const (
 	Queued  = "queued"  // Slurm has it and has not started it
 	Stopped = "stopped" // told to stop, nothing is wrong
 	Failed  = "failed"  // ended with an error, or without a word
+	Damaged = "damaged" // its commit cannot be used: its stage goes on from its parts
 	Missing = "missing" // nobody has begun it
 )
 
 // Live is a task that Slurm has not finished with, or, with shard -1, a merge or report.
 type Live struct {
-	Key    `json:"-"`
-	Slurm  string `json:"slurm"`  // job, or array_task
-	State  string `json:"state"`  // PENDING, RUNNING, …
-	Reason string `json:"reason"` // why it waits, or where it runs
+	tasks.Key `json:"-"`
+	Slurm     string `json:"slurm"`  // job, or array_task
+	State     string `json:"state"`  // PENDING, RUNNING, …
+	Reason    string `json:"reason"` // why it waits, or where it runs
 }
 
 // Task is a begun, unfinished task, with its last attempt.
@@ -48,7 +53,7 @@ type Task struct {
 	Hint     string    `json:"hint,omitempty"`
 	Log      string    `json:"log,omitempty"`
 
-	sign *sign
+	attempt *tasks.Attempt
 }
 
 // Stage sums up a stage and side.
@@ -101,24 +106,30 @@ func Status(ctx context.Context, o Options) (*Report, error) {
 	if err != nil {
 		return nil, err
 	}
-	tasks, err := Look(ctx, o.Store, o.Shard)
+	table, err := tasks.List(ctx, o.Store, o.Shard)
 	if err != nil {
 		return nil, err
 	}
-	began, err := signs(ctx, o.Store, o.Shard)
+	attempts, err := tasks.Attempts(ctx, o.Store, o.Shard)
 	if err != nil {
 		return nil, err
 	}
 	r := &Report{Job: j.ID, Place: o.Store.String(), At: time.Now().UTC().Truncate(time.Second), Shards: len(j.Shards), Mismatches: j.Mismatches}
-	for _, t := range tasks {
+	for _, t := range table.All() {
 		r.KeptObjects += t.Kept
 	}
-	v := &view{Options: o, job: j, tasks: tasks, signs: began, live: byKey(o.Live)}
-	for _, s := range v.stages() {
-		r.Stages = append(r.Stages, v.stage(s.Stage, s.Side))
-	}
-	if err := v.explain(ctx, r); err != nil {
+	v := &view{Options: o, job: j, tasks: table, attempts: attempts, live: byKey(o.Live)}
+	if err := v.sum(ctx, r); err != nil {
 		return nil, err
+	}
+	if !r.Busy() { // the next command reads the commits, and must not refuse them
+		damaged, err := v.verify(ctx, r)
+		if err == nil && damaged {
+			err = v.sum(ctx, r)
+		}
+		if err != nil {
+			return nil, err
+		}
 	}
 	if err := merged(ctx, o.Store, r); err != nil {
 		return nil, err
@@ -126,6 +137,37 @@ func Status(ctx context.Context, o Options) (*Report, error) {
 	v.jobs(r)
 	r.Next = v.next(r)
 	return r, nil
+}
+
+// Busy says whether anything of the job runs or waits at Slurm.
+func (r *Report) Busy() bool {
+	return len(r.Jobs) > 0 || slices.ContainsFunc(r.Stages, func(s *Stage) bool { return s.Shards[Running]+s.Shards[Queued] > 0 })
+}
+
+// sum fills in the stages.
+func (v *view) sum(ctx context.Context, r *Report) error {
+	r.Stages = nil
+	for _, s := range v.stages() {
+		r.Stages = append(r.Stages, v.stage(s.Stage, s.Side))
+	}
+	return v.explain(ctx, r)
+}
+
+// verify reads the commits and says whether one is damaged.
+func (v *view) verify(ctx context.Context, r *Report) (bool, error) {
+	var all []job.Task
+	for _, s := range r.Stages {
+		for k := range v.job.Shards {
+			all = append(all, job.Task{Stage: s.Stage, Side: s.Side, Shard: k})
+		}
+	}
+	err := v.tasks.Verify(ctx, all)
+	for _, t := range all {
+		if v.tasks.Of(tasks.KeyOf(t)).Damage != nil {
+			return true, err
+		}
+	}
+	return false, err
 }
 
 // jobs are what Slurm has besides tasks, and how the last merge ended.
@@ -151,14 +193,14 @@ func (v *view) jobs(r *Report) {
 // view is a job while its report is made.
 type view struct {
 	Options
-	job   *job.Job
-	tasks map[Key]*Objects
-	signs map[Key][]*sign
-	live  map[Key]Live
+	job      *job.Job
+	tasks    *tasks.Table
+	attempts map[tasks.Key][]*tasks.Attempt
+	live     map[tasks.Key]Live
 }
 
-func byKey(all []Live) map[Key]Live {
-	m := map[Key]Live{}
+func byKey(all []Live) map[tasks.Key]Live {
+	m := map[tasks.Key]Live{}
 	for _, l := range all {
 		m[l.Key] = l
 	}
@@ -166,22 +208,22 @@ func byKey(all []Live) map[Key]Live {
 }
 
 // stages are the sides of infer and the judgings that have begun, or one that is submitted.
-func (v *view) stages() []Key {
-	var all []Key
+func (v *view) stages() []tasks.Key {
+	var all []tasks.Key
 	for _, side := range v.job.Settings.Servers() {
-		all = append(all, Key{Stage: "infer", Side: side.String()})
+		all = append(all, tasks.Key{Stage: "infer", Side: side.String()})
 	}
 	judgings := map[string]bool{}
-	for k := range v.tasks {
+	for k := range v.tasks.All() {
 		if k.Stage == "judge" && !judgings[k.Side] {
 			judgings[k.Side] = true
-			all = append(all, Key{Stage: "judge", Side: k.Side})
+			all = append(all, tasks.Key{Stage: "judge", Side: k.Side})
 		}
 	}
 	if len(judgings) == 0 && v.judgeIsExpected() {
-		all = append(all, Key{Stage: "judge", Side: both})
+		all = append(all, tasks.Key{Stage: "judge", Side: both})
 	}
-	slices.SortStableFunc(all, func(a, b Key) int {
+	slices.SortStableFunc(all, func(a, b tasks.Key) int {
 		if a.Stage == b.Stage && a.Stage == "judge" {
 			return cmp.Compare(a.Side, b.Side)
 		}
@@ -198,7 +240,7 @@ func (v *view) judgeIsExpected() bool {
 			}
 		}
 	}
-	for k := range v.signs {
+	for k := range v.attempts {
 		if k.Stage == "judge" {
 			return true
 		}
@@ -210,7 +252,7 @@ func (v *view) judgeIsExpected() bool {
 const both = "both"
 
 // at finds what is kept under the task's own side or under both.
-func at[T any](m map[Key]T, k Key) (T, bool) {
+func at[T any](m map[tasks.Key]T, k tasks.Key) (T, bool) {
 	if t, ok := m[k]; ok {
 		return t, true
 	}
@@ -221,19 +263,16 @@ func at[T any](m map[Key]T, k Key) (T, bool) {
 
 func (v *view) stage(stage, side string) *Stage {
 	s := &Stage{Stage: stage, Side: side, Shards: map[string]int{}}
-	var parts []part
+	var parts []tasks.Part
 	for k, shard := range v.job.Shards {
 		if v.Shard >= 0 && k != v.Shard {
 			continue
 		}
-		key := Key{stage, side, k}
-		o := v.tasks[key]
-		if o == nil {
-			o = &Objects{}
-		}
+		key := tasks.Key{Stage: stage, Side: side, Shard: k}
+		o := v.tasks.Of(key)
 		s.Of += int64(shard.Mismatches)
 		t := v.task(key, o)
-		t.Done = min(o.rows()/v.rowsPerMismatch(stage), int64(shard.Mismatches))
+		t.Done = min(o.Rows()/v.rowsPerMismatch(stage), int64(shard.Mismatches))
 		s.Shards[t.State]++
 		if t.State == Done {
 			s.Done += int64(shard.Mismatches)
@@ -247,7 +286,7 @@ func (v *view) stage(stage, side string) *Stage {
 		if o.Last.After(s.Last) {
 			s.Last = o.Last
 		}
-		parts = append(parts, o.parts...)
+		parts = append(parts, o.Parts...)
 	}
 	if len(s.Unfinished) > 0 {
 		s.rate(parts, v.rowsPerMismatch(stage))
@@ -265,13 +304,13 @@ func (v *view) rowsPerMismatch(stage string) int64 {
 
 // task settles one task's state: the job's own objects say what is done, Slurm
 // what still lives, the runners' records how the others ended.
-func (v *view) task(k Key, o *Objects) *Task {
+func (v *view) task(k tasks.Key, o *tasks.Objects) *Task {
 	t := &Task{Shard: k.Shard, State: Missing, Attempts: o.Attempts, Last: o.Last}
-	if !o.Committed.IsZero() {
+	if o.Finished() {
 		t.State = Done
 		return t
 	}
-	t.sign = v.lastSign(k, t)
+	t.attempt = v.lastAttempt(k, t)
 	if live, ok := at(v.live, k); ok {
 		t.Slurm, t.Queue = live.Slurm, strings.TrimSpace(live.State+" "+live.Reason)
 		t.State = Running
@@ -281,8 +320,10 @@ func (v *view) task(k Key, o *Objects) *Task {
 		return t
 	}
 	switch {
-	case t.sign == nil && o.Kept == 0 && o.Attempts == 0:
-	case t.sign != nil && t.sign.ended:
+	case o.Damage != nil:
+		t.attempt, t.State, t.Error, t.Hint = nil, Damaged, o.Damage.Error(), failure.Hint(o.Damage)
+	case t.attempt == nil && o.Kept == 0 && o.Attempts == 0:
+	case t.attempt != nil && t.attempt.Ended:
 		t.State = Failed // or stopped: its record says
 	case v.LiveKnown && len(v.Submissions) > 0 || time.Since(t.Last) > silence:
 		t.State, t.Error = Failed, "ended without a word: killed, out of memory, or its node was lost"
@@ -292,22 +333,22 @@ func (v *view) task(k Key, o *Objects) *Task {
 	return t
 }
 
-// lastSign is the record of the last runner on the task's side, or on both.
-func (v *view) lastSign(k Key, t *Task) *sign {
-	var last *sign
+// lastAttempt is the record of the last runner on the task's side, or on both.
+func (v *view) lastAttempt(k tasks.Key, t *Task) *tasks.Attempt {
+	var last *tasks.Attempt
 	n := 0
 	for _, side := range slices.Compact([]string{k.Side, both}) {
-		all := v.signs[Key{k.Stage, side, k.Shard}]
+		all := v.attempts[tasks.Key{Stage: k.Stage, Side: side, Shard: k.Shard}]
 		n += len(all)
 		for _, one := range all {
-			if last == nil || one.start.After(last.start) {
+			if last == nil || one.Start.After(last.Start) {
 				last = one
 			}
 		}
 	}
 	t.Attempts = max(t.Attempts, n)
-	if last != nil && last.at.After(t.Last) {
-		t.Last = last.at
+	if last != nil && last.Last.After(t.Last) {
+		t.Last = last.Last
 	}
 	return last
 }
@@ -317,18 +358,18 @@ const rateWindow = 30 * time.Minute
 
 // rate is what came of late: rows of the window's parts but the first, whose
 // work was done before it.
-func (s *Stage) rate(parts []part, perMismatch int64) {
-	slices.SortFunc(parts, func(a, b part) int { return a.at.Compare(b.at) })
+func (s *Stage) rate(parts []tasks.Part, perMismatch int64) {
+	slices.SortFunc(parts, func(a, b tasks.Part) int { return a.At.Compare(b.At) })
 	if len(parts) < 2 {
 		return
 	}
-	newest := parts[len(parts)-1].at
-	first, _ := slices.BinarySearchFunc(parts, newest.Add(-rateWindow), func(p part, t time.Time) int { return p.at.Compare(t) })
+	newest := parts[len(parts)-1].At
+	first, _ := slices.BinarySearchFunc(parts, newest.Add(-rateWindow), func(p tasks.Part, t time.Time) int { return p.At.Compare(t) })
 	rows := int64(0)
 	for _, p := range parts[first+1:] {
-		rows += p.rows
+		rows += p.Rows
 	}
-	seconds := newest.Sub(parts[first].at).Seconds()
+	seconds := newest.Sub(parts[first].At).Seconds()
 	if rows == 0 || seconds <= 0 {
 		return
 	}

@@ -18,6 +18,7 @@ import (
 	"tokenfork/internal/job"
 	"tokenfork/internal/store"
 	"tokenfork/internal/survey"
+	"tokenfork/internal/tasks"
 )
 
 // counted counts what is read.
@@ -43,7 +44,7 @@ func newJob(t *testing.T, shards, each int) (dir string, s *counted) {
 	for range shards {
 		j.Shards = append(j.Shards, job.Shard{Mismatches: each})
 	}
-	b, err := json.Marshal(j)
+	b, err := job.SealJSON(j)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -67,6 +68,15 @@ func put(t *testing.T, dir, key, content string, age time.Duration) {
 	}
 }
 
+// commit is a sealed one. Of what it lists nothing is read here.
+var commit = func() string {
+	b, err := job.SealJSON(job.Commit{Format: job.Format})
+	if err != nil {
+		panic(err)
+	}
+	return string(b)
+}()
+
 func small(t *testing.T, o survey.Options) (*survey.Report, *survey.Stage) {
 	t.Helper()
 	r, err := survey.Status(t.Context(), o)
@@ -84,7 +94,7 @@ func TestStates(t *testing.T) {
 	dir, s := newJob(t, 7, 10)
 	put(t, dir, "parts/infer/00000/small/aa/attempt.json", "{}", time.Hour)
 	put(t, dir, "parts/infer/00000/small/aa/00000-10.arrow", "x", 20*time.Minute)
-	put(t, dir, "parts/infer/00000/small/commit.json", "{}", 19*time.Minute)
+	put(t, dir, "parts/infer/00000/small/commit.json", commit, 19*time.Minute)
 	put(t, dir, "parts/infer/00001/small/bb/attempt.json", "{}", 12*time.Minute)
 	put(t, dir, "parts/infer/00001/small/bb/00000-4.arrow", "x", 10*time.Minute)
 	put(t, dir, "parts/infer/00002/small/cc/attempt.json", "{}", 40*time.Hour)
@@ -95,7 +105,7 @@ func TestStates(t *testing.T) {
 			t.Fatalf("Watch gave %v", got)
 		}
 	}
-	live := []survey.Live{{Key: survey.Key{Stage: "infer", Side: "small", Shard: 3}, Slurm: "9_3", State: "PENDING", Reason: "(Priority)"}}
+	live := []survey.Live{{Key: tasks.Key{Stage: "infer", Side: "small", Shard: 3}, Slurm: "9_3", State: "PENDING", Reason: "(Priority)"}}
 	r, st := small(t, survey.Options{Store: s, Shard: -1, Live: live})
 	want := map[string]int{"done": 1, "running": 1, "queued": 1, "stopped": 1, "failed": 2, "missing": 1}
 	for state, n := range want {
@@ -166,15 +176,15 @@ func TestSlurmKnowsWhatIsOver(t *testing.T) {
 func TestMergeOnSlurm(t *testing.T) {
 	dir, s := newJob(t, 1, 10)
 	for _, side := range job.Sides {
-		put(t, dir, "parts/infer/00000/"+side.String()+"/commit.json", "{}", time.Minute)
+		put(t, dir, "parts/infer/00000/"+side.String()+"/commit.json", commit, time.Minute)
 	}
 	o := survey.Options{Store: s, Shard: -1, LiveKnown: true, Submissions: []job.Submission{{N: 1, Folder: "/f", Arrays: []job.SlurmJob{{Stage: "merge", ID: "9", Log: "merge-%j.log"}}}}}
-	o.Live = []survey.Live{{Key: survey.Key{Stage: "merge", Shard: -1}, Slurm: "9", State: "PENDING", Reason: "(Dependency)"}}
+	o.Live = []survey.Live{{Key: tasks.Key{Stage: "merge", Shard: -1}, Slurm: "9", State: "PENDING", Reason: "(Dependency)"}}
 	if r, _ := small(t, o); r.Jobs["merge"].Slurm != "9" || r.MergeLog != "" || !slices.Equal(r.Next, []string{"tokenfork status --job " + dir + " --watch"}) {
 		t.Errorf("waiting: %+v", r)
 	}
 	o.Live = nil
-	if r, _ := small(t, o); len(r.Jobs) > 0 || r.MergeLog != "/f/logs/merge-9.log" || !slices.Equal(r.Next, []string{"tokenfork merge --job " + dir}) {
+	if r, _ := small(t, o); len(r.Jobs) > 0 || r.MergeLog != "/f/logs/merge-9.log" || !slices.Equal(r.Next, []string{"tokenfork merge --job " + dir + " --judge URL|local|none"}) {
 		t.Errorf("ended: %+v", r)
 	}
 	put(t, dir, "results.parquet", "x", 0)
@@ -190,7 +200,7 @@ func TestManyShardsAreListedNotRead(t *testing.T) {
 	for k := range shards - 5 {
 		prefix := fmt.Sprintf("parts/infer/%05d/small/", k)
 		put(t, dir, prefix+"aa/00000-3.arrow", "x", time.Minute)
-		put(t, dir, prefix+"commit.json", "{}", time.Minute)
+		put(t, dir, prefix+"commit.json", commit, time.Minute)
 	}
 	for k := shards - 5; k < shards-2; k++ {
 		put(t, dir, fmt.Sprintf("attempts/infer/%05d/small.x.start.json", k), "{}", time.Minute)

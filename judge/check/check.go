@@ -21,6 +21,7 @@ import (
 	"tokenfork/internal/progress"
 	"tokenfork/internal/store"
 	"tokenfork/internal/survey"
+	"tokenfork/internal/tasks"
 	"tokenfork/judge"
 	"tokenfork/judge/merge"
 )
@@ -41,13 +42,17 @@ type Options struct {
 // Check tells each finding as it comes. The error, of failure.Refused, counts them.
 func Check(ctx context.Context, o Options, tell func(Finding) error) error {
 	c := &checker{Options: o, tell: tell, there: map[string]bool{}, used: map[string]bool{}, texts: map[int64]bool{}, open: map[[2]string][]int{}}
+	var err error
+	if c.tasks, err = tasks.List(ctx, o.Store, tasks.AllShards); err != nil {
+		return err
+	}
 	for object, err := range o.Store.List(ctx, "") {
 		if err != nil {
 			return fmt.Errorf("list %s: %w", o.Store, err)
 		}
 		c.there[object.Key] = true
 	}
-	for _, part := range []func(context.Context) error{c.plan, c.judged, c.shards, c.loose, c.results} {
+	for _, part := range []func(context.Context) error{c.plan, c.judged, c.shards, c.unlisted, c.results} {
 		if err := part(ctx); err != nil {
 			return err
 		}
@@ -63,9 +68,10 @@ type checker struct {
 	tell     func(Finding) error
 	found    int
 	there    map[string]bool // all keys
-	used     map[string]bool // keys that something better than loose has looked at
+	used     map[string]bool // keys that are listed somewhere and were checked there
 	job      *job.Job
 	summary  *merge.Summary // nil: not merged, or damaged
+	tasks    *tasks.Table
 	judgings []judge.Record
 	texts    map[int64]bool      // seen in a manifest
 	engines  [2]map[string]bool  // by side: hashes that rows name
@@ -106,8 +112,8 @@ func (c *checker) plan(ctx context.Context) error {
 		return failure.New(failure.Refused, replan(job.Key), "%w", err)
 	}
 	c.used[job.Key] = true
-	if id, err := c.job.Identity(); err != nil || id != c.job.ID || c.job.Sum == "" {
-		if err := c.say(replan(job.Key), "%s is damaged: its settings are not those of job %s, or it has no sha256", job.Key, c.job.ID); err != nil {
+	if id, err := c.job.Identity(); err != nil || id != c.job.ID {
+		if err := c.say(replan(job.Key), "%s is damaged: its settings are not those of job %s", job.Key, c.job.ID); err != nil {
 			return err
 		}
 	}
@@ -157,6 +163,14 @@ func (c *checker) judged(ctx context.Context) (err error) {
 		}
 	}
 	return nil
+}
+
+func (c *checker) judgingIDs() []string {
+	ids := make([]string, len(c.judgings))
+	for i, r := range c.judgings {
+		ids[i] = r.ID()
+	}
+	return ids
 }
 
 // tolerate tells an error that is damage, and gives back any other.

@@ -22,7 +22,11 @@ func (c *checker) results(ctx context.Context) error {
 		if c.there[merge.SummaryKey] {
 			return nil // damaged, as was told
 		}
-		return c.say(c.command("merge"), "the job is not merged: %s is missing", merge.SummaryKey)
+		flags := ""
+		if len(c.judgings) == 0 {
+			flags = " --judge URL|local|none"
+		}
+		return c.say(c.command("merge")+flags, "the job is not merged: %s is missing", merge.SummaryKey)
 	}
 	mend := c.command("merge") + mergeFlags(c.summary)
 	for _, key := range c.summary.Files() {

@@ -33,7 +33,7 @@ func (c *checker) look(ctx context.Context, k int) *shard {
 		s.err = err
 		return s
 	}
-	for _, t := range c.tasks(k) {
+	for _, t := range c.job.Tasks(k, c.judgingIDs()...) {
 		if t.Stage == "judge" {
 			err = verify[job.Verdict](ctx, c, s, t, rows(1), nil)
 		} else {
@@ -87,18 +87,6 @@ func (s *shard) manifest(ctx context.Context, c *checker) (rows func(each int) m
 	}, nil
 }
 
-// tasks are those of the shard: every side's, and every judging's.
-func (c *checker) tasks(k int) []job.Task {
-	var all []job.Task
-	for _, side := range c.job.Settings.Servers() {
-		all = append(all, job.Task{Stage: "infer", Shard: k, Side: side.String(), Manifest: c.job.Shards[k].SHA256})
-	}
-	for _, r := range c.judgings {
-		all = append(all, job.Task{Stage: "judge", Shard: k, Side: r.ID(), Manifest: c.job.Shards[k].SHA256})
-	}
-	return all
-}
-
 // wanted says whether a task without a commit is missing: a judging that the
 // results were not merged with may have been given up.
 func (c *checker) wanted(t job.Task) bool {
@@ -107,7 +95,7 @@ func (c *checker) wanted(t job.Task) bool {
 
 // verify checks a task's commit and the parts that it lists.
 func verify[T job.Row](ctx context.Context, c *checker, s *shard, t job.Task, want map[int64]int, see func(*T)) error {
-	if key := c.lastCommit(t); key != "" {
+	if key := c.tasks.CommitKey(t); key != "" {
 		s.used = append(s.used, key)
 	}
 	r, err := job.OpenCommitted[T](ctx, c.Store, t)
@@ -123,26 +111,10 @@ func verify[T job.Row](ctx context.Context, c *checker, s *shard, t job.Task, wa
 	case err != nil:
 		return err
 	}
-	if r.Commit().Sum == "" {
-		s.wrong = append(s.wrong, failure.New(failure.Refused, "remove it: the task then goes on from its parts", "%s is damaged: it has no sha256", c.lastCommit(t)))
-	}
 	for _, p := range r.Commit().Parts {
 		s.used = append(s.used, p.Key)
 	}
 	wrong, err := r.Verify(ctx, want, see)
 	s.wrong = append(s.wrong, wrong...)
 	return err
-}
-
-// lastCommit is the key of the commit that counts: a task that was opened
-// again has several.
-func (c *checker) lastCommit(t job.Task) string {
-	last := ""
-	for n := 0; ; n++ {
-		key := job.CommitKey(t, n)
-		if !c.there[key] {
-			return last
-		}
-		last = key
-	}
 }

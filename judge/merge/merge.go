@@ -187,7 +187,7 @@ func (m *merger) checkComplete() error {
 			continue
 		}
 		n += len(src.about.Missing)
-		all = append(all, fmt.Sprintf("of %s: %s", src.Store, strings.Join(src.about.Missing, "; ")))
+		all = append(all, fmt.Sprintf("of %s: %s", src.Store, strings.Join(src.reasons, "; ")))
 		hints = append(hints, fmt.Sprintf("`tokenfork status --job %s`", src.Store))
 	}
 	m.sum.Partial = n > 0

@@ -14,6 +14,7 @@ import (
 	"tokenfork/internal/failure"
 	"tokenfork/internal/job"
 	"tokenfork/internal/results"
+	"tokenfork/internal/tasks"
 	"tokenfork/internal/tokenizer"
 )
 
@@ -25,6 +26,7 @@ type source struct {
 	number  int          // among the jobs
 	input   int          // among the inputs: jobs may share one
 	missing map[int]bool // shards with a task that is not finished
+	reasons []string     // of each such task: its name and, if its commit is damaged, how
 	about   *Merged
 }
 
@@ -140,41 +142,34 @@ func (ids textIDs) add(src *source, id string) error {
 
 // findMissing notes which of the job's tasks have no commit.
 func (src *source) findMissing(ctx context.Context) error {
-	done := map[string]bool{}
-	for o, err := range src.Store.List(ctx, "parts/") {
-		if err != nil {
-			return fmt.Errorf("list the parts of %s: %w", src.Store, err)
-		}
-		if prefix, ok := strings.CutSuffix(o.Key, "commit.json"); ok {
-			done[prefix] = true
-		}
+	table, err := tasks.List(ctx, src.Store, tasks.AllShards)
+	if err != nil {
+		return err
 	}
+	var all []job.Task
 	for k := range src.job.Shards {
-		for _, t := range src.tasks(k) {
-			if !done[t.Prefix()] {
-				src.missing[k] = true
-				src.about.Missing = append(src.about.Missing, t.String())
-			}
-		}
+		all = append(all, src.tasks(k)...)
 	}
-	return nil
+	open, err := table.Unfinished(ctx, all)
+	for _, t := range open {
+		src.missing[t.Shard] = true
+		src.about.Missing = append(src.about.Missing, t.String())
+		src.reasons = append(src.reasons, table.Describe(t))
+	}
+	return err
 }
 
 // tasks of a shard whose commits the results need.
 func (src *source) tasks(k int) []job.Task {
-	var ts []job.Task
-	for _, side := range src.job.Settings.Servers() {
-		ts = append(ts, job.Task{Stage: "infer", Shard: k, Side: side.String(), Manifest: src.job.Shards[k].SHA256})
+	if src.Judging == "" {
+		return src.job.Tasks(k)
 	}
-	if src.Judging != "" {
-		ts = append(ts, job.Task{Stage: "judge", Shard: k, Side: src.Judging, Manifest: src.job.Shards[k].SHA256})
-	}
-	return ts
+	return src.job.Tasks(k, src.Judging)
 }
 
 func committed[T job.Row](ctx context.Context, src *source, t job.Task, run job.Counters) (*job.Committed[T], error) {
 	c, err := job.OpenCommitted[T](ctx, src.Store, t)
-	if errors.Is(err, fs.ErrNotExist) && src.missing[t.Shard] {
+	if (errors.Is(err, fs.ErrNotExist) || job.IsDamagedCommit(err)) && src.missing[t.Shard] {
 		return nil, nil
 	}
 	if err != nil {

@@ -17,10 +17,10 @@ import (
 	"tokenfork/internal/store"
 )
 
-// loose checks what no result rests on but a restart or status may read:
+// unlisted checks what no result rests on but a restart or status may read:
 // unlisted parts, earlier commits, remembered answers, records of attempts and
 // submissions. That one of them is gone nobody can tell.
-func (c *checker) loose(ctx context.Context) error {
+func (c *checker) unlisted(ctx context.Context) error {
 	keys := func(yield func(string, error) bool) {
 		for _, key := range slices.Sorted(maps.Keys(c.there)) {
 			top, _, _ := strings.Cut(key, "/")
@@ -29,11 +29,11 @@ func (c *checker) loose(ctx context.Context) error {
 			}
 		}
 	}
-	return ordered.Map(ctx, readers, keys, func(key string) error { return c.loosely(ctx, key) }, c.tolerate)
+	return ordered.Map(ctx, readers, keys, func(key string) error { return c.unlistedObject(ctx, key) }, c.tolerate)
 }
 
-// loosely checks an object by its own seal, or by its form where it has none.
-func (c *checker) loosely(ctx context.Context, key string) error {
+// unlistedObject checks an object by its own seal, or by its form where it has none.
+func (c *checker) unlistedObject(ctx context.Context, key string) error {
 	b, err := store.ReadAll(ctx, c.Store, key)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil // removed since it was listed
@@ -42,11 +42,13 @@ func (c *checker) loosely(ctx context.Context, key string) error {
 		return err
 	}
 	hint := "remove it: it is only for status"
-	switch name := path.Base(key); {
+	name := path.Base(key)
+	_, commit := job.CommitRound(name)
+	switch {
 	case strings.HasSuffix(name, ".arrow"):
 		hint = "remove it: no commit lists it"
 		err = job.CheckSeal(b)
-	case strings.HasPrefix(name, path.Base(job.CommitKey(job.Task{}, 0))):
+	case commit:
 		hint = "remove it: a later one counts"
 		err = job.CheckJSON(b)
 	case strings.HasSuffix(name, ".answers"):
