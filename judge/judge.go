@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"sync"
 	"sync/atomic"
 
@@ -16,11 +17,10 @@ import (
 	"tokenfork/judge/endpoint"
 )
 
-// Malformed is the class of answers in which no verdict can be read; the
-// others are Length and package endpoint's.
+// Classes of answers that hold no verdict; the others are package endpoint's.
 const (
-	Malformed = "malformed"
-	Length    = "length" // the answer did not end within its limit
+	Malformed = endpoint.Malformed
+	Length    = endpoint.Length
 )
 
 // asker is a server with a model.
@@ -37,6 +37,8 @@ type Judge struct {
 	batched sync.Map // answers that a batch has brought, by request, each taken once
 	flight  singleflight.Group
 	sent    prefixes
+	first   firstAnswers
+	room    atomic.Int64 // the limit that answers with thoughts were found to need
 	count   struct{ identical, repeated atomic.Int64 }
 }
 
@@ -211,6 +213,9 @@ const (
 	tries      = 3 // of an asking whose answers can't be used
 	roomier    = 4 // times the limit for an answer that was cut; one that outgrows that too mostly never ends
 	wordTokens = 8 // that "false" may take under a grammar: f, al, se
+
+	leastThoughts = 512    // tokens, where a model thinks before its answer
+	mostThoughts  = 32_768 // beyond which it is given up
 )
 
 // vote asks until there is a verdict, or no point in going on.
@@ -218,33 +223,99 @@ func (j *Judge) vote(ctx context.Context, k asking) (answer, error) {
 	if a, ok := j.batched.LoadAndDelete(requestID(k.request)); ok {
 		return a.(answer).named(j.judging.Settings.Blind, k.order), nil
 	}
-	for r, asked := k.request, 1; ; asked++ {
+	r := k.request
+	r.MaxTokens = max(r.MaxTokens, int(j.room.Load()))
+	l := limit{least: k.request.MaxTokens}
+	for asked := 1; ; asked++ {
 		reply, err := j.asker.Ask(ctx, r)
 		var a answer
 		if err == nil {
 			a, err = j.read(reply)
 		}
 		if err == nil {
+			j.first.used()
+			l.found(&j.room, r.MaxTokens)
 			return a.named(j.judging.Settings.Blind, k.order), nil
 		}
 		var failed *endpoint.Error
-		if !errors.As(err, &failed) || !again[failed.Class] {
+		if !errors.As(err, &failed) {
 			return answer{}, err
 		}
-		if asked == tries || failed.Class == Length && r.MaxTokens > k.request.MaxTokens {
+		if next := l.next(r.MaxTokens, failed, reply); next > 0 {
+			r.MaxTokens = next
+			asked-- // that is no fault of the answer
+			continue
+		}
+		if failed.Class != Malformed || asked > 1 || !j.rewords(r) {
+			if err := j.first.unusable(failed); err != nil {
+				return answer{}, err
+			}
+		}
+		if !again[failed.Class] {
+			return answer{}, err
+		}
+		if asked == tries || failed.Class == Length {
 			return answer{}, &endpoint.Error{Class: failed.Class, Message: fmt.Sprintf("%s (asked %d times)", failed.Message, asked), Raw: failed.Raw}
 		}
-		r = j.otherwise(r, failed.Class)
+		r = j.otherwise(r)
 	}
 }
 
-// otherwise is a request whose answer could not be used, put so that the next may be.
-func (j *Judge) otherwise(r endpoint.Request, class string) endpoint.Request {
+// limit finds the room that one question's answer needs.
+type limit struct {
+	least   int
+	thinks  bool
+	ceiling bool // the server takes no more
+}
+
+// next is the limit to ask again with after a failure, 0 if another makes no
+// difference. A model that was cut while it thought gets four times as much
+// until it has answered; a cut answer gets that once.
+func (l *limit) next(now int, failed *endpoint.Error, reply *endpoint.Reply) int {
 	switch {
-	case class == Length:
-		r.MaxTokens *= roomier
-	case j.prompt.form.schema == nil && r.Schema == nil: // a judge that will not answer in one word of itself
-		r.Schema, r.MaxTokens = j.prompt.form.word, wordTokens
+	case (failed.Class == endpoint.ContextLength || failed.Class == endpoint.Rejected) && now > l.least:
+		l.ceiling = true
+		return max(l.least, now/2)
+	case failed.Class != Length || l.ceiling:
+		return 0
+	}
+	next, most := now*roomier, mostThoughts
+	if reply == nil || !endpoint.Begun(reply.Text) {
+		l.thinks = true
+		next = max(next, leastThoughts)
+	} else if now > l.least {
+		return 0
+	}
+	if reply != nil && reply.Room > 0 {
+		most = min(most, reply.Room)
+	}
+	if next = min(next, max(most, l.least*roomier)); reply != nil && reply.Room > 0 {
+		next = min(next, reply.Room)
+	}
+	if next <= now {
+		return 0
+	}
+	return next
+}
+
+// found keeps the limit for the questions that follow, if thoughts needed it.
+func (l *limit) found(room *atomic.Int64, now int) {
+	for old := room.Load(); l.thinks && int64(now) > old; old = room.Load() {
+		if room.CompareAndSwap(old, int64(now)) {
+			return
+		}
+	}
+}
+
+// rewords says whether otherwise asks for the answer in another form.
+func (j *Judge) rewords(r endpoint.Request) bool {
+	return j.prompt.form.schema == nil && r.Schema == nil
+}
+
+// otherwise is a request whose answer could not be used, put so that the next may be.
+func (j *Judge) otherwise(r endpoint.Request) endpoint.Request {
+	if j.rewords(r) { // a judge that will not answer in one word of itself
+		r.Schema, r.MaxTokens = j.prompt.form.word, max(wordTokens, int(j.room.Load()))
 	}
 	if r.Seed != nil { // the same would draw the same answer
 		r.Seed = ptr(voteSeed(int64(*r.Seed), r.Prompt, 0))
@@ -256,14 +327,21 @@ func (j *Judge) otherwise(r endpoint.Request, class string) endpoint.Request {
 var again = map[string]bool{Malformed: true, Length: true, endpoint.Refusal: true, endpoint.ContentFilter: true}
 
 func (j *Judge) read(r *endpoint.Reply) (answer, error) {
-	if r.Cut && j.prompt.form.schema != nil {
+	if r.Cut && (j.prompt.form.schema != nil || !endpoint.Begun(r.Text)) {
 		return answer{}, &endpoint.Error{Class: Length, Message: "the answer was cut at its limit", Raw: r.Text}
 	}
 	a, err := j.prompt.form.read(r)
-	if err != nil {
-		return answer{}, &endpoint.Error{Class: Malformed, Message: err.Error(), Raw: r.Text}
+	if err == nil {
+		return a, nil
 	}
-	return a, nil
+	message := err.Error()
+	if strings.TrimSpace(r.Text) == "" {
+		message = "the answer is empty"
+		if r.Reasoning != "" {
+			message += ": all of it is in " + r.Reasoning
+		}
+	}
+	return answer{}, &endpoint.Error{Class: Malformed, Message: message, Raw: r.Text}
 }
 
 // named says in a blind answer's explanation which side was which.

@@ -250,7 +250,7 @@ func list(ks []int) string {
 
 // dial reaches the server and learns what the judge is called.
 func (r *runner) dial(ctx context.Context, cfg endpoint.Config) (err error) {
-	cfg.Log = r.Log
+	cfg.Log, cfg.Body = r.Log, r.Settings.Body
 	if r.client, err = endpoint.Open(ctx, cfg); err != nil {
 		return err
 	}

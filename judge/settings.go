@@ -1,6 +1,7 @@
 package judge
 
 import (
+	"encoding/json"
 	"fmt"
 	"math"
 	"strconv"
@@ -24,6 +25,8 @@ type Settings struct {
 	MaxTokens     int         `json:"max_tokens"`   // of an analysis
 	Seed          int64       `json:"seed"`
 	Normalisation string      `json:"normalisation"` // what makes continuations identical: space or exact
+
+	Body json.RawMessage `json:"body,omitempty"` // merged into each question; see endpoint.ParseBody
 }
 
 // Defaults are the settings of the study: its prompt, greedy, asked once.
@@ -119,6 +122,7 @@ func (j Judging) Differences(other Judging) []string {
 	add("max tokens", a.MaxTokens, b.MaxTokens)
 	add("seed", a.Seed, b.Seed)
 	add("normalisation", a.Normalisation, b.Normalisation)
+	add("body", string(a.Body), string(b.Body))
 	return d
 }
 

@@ -3,6 +3,8 @@ package main
 import (
 	"context"
 	"fmt"
+	"net/http"
+	"net/url"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -53,6 +55,9 @@ type judgeFlags struct {
 	JudgeMaxTokens   int               `default:"512" placeholder:"N" help:"Longest analysis; asked once more with four times as many when it is cut."`
 	JudgeSeed        int64             `placeholder:"N" help:"Decides what --blind shows first, and sampling."`
 	JudgeNormalise   string            `default:"space" enum:"space,exact" help:"When continuations count as identical, so that nobody is asked: but for white space, or exactly."`
+	JudgeBody        string            `placeholder:"JSON" help:"JSON object merged into each question, for example to turn thinking off; part of the judging."`
+	JudgeQuery       map[string]string `placeholder:"NAME=VALUE" help:"Query parameters added to each URL of the judge (Azure's api-version)."`
+	JudgeHeader      map[string]string `placeholder:"NAME=ENVVAR" help:"Headers added to each request to the judge, each with the value of an environment variable."`
 	JudgeInFlight    int               `placeholder:"N" help:"Most questions at once (256); how many is found by measuring."`
 	JudgeTimeout     time.Duration     `default:"5m" help:"How long an answer may take."`
 	JudgeTP          int               `name:"judge-tp" default:"1" placeholder:"N" help:"GPUs that a local judge is spread over (tensor parallel)."`
@@ -111,7 +116,10 @@ func (f *judgeFlags) judge(ctx context.Context, con *console, j *jobFlags, w *wo
 	if o.Settings, err = f.settings(); err != nil {
 		return o, err
 	}
-	cfg := endpoint.Config{URL: f.Judge, Key: judgeKey(f.Judge, os.Getenv), Model: f.JudgeModel, InFlight: f.JudgeInFlight, Timeout: f.JudgeTimeout}
+	cfg := endpoint.Config{URL: f.Judge, Model: f.JudgeModel, InFlight: f.JudgeInFlight, Timeout: f.JudgeTimeout}
+	if err := f.address(&cfg, os.Getenv); err != nil {
+		return o, err
+	}
 	if cfg.Budget, err = endpoint.ParseBudget(f.Budget, f.PriceIn, f.PriceOut); err != nil {
 		return o, err
 	}
@@ -138,6 +146,10 @@ func (f *judgeFlags) settings() (judge.Settings, error) {
 		}
 		s.Temperature = &t
 	}
+	var err error
+	if s.Body, err = endpoint.ParseBody(f.JudgeBody); err != nil {
+		return s, err
+	}
 	return s, s.Validate()
 }
 
@@ -152,12 +164,35 @@ func (f *judgeFlags) name() string {
 	return f.JudgeModel
 }
 
+// address adds what the judge's server wants beside its URL.
+func (f *judgeFlags) address(cfg *endpoint.Config, env func(string) string) error {
+	for name, value := range f.JudgeQuery {
+		if cfg.Query == nil {
+			cfg.Query = url.Values{}
+		}
+		cfg.Query.Set(name, value)
+	}
+	for name, variable := range f.JudgeHeader {
+		value := env(variable)
+		if value == "" {
+			return failure.New(failure.Usage, "export it; a key is never given as a flag", "--judge-header %s: the environment variable %s is not set", name, variable)
+		}
+		if cfg.Header == nil {
+			cfg.Header = http.Header{}
+		}
+		cfg.Header.Set(name, value)
+	}
+	cfg.Key = judgeKey(f.Judge, len(cfg.Header) > 0, env)
+	return nil
+}
+
 // judgeKey never sends the well-known key to a server in the clear.
-func judgeKey(url string, env func(string) string) string {
+// It sends it to none that has a header of its own for keys.
+func judgeKey(url string, header bool, env func(string) string) string {
 	if key := env("TOKENFORK_JUDGE_KEY"); key != "" {
 		return key
 	}
-	if strings.HasPrefix(url, "https://") {
+	if strings.HasPrefix(url, "https://") && !header {
 		return env("OPENAI_API_KEY")
 	}
 	return ""

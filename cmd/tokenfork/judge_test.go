@@ -10,17 +10,20 @@ import (
 
 func TestJudgeKey(t *testing.T) {
 	for _, c := range []struct {
-		url, own, openai, want string
+		url, own, openai string
+		header           bool
+		want             string
 	}{
-		{"https://host/v1", "own", "openai", "own"},
-		{"https://host/v1", "", "openai", "openai"},
-		{"http://host:8000", "own", "openai", "own"},
-		{"http://host:8000", "", "openai", ""}, // not in the clear
-		{"unix:///s", "", "openai", ""},
-		{"local", "", "openai", ""},
+		{"https://host/v1", "own", "openai", false, "own"},
+		{"https://host/v1", "", "openai", false, "openai"},
+		{"http://host:8000", "own", "openai", false, "own"},
+		{"http://host:8000", "", "openai", false, ""}, // not in the clear
+		{"unix:///s", "", "openai", false, ""},
+		{"local", "", "openai", false, ""},
+		{"https://host/v1", "", "openai", true, ""},
 	} {
 		env := map[string]string{"TOKENFORK_JUDGE_KEY": c.own, "OPENAI_API_KEY": c.openai}
-		if got := judgeKey(c.url, func(name string) string { return env[name] }); got != c.want {
+		if got := judgeKey(c.url, c.header, func(name string) string { return env[name] }); got != c.want {
 			t.Errorf("%+v: got %q", c, got)
 		}
 	}
@@ -50,6 +53,8 @@ func TestJudgeUsage(t *testing.T) {
 		{"judge --job J --judge http://h --budget $5", "without prices"},
 		{"judge --job J --judge http://h --judge-context all", "mismatch, sentences=N or tokens=N"},
 		{"judge --job J --judge http://h --judge-normalise none", "space"},
+		{`judge --job J --judge http://h --judge-body {"model":"x"}`, "may not set"},
+		{"judge --job J --judge http://h --judge-header api-key=TOKENFORK_NOT_SET", "TOKENFORK_NOT_SET is not set"},
 		{"judge --job J --judge local", "no model for a local judge"},
 		{"judge --job J --judge http://h --gold nowhere.csv", "nowhere.csv"},
 	} {

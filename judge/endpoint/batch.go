@@ -3,6 +3,7 @@ package endpoint
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -35,7 +36,7 @@ func (c *Client) Line(i BatchItem) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("encode question %s: %w", i.ID, err)
 	}
-	if body, err = insert(body, c.dialect.members(i.Request)); err != nil {
+	if body, err = insert(body, c.members(c.dialect, i.Request)); err != nil {
 		return nil, err
 	}
 	return fmt.Appendf(nil, `{"custom_id":%q,"method":"POST","url":"/v1/chat/completions","body":%s}`+"\n", i.ID, body), nil
@@ -53,7 +54,7 @@ func (c *Client) Submit(ctx context.Context, file []byte, items []BatchItem) (id
 			ErrBudget, len(items), need.prompt, need.completion, c.ledger)
 	}
 	if id, err = c.create(ctx, file); err != nil {
-		c.ledger.settle(need, openai.ChatCompletionResponse{}, &fault{})
+		c.ledger.settle(need, usage{}, &fault{})
 		return "", fmt.Errorf("submit a batch to the judge: %w", err)
 	}
 	c.holds.Store(id, need)
@@ -75,8 +76,8 @@ func (c *Client) create(ctx context.Context, file []byte) (id string, err error)
 		switch {
 		case fault == nil:
 			return b.ID, nil
-		case fault.fatal != nil:
-			return "", fault.fatal
+		case cmp.Or(fault.fatal, fault.denied) != nil:
+			return "", cmp.Or(fault.fatal, fault.denied)
 		case !fault.throttled || tries == triesPerQuestion:
 			return "", failure.New(failure.Stopped, "see at the provider whether the batch was made, and cancel it if so", "%w", fault.error(c))
 		}
@@ -130,7 +131,7 @@ func (c *Client) Collect(ctx context.Context, id string, r Request, each func(id
 		return fmt.Errorf("ask after batch %s: %w", id, err)
 	}
 	if hold, ok := c.holds.LoadAndDelete(id); ok {
-		c.ledger.settle(hold.(cost), openai.ChatCompletionResponse{}, &fault{}) // each answer counts below
+		c.ledger.settle(hold.(cost), usage{}, &fault{}) // each answer counts below
 	}
 	if b.OutputFileID == nil || *b.OutputFileID == "" {
 		return nil
@@ -161,19 +162,23 @@ func (c *Client) batchLine(line []byte, r Request, each func(string, *Reply, err
 	var l struct {
 		ID       string `json:"custom_id"`
 		Response *struct {
-			Status int                           `json:"status_code"`
-			Body   openai.ChatCompletionResponse `json:"body"`
+			Status int             `json:"status_code"`
+			Body   json.RawMessage `json:"body"`
 		} `json:"response"`
 	}
-	if err := json.Unmarshal(line, &l); err != nil {
+	if err := json.Unmarshal(finite(line), &l); err != nil {
 		return err
 	}
-	if l.Response == nil || l.Response.Status != http.StatusOK || len(l.Response.Body.Choices) == 0 {
+	if l.Response == nil || l.Response.Status != http.StatusOK {
 		return nil
 	}
-	c.ledger.spend(l.Response.Body.Usage)
-	c.count.add(l.Response.Body.Usage)
-	reply, f := c.dialect.read(l.Response.Body, r)
+	got, f := c.parseCompletion(l.Response.Body)
+	if f != nil {
+		return nil
+	}
+	c.ledger.spend(got.used)
+	c.count.add(got.used)
+	reply, f := c.reply(got, r)
 	if f != nil {
 		each(l.ID, nil, f.error(c))
 	} else {
@@ -190,8 +195,8 @@ func (c *Client) persist(ctx context.Context, call func() error) error {
 		case f == nil:
 			c.succeeded()
 			return nil
-		case f.fatal != nil:
-			return f.fatal
+		case cmp.Or(f.fatal, f.denied) != nil:
+			return cmp.Or(f.fatal, f.denied)
 		case !f.retry:
 			return failure.New(failure.Refused, "judge without --batch", "%w", f.error(c))
 		case time.Since(time.Unix(0, c.success.Load())) > c.cfg.Patience:

@@ -7,8 +7,6 @@ import (
 	"sync"
 	"sync/atomic"
 
-	"github.com/sashabaranov/go-openai"
-
 	"tokenfork/internal/failure"
 )
 
@@ -100,18 +98,24 @@ func (l *ledger) try(need cost) bool {
 }
 
 // spend counts what was not set aside.
-func (l *ledger) spend(u openai.Usage) {
+func (l *ledger) spend(u usage) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.spent = l.spent.plus(cost{int64(u.PromptTokens), int64(u.CompletionTokens)})
+	l.spent = l.spent.plus(cost{max(u.prompt, 0), max(u.completion, 0)})
 }
 
 // settle replaces a reservation by what was used: by the reservation itself
 // where that can't be known.
-func (l *ledger) settle(hold cost, resp openai.ChatCompletionResponse, f *fault) {
-	used := cost{int64(resp.Usage.PromptTokens), int64(resp.Usage.CompletionTokens)}
-	if used == (cost{}) && (f == nil || f.unknown) {
-		used = hold
+func (l *ledger) settle(hold cost, u usage, f *fault) {
+	if f != nil && !f.unknown {
+		u = usage{max(u.prompt, 0), max(u.completion, 0), 0}
+	}
+	used := hold
+	if u.prompt != unknown {
+		used.prompt = u.prompt
+	}
+	if u.completion != unknown {
+		used.completion = u.completion
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -145,13 +149,11 @@ type Usage struct {
 
 type counts struct{ requests, prompt, cached, completion, retries, throttled atomic.Int64 }
 
-func (c *counts) add(u openai.Usage) {
+func (c *counts) add(u usage) {
 	c.requests.Add(1)
-	c.prompt.Add(int64(u.PromptTokens))
-	c.completion.Add(int64(u.CompletionTokens))
-	if u.PromptTokensDetails != nil {
-		c.cached.Add(int64(u.PromptTokensDetails.CachedTokens))
-	}
+	c.prompt.Add(max(u.prompt, 0))
+	c.completion.Add(max(u.completion, 0))
+	c.cached.Add(max(u.cached, 0))
 }
 
 // Usage sums up this client's requests.

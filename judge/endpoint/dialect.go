@@ -1,12 +1,11 @@
 package endpoint
 
 import (
-	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"math"
-	"net/http"
+	"regexp"
+	"strconv"
 	"strings"
 
 	"github.com/sashabaranov/go-openai"
@@ -56,99 +55,120 @@ func (d dialect) request(model string, r Request) openai.ChatCompletionRequest {
 	return q
 }
 
-// read makes a Reply of a response that has a choice.
-func (d dialect) read(resp openai.ChatCompletionResponse, r Request) (*Reply, *fault) {
-	choice := resp.Choices[0]
-	switch {
-	case choice.FinishReason == openai.FinishReasonContentFilter:
-		return nil, &fault{class: ContentFilter, message: "the server's content filter ended the answer", raw: choice.Message.Content}
-	case choice.Message.Refusal != "":
-		return nil, &fault{class: Refusal, message: "the judge refused", raw: choice.Message.Refusal}
+// member is one of a JSON object.
+type member struct {
+	name  string
+	value string // JSON
+}
+
+// greedyVLLM states what vLLM would otherwise take from the model's
+// generation_config.json, a repetition penalty for instance.
+var greedyVLLM = []member{{"top_p", "1"}, {"top_k", "-1"}, {"min_p", "0"}, {"repetition_penalty", "1"}, {"presence_penalty", "0"}, {"frequency_penalty", "0"}}
+
+// ours are the members of a request that have flags of their own, or none.
+var ours = map[string]string{"model": "--judge-model", "messages": "--judge-prompt", "temperature": "--judge-temperature", "seed": "--judge-seed",
+	"max_tokens": "--judge-max-tokens", "max_completion_tokens": "--judge-max-tokens", "response_format": "", "logprobs": "", "top_logprobs": "", "n": "--votes", "stream": ""}
+
+// ParseBody reads an object that is to be merged into each question, "" for
+// none, and writes it in one form: sorted, without blanks.
+func ParseBody(s string) (json.RawMessage, error) {
+	if strings.TrimSpace(s) == "" {
+		return nil, nil
 	}
-	reply := &Reply{
-		Text:   choice.Message.Content,
-		Cut:    choice.FinishReason == openai.FinishReasonLength,
-		Masked: r.Schema != nil && d.format != byPrompt,
+	var m map[string]json.RawMessage
+	if err := json.Unmarshal([]byte(s), &m); err != nil {
+		return nil, failure.New(failure.Usage, `for example '{"chat_template_kwargs":{"enable_thinking":false}}'`, "--judge-body is not a JSON object: %w", err)
 	}
-	if choice.LogProbs != nil {
-		for _, t := range choice.LogProbs.Content {
-			token := newToken(t.Token, t.Bytes, t.LogProb)
-			for _, top := range t.TopLogProbs {
-				token.Top = append(token.Top, newToken(top.Token, top.Bytes, top.LogProb))
+	for name := range m {
+		if flag, taken := ours[name]; taken {
+			hint := "tokenfork sets it itself"
+			if flag != "" {
+				hint = "use " + flag
 			}
-			reply.Tokens = append(reply.Tokens, token)
+			return nil, failure.New(failure.Usage, hint, "--judge-body may not set %q", name)
 		}
+	}
+	var v any
+	d := json.NewDecoder(strings.NewReader(s))
+	d.UseNumber()
+	if err := d.Decode(&v); err != nil {
+		return nil, fmt.Errorf("read --judge-body: %w", err)
+	}
+	return json.Marshal(v)
+}
+
+func bodyMembers(body json.RawMessage) ([]member, error) {
+	if len(body) == 0 {
+		return nil, nil
+	}
+	d := json.NewDecoder(strings.NewReader(string(body)))
+	if _, err := d.Token(); err != nil {
+		return nil, fmt.Errorf("read --judge-body: %w", err)
+	}
+	var all []member
+	for d.More() {
+		name, err := d.Token()
+		if err != nil {
+			return nil, fmt.Errorf("read --judge-body: %w", err)
+		}
+		var v json.RawMessage
+		if err := d.Decode(&v); err != nil {
+			return nil, fmt.Errorf("read --judge-body: %w", err)
+		}
+		all = append(all, member{fmt.Sprint(name), string(v)})
+	}
+	return all, nil
+}
+
+// members are the request's parts that go-openai can't write, or (max_tokens)
+// keeps from models whose servers want the newer name, and the user's own.
+func (c *Client) members(d dialect, r Request) []byte {
+	limit := "max_tokens"
+	if d.newLimit {
+		limit = "max_completion_tokens"
+	}
+	b := fmt.Appendf(nil, `"%s":%d`, limit, r.MaxTokens)
+	if r.Temperature != nil {
+		b = fmt.Appendf(b, `,"temperature":%s`, strconv.FormatFloat(*r.Temperature, 'f', -1, 64))
+	}
+	own := map[string]bool{}
+	for _, m := range c.body {
+		own[m.name] = true
+		b = fmt.Appendf(b, ",%q:%s", m.name, m.value)
+	}
+	if d.vllm {
+		for _, m := range greedyVLLM {
+			if !own[m.name] {
+				b = fmt.Appendf(b, ",%q:%s", m.name, m.value)
+			}
+		}
+	}
+	return b
+}
+
+// reply makes a Reply of a completion.
+func (c *Client) reply(got completion, r Request) (*Reply, *fault) {
+	if f := got.ended(); f != nil {
+		return nil, f
+	}
+	reply := &Reply{Text: got.text, Cut: got.cut(), Masked: r.Schema != nil && c.dialect.format != byPrompt, Tokens: got.tokens, Reasoning: got.reasoning}
+	if c.window > 0 && got.used.prompt > 0 {
+		reply.Room = max(1, c.window-int(got.used.prompt))
 	}
 	return reply, nil
 }
 
-func newToken(text string, b []byte, logprob float64) Token {
-	if b != nil {
-		text = string(b)
-	}
-	return Token{Text: text, Logprob: logprob}
-}
+var upTo = regexp.MustCompile(`(?:at most|maximum(?: of)?|up to|less than or equal to|<=|between 0 and|range \[0, ?) ?(\d{1,2})\b`)
 
-// probe is a question that nobody answers by the schema of their own accord: a
-// server that passes over the schema in silence gives itself away.
-func probe(like Request) Request {
-	return Request{Prompt: "Greet the reader in a JSON object.", Schema: like.Schema, MaxTokens: 32, Temperature: like.Temperature, TopLogprobs: like.TopLogprobs}
-}
-
-// Negotiate finds out, with a question or two of a few words, what the server
-// understands of want's schema, limit and logprobs. A question which it refuses
-// later is then that question's fault.
-func (c *Client) Negotiate(ctx context.Context, want Request) error {
-	d := dialect{topLogprobs: want.TopLogprobs, vllm: c.dialect.vllm}
-	for tries := 1; ; tries++ {
-		resp, f := c.paid(ctx, d, probe(want))
-		switch {
-		case f != nil:
-			if err := c.mend(ctx, &d, f, want, tries); err != nil {
-				return err
-			}
-		case d.holds(resp, want):
-			c.agree(d, resp, want)
-			return nil
-		default:
-			d.format++
+// fewerLogprobs asks for as many as the server says, else: 20 is the usual
+// most, some servers give 5, some none.
+func (d *dialect) fewerLogprobs(said string) {
+	if m := upTo.FindStringSubmatch(said); m != nil {
+		if n, err := strconv.Atoi(m[1]); err == nil && n < d.topLogprobs {
+			d.topLogprobs = n
+			return
 		}
 	}
-}
-
-// mend changes the dialect to one that the server may take, or waits where it
-// is not the dialect's fault.
-func (c *Client) mend(ctx context.Context, d *dialect, f *fault, want Request, tries int) error {
-	if f.fatal != nil {
-		return f.fatal
-	}
-	ofModel := errors.Is(f.err, errNotForModel)
-	if !ofModel && f.status != http.StatusBadRequest && f.status != http.StatusUnprocessableEntity {
-		if tries >= triesPerQuestion {
-			return failure.New(failure.Stopped, "start it again later: what is judged is kept", "try the judge at %s: %w", c.cfg.URL, f.error(c))
-		}
-		return sleep(ctx, max(f.wait, backoff(tries)))
-	}
-	said := strings.ToLower(f.message)
-	switch {
-	case !d.newLimit && strings.Contains(said, "max_completion_tokens"):
-		d.newLimit = true
-	case d.topLogprobs > 0 && (ofModel || strings.Contains(said, "logprob")):
-		d.fewerLogprobs()
-	case want.Temperature != nil && strings.Contains(said, "temperature"):
-		return failure.New(failure.Refused, "--judge-temperature default leaves it to the model", "the judge %s takes no temperature: %w", c.cfg.Model, f.error(c))
-	case want.Schema != nil && d.format < byPrompt:
-		d.format++
-	case d.topLogprobs > 0:
-		d.fewerLogprobs()
-	default:
-		return failure.New(failure.Refused, "see the server's log", "the judge at %s refuses every form of question: %w", c.cfg.URL, f.error(c))
-	}
-	return nil
-}
-
-// fewerLogprobs: 20 is the usual most, some servers give 5, some none.
-func (d *dialect) fewerLogprobs() {
 	if d.topLogprobs > 5 {
 		d.topLogprobs = 5
 	} else {
@@ -156,15 +176,27 @@ func (d *dialect) fewerLogprobs() {
 	}
 }
 
+// Begun says whether an answer has come out of its thoughts: a model that
+// thinks first, and was cut there, has not answered yet.
+func Begun(text string) bool {
+	if at := strings.LastIndex(text, "</think>"); at >= 0 {
+		text = text[at+len("</think>"):]
+	}
+	text = strings.TrimSpace(text)
+	return text != "" && !strings.HasPrefix(text, "<think")
+}
+
 // holds says whether the answer to the probe, mostly cut, shows that the format
 // is at work. One that was cut before its first word (a model that thinks
 // first) is no evidence against it.
-func (d dialect) holds(resp openai.ChatCompletionResponse, want Request) bool {
-	text := strings.TrimSpace(resp.Choices[0].Message.Content)
-	if want.Schema == nil || d.format == byPrompt || text == "" {
+func (d dialect) holds(text string, want Request) bool {
+	if want.Schema == nil || d.format == byPrompt || !Begun(text) {
 		return true
 	}
-	first, isObject := firstMember(text)
+	if at := strings.LastIndex(text, "</think>"); at >= 0 {
+		text = text[at+len("</think>"):]
+	}
+	first, isObject := firstMember(strings.TrimSpace(text))
 	return isObject && (d.format == byObject || first == firstProperty(want.Schema))
 }
 
@@ -192,20 +224,6 @@ func firstProperty(schema json.RawMessage) string {
 	}
 	name, _ := firstMember(string(s.Properties))
 	return name
-}
-
-// agree keeps the dialect and says what it costs the verdicts.
-func (c *Client) agree(d dialect, resp openai.ChatCompletionResponse, want Request) {
-	if lp := resp.Choices[0].LogProbs; lp == nil || len(lp.Content) == 0 {
-		d.topLogprobs = 0
-	}
-	c.dialect = d
-	if want.Schema != nil && d.format != bySchema {
-		c.cfg.Log.Warn("the judge does not hold answers to a JSON schema; they are parsed and asked for again", "format", d.format.String())
-	}
-	if want.TopLogprobs > 0 && d.topLogprobs == 0 {
-		c.cfg.Log.Warn("the judge gives no log probabilities; confidence is its own word or null")
-	}
 }
 
 // Describe says in a few words what was agreed with the server.

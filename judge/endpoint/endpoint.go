@@ -13,7 +13,6 @@ import (
 	"net"
 	"net/http"
 	"net/url"
-	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -35,13 +34,21 @@ type Config struct {
 	Timeout  time.Duration // of one request (5 min)
 	Patience time.Duration // without any answer, before the run stops (10 min)
 	Budget   Budget
-	Log      *slog.Logger // nil says nothing
+	Query    url.Values      // added to each request's URL, for gateways
+	Header   http.Header     // added to each request, shown nowhere
+	Body     json.RawMessage // an object, merged into each question; see ParseBody
+	Log      *slog.Logger    // nil says nothing
 }
 
 // Client asks one model of one server. Its methods may be called from many goroutines.
 type Client struct {
 	cfg     Config
 	api     *openai.Client
+	host    string   // of the server, for messages
+	proxy   string   // that stands before it, "" for none
+	window  int      // tokens of prompt and answer that the model reads, 0 if unknown
+	others  []string // models that the server lists, where the one asked for is not among them
+	body    []member // of cfg.Body
 	dialect dialect
 	pace    *pace
 	ledger  *ledger
@@ -64,10 +71,12 @@ type Request struct {
 
 // Reply is an answer.
 type Reply struct {
-	Text   string
-	Cut    bool    // it reached MaxTokens
-	Masked bool    // the server let only JSON through
-	Tokens []Token // of Text and perhaps more around it; nil where the server gives none
+	Text      string
+	Cut       bool    // it reached MaxTokens
+	Masked    bool    // the server let only JSON through
+	Tokens    []Token // of Text and perhaps more around it; nil where the server gives none
+	Reasoning string  // name of the member that holds thoughts apart from Text, "" for none
+	Room      int     // most tokens that the model's window leaves for the answer, 0 if unknown
 }
 
 // Token is a piece of an answer with its natural log probability.
@@ -83,12 +92,46 @@ func Open(ctx context.Context, cfg Config) (*Client, error) {
 	if err != nil {
 		return nil, err
 	}
+	c := &Client{ledger: newLedger(cfg.Budget)}
+	if c.body, err = bodyMembers(cfg.Body); err != nil {
+		return nil, err
+	}
+	own := cfg.HTTP == nil
 	cfg.setDefaults(socket)
+	c.cfg, c.pace = cfg, newPace(cfg.InFlight)
+	if c.host, err = c.reach(base, own && socket == ""); err != nil {
+		return nil, err
+	}
+	sender := *cfg.HTTP
+	sender.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
 	api := openai.DefaultConfig(cfg.Key)
-	api.BaseURL, api.HTTPClient = base, &wire{cfg.HTTP}
-	c := &Client{cfg: cfg, api: openai.NewClientWithConfig(api), pace: newPace(cfg.InFlight), ledger: newLedger(cfg.Budget)}
+	api.BaseURL, api.HTTPClient = base, &wire{&sender, cfg.Query, cfg.Header}
+	c.api = openai.NewClientWithConfig(api)
 	c.succeeded()
 	return c, c.findModel(ctx)
+}
+
+// reach gives the server's host. It finds the proxy on the way to it and warns
+// of a key that others can read there.
+func (c *Client) reach(base string, direct bool) (host string, err error) {
+	u, err := url.Parse(base)
+	if err != nil {
+		return "", fmt.Errorf("judge's URL: %w", err)
+	}
+	if direct {
+		proxy, err := http.ProxyFromEnvironment(&http.Request{URL: u})
+		if err != nil {
+			return "", failure.New(failure.Usage, "check HTTP_PROXY and HTTPS_PROXY", "the proxy for %s: not a URL", u.Host)
+		}
+		if proxy != nil {
+			c.proxy = proxy.Host
+		}
+	}
+	ip := net.ParseIP(u.Hostname())
+	if own := u.Hostname() == "localhost" || ip != nil && ip.IsLoopback(); u.Scheme == "http" && !own && (c.cfg.Key != "" || len(c.cfg.Header) > 0) {
+		c.cfg.Log.Warn("the judge's key is sent over http: others on the network can read it; use https", "host", u.Host)
+	}
+	return u.Hostname(), nil
 }
 
 func (cfg *Config) setDefaults(socket string) {
@@ -128,7 +171,7 @@ func baseURL(s string) (base, socket string, err error) {
 		return "", "", failure.New(failure.Usage, "give it as http://HOST:PORT, https://HOST/v1 or unix:///SOCKET", "the judge's URL is neither an http nor a unix URL")
 	}
 	if u.User != nil || u.RawQuery != "" {
-		return "", "", failure.New(failure.Usage, "put the key into TOKENFORK_JUDGE_KEY or OPENAI_API_KEY", "the judge's URL of %s holds a user or a query", u.Host)
+		return "", "", failure.New(failure.Usage, "put the key into TOKENFORK_JUDGE_KEY or OPENAI_API_KEY, and a query into --judge-query", "the judge's URL of %s holds a user or a query", u.Host)
 	}
 	if strings.Trim(u.Path, "/") == "" {
 		u.Path = "/v1"
@@ -142,50 +185,6 @@ func (c *Client) Model() string { return c.cfg.Model }
 // InFlight is the most requests that are under way at once.
 func (c *Client) InFlight() int { return c.cfg.InFlight }
 
-// findModel compares the server's list with what was asked for. A server
-// without a list is taken at its word.
-func (c *Client) findModel(ctx context.Context) error {
-	models, err := c.models(ctx)
-	if err != nil {
-		return err
-	}
-	var names []string
-	for _, m := range models {
-		names = append(names, m.ID)
-		c.dialect.vllm = c.dialect.vllm || m.OwnedBy == "vllm"
-	}
-	if c.cfg.Model == "" && len(names) == 1 {
-		c.cfg.Model = names[0]
-	}
-	if c.cfg.Model == "" {
-		return failure.New(failure.Usage, "name one with --judge-model", "the judge at %s serves %d models", c.cfg.URL, len(names))
-	}
-	if len(names) > 0 && !slices.Contains(names, c.cfg.Model) {
-		return failure.New(failure.Refused, "name one of these with --judge-model: "+shorten(strings.Join(names, ", "), 300),
-			"the judge at %s does not serve %q", c.cfg.URL, c.cfg.Model)
-	}
-	return nil
-}
-
-// models asks a few times: a server may be starting.
-func (c *Client) models(ctx context.Context) ([]openai.Model, error) {
-	for tries := 1; ; tries++ {
-		list, err := c.api.ListModels(ctx)
-		f := c.explain(ctx, err)
-		switch {
-		case f == nil || f.status == http.StatusNotFound || f.status == http.StatusMethodNotAllowed:
-			return list.Models, nil
-		case f.fatal != nil:
-			return nil, f.fatal
-		case !f.retry || tries == triesPerQuestion:
-			return nil, failure.New(failure.Stopped, "start it, or mend --judge-url", "ask the judge at %s for its models: %w", c.cfg.URL, f.error(c))
-		}
-		if err := sleep(ctx, max(f.wait, backoff(tries))); err != nil {
-			return nil, err
-		}
-	}
-}
-
 // Ask gives the answer, or an *Error for a question that this server will not
 // answer, or any other error when the run must end.
 func (c *Client) Ask(ctx context.Context, r Request) (*Reply, error) {
@@ -196,7 +195,9 @@ func (c *Client) Ask(ctx context.Context, r Request) (*Reply, error) {
 			return reply, nil
 		case f.fatal != nil:
 			return nil, f.fatal
-		case f.class != "" && !f.retry:
+		case f.denied != nil && !c.answers(ctx):
+			return nil, f.denied
+		case !f.retry:
 			return nil, f.error(c)
 		}
 		if err := c.lost(ctx, f); err != nil {
@@ -223,8 +224,8 @@ func (c *Client) once(ctx context.Context, r Request) (*Reply, *fault) {
 	if err := c.pace.acquire(ctx); err != nil {
 		return nil, &fault{fatal: err}
 	}
-	resp, f := c.paid(ctx, c.dialect, r)
-	c.pace.headers(resp.Header(), c.ledger.bound(r).tokens())
+	got, f := c.paid(ctx, c.dialect, r)
+	c.obeyQuota(got.header, c.ledger.bound(r).tokens())
 	if f != nil {
 		c.pace.failed(f)
 		if f.throttled {
@@ -232,48 +233,76 @@ func (c *Client) once(ctx context.Context, r Request) (*Reply, *fault) {
 		}
 		return nil, f
 	}
-	c.pace.release(resp.Usage.TotalTokens)
-	return c.dialect.read(resp, r)
+	c.pace.release(got.used.total())
+	return c.reply(got, r)
+}
+
+// obeyQuota waits where the server says that too little is left of a quota for
+// another such request. A longer break than our patience ends the run.
+func (c *Client) obeyQuota(h http.Header, tokens int64) {
+	wait := max(quota(h, "requests", 1), quota(h, "tokens", tokens))
+	switch {
+	case wait == 0:
+		return
+	case wait > c.cfg.Patience:
+		c.pace.fail(failure.New(failure.Stopped, "start it again then: what is judged is kept",
+			"the judge at %s says that its quota is used up for %s", c.cfg.URL, wait.Round(time.Second)))
+	case wait > time.Minute && c.mayTell():
+		c.cfg.Log.Info("the judge's quota is used up", "wait", wait.Round(time.Second))
+	}
+	c.pace.pause(wait)
 }
 
 // throttled counts "too many requests" and says so once a minute.
 func (c *Client) throttled(f *fault) {
 	c.count.throttled.Add(1)
-	now := time.Now().UnixNano()
-	if last := c.said.Load(); now-last > int64(time.Minute) && c.said.CompareAndSwap(last, now) {
+	if c.mayTell() {
 		c.cfg.Log.Info("the judge asks for fewer questions", "at_once", c.pace.now(), "wait", f.wait, "so_far", c.count.throttled.Load())
 	}
 }
 
+// mayTell is true once a minute.
+func (c *Client) mayTell() bool {
+	now, last := time.Now().UnixNano(), c.said.Load()
+	return now-last > int64(time.Minute) && c.said.CompareAndSwap(last, now)
+}
+
 // paid sends the question when the budget allows it.
-func (c *Client) paid(ctx context.Context, d dialect, r Request) (openai.ChatCompletionResponse, *fault) {
+func (c *Client) paid(ctx context.Context, d dialect, r Request) (completion, *fault) {
 	hold, err := c.ledger.reserve(ctx, c.ledger.bound(r))
 	if err != nil {
-		return openai.ChatCompletionResponse{}, &fault{fatal: err}
+		return completion{}, &fault{fatal: err}
 	}
-	resp, f := c.send(ctx, d, r)
-	c.ledger.settle(hold, resp, f)
+	got, f := c.send(ctx, d, r)
+	c.ledger.settle(hold, got.used, f)
 	if f == nil {
 		c.succeeded()
-		c.count.add(resp.Usage)
+		c.count.add(got.used)
 	}
-	return resp, f
+	return got, f
+}
+
+// replyBound is more bytes than an answer to the request takes, with what may be
+// said of each token.
+func replyBound(r Request) int64 {
+	return 1<<20 + int64(r.MaxTokens)*int64(256*(1+r.TopLogprobs))
 }
 
 // send makes one request and no other.
-func (c *Client) send(ctx context.Context, d dialect, r Request) (openai.ChatCompletionResponse, *fault) {
+func (c *Client) send(ctx context.Context, d dialect, r Request) (completion, *fault) {
 	limited, cancel := context.WithTimeout(ctx, c.cfg.Timeout)
 	defer cancel()
-	req := d.request(c.cfg.Model, r)
-	resp, err := c.api.CreateChatCompletion(withMembers(limited, d.members(r)), req)
+	x := &exchange{members: c.members(d, r), most: replyBound(r)}
+	_, err := c.api.CreateChatCompletion(withExchange(limited, x), d.request(c.cfg.Model, r))
 	if f := c.explain(ctx, err); f != nil {
-		f.wait = retryAfter(resp.Header())
-		return resp, f
+		return completion{used: usage{unknown, unknown, unknown}}, f
 	}
-	if len(resp.Choices) == 0 {
-		return resp, &fault{class: ServerError, retry: true, message: "an answer without choices"}
+	if x.status != http.StatusOK {
+		return completion{header: x.header}, c.refused(x.status, readWords(x.body), x.header)
 	}
-	return resp, nil
+	got, f := c.parseCompletion(x.body)
+	got.header = x.header
+	return got, f
 }
 
 func (c *Client) succeeded() { c.success.Store(time.Now().UnixNano()) }
@@ -292,7 +321,8 @@ func (c *Client) lost(ctx context.Context, f *fault) error {
 // answers asks a tiny question, one for all who want to know at the same time.
 func (c *Client) answers(ctx context.Context) bool {
 	_, err, _ := c.alive.Do("", func() (any, error) {
-		if _, f := c.paid(ctx, c.dialect, probe(Request{})); f != nil {
+		_, f := c.paid(ctx, c.dialect, probe(Request{}, probeTokens))
+		if f != nil && f.class != Length && f.class != Malformed { // those were answered
 			return nil, errors.New(f.message)
 		}
 		return nil, nil

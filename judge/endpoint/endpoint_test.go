@@ -197,12 +197,14 @@ func TestOpenRefuses(t *testing.T) {
 		code   int
 		says   string
 	}{
-		"another model": {&fakeServer{}, Config{Model: "llama"}, failure.Refused, `does not serve "llama"`},
-		"key refused":   {&fakeServer{list: 401}, Config{Key: "sk-1"}, failure.Refused, "refuses the key: 401"},
-		"server down":   {&fakeServer{list: 502}, Config{}, failure.Stopped, "502"},
+		"another model": {&fakeServer{chat: func(int, string) (int, string) {
+			return 200, `{"model":"m","choices":[{"message":{"content":"{\"b\":"}}]}`
+		}}, Config{Model: "llama"}, failure.Refused, `does not serve "llama": m answers in its place`},
+		"key refused": {&fakeServer{list: 401}, Config{Key: "sk-1"}, failure.Refused, "refuses the key: 401"},
+		"server down": {&fakeServer{list: 502}, Config{}, failure.Stopped, "502"},
 		"no temperature": {&fakeServer{chat: func(int, string) (int, string) {
 			return 400, `{"error":{"message":"'temperature' does not support 0 with this model"}}`
-		}}, Config{}, failure.Refused, "takes no temperature"},
+		}}, Config{}, failure.Refused, "refuses the temperature"},
 		"nothing goes": {&fakeServer{chat: func(int, string) (int, string) { return 422, `{"detail":"no"}` }}, Config{}, failure.Refused, "422 Unprocessable Entity: no"},
 		"not a URL":    {&fakeServer{}, Config{URL: "judge:80"}, failure.Usage, "neither an http nor a unix URL"},
 		"key in URL":   {&fakeServer{}, Config{URL: "https://u:secret@h/v1"}, failure.Usage, "URL of h holds a user"},

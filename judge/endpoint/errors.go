@@ -2,11 +2,12 @@ package endpoint
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"math/rand/v2"
 	"net/http"
+	"net/url"
+	"regexp"
 	"strconv"
 	"strings"
 	"time"
@@ -24,6 +25,8 @@ const (
 	Rejected      = "rejected"       // the server says 4xx to this one
 	Timeout       = "timeout"        // no answer in time, others were answered
 	ServerError   = "server_error"   // 5xx or a broken reply, others were answered
+	Malformed     = "malformed"      // an answer in which no verdict can be read
+	Length        = "length"         // the answer did not end within its limit
 )
 
 // Error is a question that got no answer, while the server answers others.
@@ -38,10 +41,12 @@ func (e *Error) Error() string { return e.Class + ": " + e.Message }
 // fault is what went wrong with one request.
 type fault struct {
 	fatal     error // ends the run
+	denied    error // ends the run unless the server answers others
 	class     string
 	retry     bool // another try may do
 	throttled bool // too fast, or too many
 	unknown   bool // it may have been computed, and billed
+	foreign   bool // not in the form of any such server: a proxy, or a web site
 	status    int
 	message   string
 	raw       string
@@ -51,11 +56,28 @@ type fault struct {
 
 // error is the fault for the user, who must never see the key.
 func (f *fault) error(c *Client) *Error {
-	message := shorten(f.message, 500)
-	if c.cfg.Key != "" {
-		message = strings.ReplaceAll(message, c.cfg.Key, "[key]")
+	return &Error{Class: f.class, Message: c.redact(shorten(f.message, 500)), Raw: c.redact(f.raw)}
+}
+
+// said is what the server said, for the user.
+func (f *fault) said(c *Client) string { return f.error(c).Message }
+
+// redact takes keys out of a server's words, also those that it shows in part.
+func (c *Client) redact(s string) string {
+	secrets := []string{c.cfg.Key}
+	for name := range c.cfg.Header {
+		secrets = append(secrets, c.cfg.Header.Get(name))
 	}
-	return &Error{Class: f.class, Message: message, Raw: f.raw}
+	for _, key := range secrets {
+		if key == "" {
+			continue
+		}
+		s = strings.ReplaceAll(s, key, "[key]")
+		if len(key) >= 8 {
+			s = regexp.MustCompile(regexp.QuoteMeta(key[:4])+`[\w.\-]*\*[*\w.\-]*`).ReplaceAllString(s, "[key]")
+		}
+	}
+	return s
 }
 
 func shorten(s string, most int) string {
@@ -80,63 +102,90 @@ func (c *Client) explain(ctx context.Context, err error) *fault {
 	var other *openai.RequestError
 	switch {
 	case errors.As(err, &api):
-		code := fmt.Sprint(api.Code)
-		return c.status(&fault{status: api.HTTPStatusCode, message: api.Message, err: err}, code+" "+api.Type)
+		return c.refused(api.HTTPStatusCode, words{message: api.Message, code: fmt.Sprint(api.Code) + " " + api.Type}, nil)
 	case errors.As(err, &other):
-		return c.status(&fault{status: other.HTTPStatusCode, message: bodyMessage(other.Body), err: err}, "")
+		return c.refused(other.HTTPStatusCode, readWords(other.Body), nil)
 	case errors.Is(err, context.DeadlineExceeded):
-		return &fault{class: Timeout, retry: true, unknown: true, message: "no answer within " + c.cfg.Timeout.String(), err: err}
+		return &fault{class: Timeout, retry: true, unknown: true, message: "no answer within " + c.cfg.Timeout.String() + c.proxied(), err: err}
 	case errors.Is(err, openai.ErrReasoningModelLimitationsLogprobs), errors.Is(err, openai.ErrReasoningSamplingUnsupported):
 		return &fault{class: Rejected, message: err.Error(), err: errNotForModel}
+	case errors.Is(err, errTooLong):
+		return &fault{class: Malformed, unknown: true, message: err.Error(), err: err}
 	}
-	return &fault{class: ServerError, retry: true, unknown: true, message: err.Error(), err: err}
+	return &fault{class: ServerError, retry: true, unknown: true, message: err.Error() + c.proxied(), err: err}
 }
 
-// bodyMessage finds the words in an error body that is not in OpenAI's form.
-func bodyMessage(body []byte) string {
-	var said struct{ Message, Detail, Error any }
-	if json.Unmarshal(body, &said) == nil {
-		for _, v := range []any{said.Message, said.Detail, said.Error} {
-			if v != nil {
-				return fmt.Sprint(v)
-			}
-		}
+// proxied names the proxy that a request went through, "" for none.
+func (c *Client) proxied() string {
+	if c.proxy == "" {
+		return ""
 	}
-	return string(body)
+	return fmt.Sprintf(" (through the proxy %s: if the judge is reached without it, set NO_PROXY=%s)", c.proxy, c.host)
 }
 
-// status sorts an answer that is an error by its code and its words.
-func (c *Client) status(f *fault, code string) *fault {
-	f.message = fmt.Sprintf("%d %s: %s", f.status, http.StatusText(f.status), f.message)
-	words := strings.ToLower(code + " " + f.message)
+// refused sorts an answer that is an error by its status and its words.
+func (c *Client) refused(status int, w words, h http.Header) *fault {
+	f := &fault{status: status, foreign: w.foreign, raw: w.raw, wait: max(retryAfter(h), w.wait)}
+	f.message = strings.TrimSuffix(strings.TrimSpace(fmt.Sprintf("%d %s: %s", status, http.StatusText(status), w.message)), ":")
+	if w.foreign {
+		f.message += c.proxied()
+	}
+	said := strings.ToLower(w.code + " " + f.message)
 	switch {
-	case f.status == http.StatusUnauthorized || f.status == http.StatusForbidden:
-		// The server's words often quote the key.
-		f.fatal = failure.New(failure.Refused, "set TOKENFORK_JUDGE_KEY (or OPENAI_API_KEY) to a key that may use the model",
-			"the judge at %s refuses the key: %d %s", c.cfg.URL, f.status, http.StatusText(f.status))
-	case f.status == http.StatusNotFound:
-		f.fatal = failure.New(failure.Refused, "mend --judge-url or --judge-model", "the judge at %s has no such place or model: %w", c.cfg.URL, f.error(c))
-	case f.status == http.StatusPaymentRequired || strings.Contains(words, "insufficient_quota"):
+	case status >= 300 && status < 400:
+		f.fatal = failure.New(failure.Refused, "give --judge the URL that answers", "the judge at %s redirects to %q: not followed, for it would get the key", c.cfg.URL, bare(h.Get("Location")))
+	case status == http.StatusUnauthorized, status == http.StatusProxyAuthRequired:
+		f.class = Rejected
+		f.denied = failure.New(failure.Refused, "set TOKENFORK_JUDGE_KEY (or OPENAI_API_KEY, which is sent over https only) to a key that may use the model",
+			"the judge at %s refuses the key: %s", c.cfg.URL, f.said(c))
+	case status == http.StatusForbidden:
+		f.class = ContentFilter
+		f.denied = failure.New(failure.Refused, "check that the key may use the model, and that this host may use the server", "the judge at %s refuses: %s", c.cfg.URL, f.said(c))
+	case status == http.StatusNotFound:
+		f.class = Rejected
+		f.denied = failure.New(failure.Refused, "check --judge and --judge-model", "the judge at %s has no such page or model: %s", c.cfg.URL, f.said(c))
+	case status == http.StatusPaymentRequired, strings.Contains(said, "insufficient_quota"):
 		f.fatal = failure.New(failure.Stopped, "add credit and start it again: what is judged is kept", "the judge's account is used up: %w", f.error(c))
-	case f.status == http.StatusTooManyRequests:
+	case status == http.StatusTooManyRequests, status == capacityExceeded:
 		f.class, f.retry, f.throttled = ServerError, true, true
-	case f.status >= 500 || f.status == http.StatusRequestTimeout || f.status == http.StatusConflict || f.status == http.StatusTooEarly:
+	case status >= 500 || status == http.StatusRequestTimeout || status == http.StatusConflict || status == http.StatusTooEarly:
 		f.class, f.retry = ServerError, true
 	default:
-		f.class = rejection(f.status, words)
+		f.class = rejection(status, said)
 	}
 	return f
 }
 
-func rejection(status int, words string) string {
-	for _, w := range []string{"content_filter", "content_policy", "content management policy", "invalid_prompt"} {
-		if strings.Contains(words, w) {
-			return ContentFilter
-		}
+// bare is a URL without what may be secret in it.
+func bare(s string) string {
+	u, err := url.Parse(s)
+	if err != nil {
+		return "another place"
 	}
-	for _, w := range []string{"context_length", "context length", "maximum context", "too long", "max_model_len", "maximum model length"} {
-		if strings.Contains(words, w) {
-			return ContextLength
+	u.User, u.RawQuery, u.Fragment = nil, "", ""
+	return u.String()
+}
+
+// capacityExceeded is Groq's status for a busy flex tier.
+const capacityExceeded = 498
+
+// phrases by which servers say 400 to one question, and what they mean.
+var phrases = []struct {
+	class string
+	words []string
+}{
+	{Malformed, []string{"json_validate_failed", "failed to generate json", "failed to validate json"}},
+	{Length, []string{"could not finish the message", "model output limit was reached"}},
+	{ContentFilter, []string{"content_filter", "content_policy", "content management policy", "invalid_prompt", "data_inspection_failed", "moderation"}},
+	{ContextLength, []string{"context_length", "context length", "context size", "context window", "maximum context", "too long", "max_model_len", "maximum model length", "exceed_context"}},
+}
+
+func rejection(status int, said string) string {
+	for _, p := range phrases {
+		for _, w := range p.words {
+			if strings.Contains(said, w) {
+				return p.class
+			}
 		}
 	}
 	if status == http.StatusRequestEntityTooLarge {
@@ -148,11 +197,11 @@ func rejection(status int, words string) string {
 // retryAfter is the break that the server asks for.
 func retryAfter(h http.Header) time.Duration {
 	if ms, err := strconv.ParseFloat(h.Get("Retry-After-Ms"), 64); err == nil && ms > 0 {
-		return time.Duration(ms * float64(time.Millisecond))
+		return seconds(ms / 1000)
 	}
 	v := h.Get("Retry-After")
 	if s, err := strconv.ParseFloat(v, 64); err == nil && s > 0 {
-		return time.Duration(s * float64(time.Second))
+		return seconds(s)
 	}
 	at, err := http.ParseTime(v)
 	now, dateErr := http.ParseTime(h.Get("Date")) // the server's clock: ours may be off
@@ -160,6 +209,11 @@ func retryAfter(h http.Header) time.Duration {
 		return 0
 	}
 	return max(0, at.Sub(now))
+}
+
+// seconds is a duration of so many, at most a year.
+func seconds(s float64) time.Duration {
+	return time.Duration(min(max(s, 0), 365*24*3600) * float64(time.Second))
 }
 
 // backoff doubles from 1 s to 60 s, each shortened at random by up to a half.

@@ -22,6 +22,7 @@ type pace struct {
 	closed chan struct{}
 
 	mu       sync.Mutex
+	why      error // closed
 	limit    float64
 	under    int
 	waiting  list.List // of chan struct{}
@@ -58,12 +59,16 @@ var ErrDrained = errors.New("nothing new is asked of the judge")
 // Drain lets the requests under way end and sends no others.
 func (c *Client) Drain() { c.pace.close() }
 
-func (p *pace) close() {
+func (p *pace) close() { p.fail(ErrDrained) }
+
+// fail lets nobody start any more, for the reason given first.
+func (p *pace) fail(why error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	select {
 	case <-p.closed:
 	default:
+		p.why = why
 		close(p.closed)
 	}
 }
@@ -73,8 +78,8 @@ func (p *pace) acquire(ctx context.Context) error {
 	p.mu.Lock()
 	select {
 	case <-p.closed:
-		p.mu.Unlock()
-		return ErrDrained
+		defer p.mu.Unlock()
+		return p.why
 	default:
 	}
 	ready := make(chan struct{})
@@ -97,7 +102,7 @@ func (p *pace) acquire(ctx context.Context) error {
 		p.waiting.Remove(e)
 	}
 	if ctx.Err() == nil {
-		return ErrDrained
+		return p.why
 	}
 	return fmt.Errorf("ask the judge: %w", context.Cause(ctx))
 }
@@ -205,13 +210,8 @@ func (p *pace) cut() {
 	p.round = round{start: time.Now()}
 }
 
-// headers waits where the server says that nothing more is left of a quota, or
-// too little for a request of so many tokens.
-func (p *pace) headers(h http.Header, tokens int64) {
-	wait := max(quota(h, "requests", 1), quota(h, "tokens", tokens))
-	if wait == 0 {
-		return
-	}
+// pause lets nobody start for so long.
+func (p *pace) pause(wait time.Duration) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if until := time.Now().Add(wait); until.After(p.until) {
@@ -230,8 +230,8 @@ func quota(h http.Header, kind string, need int64) time.Duration {
 	if d, err := time.ParseDuration(reset); err == nil {
 		return max(0, d)
 	}
-	if s, err := strconv.ParseFloat(reset, 64); err == nil && s < 24*3600 { // larger: a date, in some dialects
-		return time.Duration(max(0, s) * float64(time.Second))
+	if s, err := strconv.ParseFloat(reset, 64); err == nil && s < 48*3600 { // larger: a date, in some dialects
+		return seconds(s)
 	}
 	return 0
 }

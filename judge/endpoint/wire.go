@@ -7,40 +7,90 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"strconv"
+	"net/url"
 	"strings"
 )
 
-// wire adds members to the JSON body of a request. go-openai leaves out a
-// temperature of 0, which the server would take for its own default, and has
-// no fields for vLLM's sampling parameters.
-type wire struct{ http *http.Client }
-
-type membersKey struct{}
-
-// withMembers carries members, JSON without braces, to the request's body.
-func withMembers(ctx context.Context, members []byte) context.Context {
-	return context.WithValue(ctx, membersKey{}, members)
+// wire stands between go-openai and the server. It adds members to the JSON
+// body of a request: go-openai leaves out a temperature of 0, which the server
+// would take for its own default, and has no fields for other servers'
+// parameters. And it keeps the answer for us to read: go-openai refuses one
+// whose unused members have other types than OpenAI's.
+type wire struct {
+	http   *http.Client
+	query  url.Values
+	header http.Header
 }
 
-// maxReply bounds what a broken server can make us hold.
+// exchange is a request that goes through the wire, and its answer.
+type exchange struct {
+	members []byte // JSON without braces, for the request's body
+	most    int64  // bytes that are read of the answer
+	status  int
+	header  http.Header
+	body    []byte
+}
+
+type exchangeKey struct{}
+
+func withExchange(ctx context.Context, x *exchange) context.Context {
+	return context.WithValue(ctx, exchangeKey{}, x)
+}
+
+// errTooLong is an answer that no question asks for.
+var errTooLong = errors.New("the answer is too long")
+
+// maxReply bounds what is read of answers whose length no request bounds.
 const maxReply = 64 << 20
 
 func (w *wire) Do(req *http.Request) (*http.Response, error) {
-	if members, _ := req.Context().Value(membersKey{}).([]byte); len(members) > 0 && req.Body != nil {
-		if err := addMembers(req, members); err != nil {
+	x, _ := req.Context().Value(exchangeKey{}).(*exchange)
+	w.address(req)
+	if x != nil && len(x.members) > 0 && req.Body != nil {
+		if err := addMembers(req, x.members); err != nil {
 			return nil, err
 		}
 	}
 	resp, err := w.http.Do(req)
-	if err != nil || strings.HasSuffix(req.URL.Path, "/content") { // a batch's answers are long
-		return resp, err
+	if err != nil {
+		var named *url.Error // with the whole URL
+		if errors.As(err, &named) {
+			err = named.Err
+		}
+		return nil, err
 	}
-	resp.Body = struct {
-		io.Reader
-		io.Closer
-	}{io.LimitReader(resp.Body, maxReply), resp.Body}
-	return resp, nil
+	if x == nil {
+		if !strings.HasSuffix(req.URL.Path, "/content") { // a batch's answers are long
+			resp.Body = struct {
+				io.Reader
+				io.Closer
+			}{io.LimitReader(resp.Body, maxReply), resp.Body}
+		}
+		return resp, nil
+	}
+	defer resp.Body.Close()
+	if x.body, err = io.ReadAll(io.LimitReader(resp.Body, x.most+1)); err != nil {
+		return nil, err
+	}
+	if int64(len(x.body)) > x.most {
+		return nil, fmt.Errorf("%w: more than %d bytes", errTooLong, x.most)
+	}
+	x.status, x.header = resp.StatusCode, resp.Header
+	return &http.Response{StatusCode: http.StatusOK, Header: resp.Header, Body: io.NopCloser(strings.NewReader("{}"))}, nil
+}
+
+// address adds the user's query and headers.
+func (w *wire) address(req *http.Request) {
+	if len(w.query) > 0 {
+		q := req.URL.Query()
+		for name, values := range w.query {
+			q[name] = values
+		}
+		req.URL.RawQuery = q.Encode()
+	}
+	for name := range w.header {
+		req.Header.Set(name, w.header.Get(name))
+	}
 }
 
 func addMembers(req *http.Request, members []byte) error {
@@ -63,25 +113,4 @@ func insert(object, members []byte) ([]byte, error) {
 		return nil, errors.New("request body is not an object with members")
 	}
 	return bytes.Join([][]byte{[]byte("{"), members, []byte(","), object[1:]}, nil), nil
-}
-
-// greedyVLLM states what vLLM would otherwise take from the model's
-// generation_config.json, a repetition penalty for instance.
-const greedyVLLM = `"top_p":1,"top_k":-1,"min_p":0,"repetition_penalty":1,"presence_penalty":0,"frequency_penalty":0`
-
-// members are the request's parts that go-openai can't write, or (max_tokens)
-// keeps from models whose servers want the newer name.
-func (d dialect) members(r Request) []byte {
-	limit := "max_tokens"
-	if d.newLimit {
-		limit = "max_completion_tokens"
-	}
-	b := fmt.Appendf(nil, `"%s":%d`, limit, r.MaxTokens)
-	if r.Temperature != nil {
-		b = fmt.Appendf(b, `,"temperature":%s`, strconv.FormatFloat(*r.Temperature, 'f', -1, 64))
-	}
-	if d.vllm {
-		b = append(b, ","+greedyVLLM...)
-	}
-	return b
 }
