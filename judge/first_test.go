@@ -25,8 +25,8 @@ func TestUselessJudgeStops(t *testing.T) {
 		says, hint string
 		most       int // requests
 	}{
-		"prose":        {&endpoint.Reply{Text: "Both are fine."}, nil, "malformed: no verdict in it; it said: Both are fine.", "--judge-prompt", 20},
-		"thoughts":     {&endpoint.Reply{Reasoning: "reasoning_content"}, nil, "all of it is in reasoning_content", "reasoning parser", 20},
+		"prose":        {&endpoint.Reply{Text: "Both are fine."}, nil, "malformed: no verdict in it; it said: Both are fine.", "--judge-prompt", 58},
+		"thoughts":     {&endpoint.Reply{Reasoning: "reasoning_content"}, nil, "all of it is in reasoning_content", "reasoning parser", 58},
 		"cut":          {&endpoint.Reply{Text: "{", Cut: true}, nil, "cut at its limit", "--judge-max-tokens", 40},
 		"never so far": {&endpoint.Reply{Text: "<think>Hm", Cut: true}, nil, "cut at its limit", "enable_thinking", 80},
 		"rejected":     {nil, &endpoint.Error{Class: endpoint.Rejected, Message: "400: no"}, "400: no", "--judge-body", 20},
@@ -127,7 +127,7 @@ func TestUselessJudgeStopsAmongMany(t *testing.T) {
 		})
 	}
 	wg.Wait()
-	if failure.Code(stopped) != failure.Refused || len(f.asked) > enoughUnusable+2*8 {
+	if failure.Code(stopped) != failure.Refused || len(f.asked) > 3*(enoughUnusable+8) {
 		t.Errorf("asked %d times, %v", len(f.asked), stopped)
 	}
 }

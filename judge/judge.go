@@ -226,6 +226,7 @@ func (j *Judge) vote(ctx context.Context, k asking) (answer, error) {
 	r := k.request
 	r.MaxTokens = max(r.MaxTokens, int(j.room.Load()))
 	l := limit{least: k.request.MaxTokens}
+	counted := false
 	for asked := 1; ; asked++ {
 		reply, err := j.asker.Ask(ctx, r)
 		var a answer
@@ -246,7 +247,8 @@ func (j *Judge) vote(ctx context.Context, k asking) (answer, error) {
 			asked-- // that is no fault of the answer
 			continue
 		}
-		if failed.Class != Malformed || asked > 1 || !j.rewords(r) {
+		if !counted && (failed.Class != Malformed || !j.rewords(r)) {
+			counted = true
 			if err := j.first.unusable(failed); err != nil {
 				return answer{}, err
 			}
