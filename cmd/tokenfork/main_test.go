@@ -9,11 +9,15 @@ import (
 	"testing"
 
 	"tokenfork/internal/vllm"
+	"tokenfork/internal/vllm/fakevllm"
 )
 
-// TestMain makes this binary the guard or tokenfork itself where it is started
-// as one of them.
+// TestMain makes this binary the guard, a fake vLLM or tokenfork itself where it
+// is started as one of them.
 func TestMain(m *testing.M) {
+	if len(os.Args) > 1 && os.Args[1] == fakevllm.Command {
+		os.Exit(fakevllm.Main(os.Args[2:]))
+	}
 	if len(os.Args) > 1 && os.Args[1] == vllm.GuardCommand {
 		os.Exit(vllm.GuardMain(os.Args[2:]))
 	}
