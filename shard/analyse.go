@@ -31,7 +31,6 @@ type analyst struct {
 	counts []cell
 
 	contextEnds []int
-	raw         []byte // a context that is no UTF-8
 }
 
 func newAnalyst(p *planner) (*analyst, error) {

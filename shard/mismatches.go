@@ -10,7 +10,6 @@ import (
 	"unsafe"
 
 	"tokenfork/internal/job"
-	"tokenfork/internal/tokenizer"
 )
 
 // The rows of mismatches.csv are written here, not by internal/columnar: there
@@ -115,8 +114,7 @@ func (a *analyst) contexts() string {
 		start := len(b)
 		b = a.texts.append(b, w.Real[from:p])
 		if !utf8.Valid(b[start:]) {
-			a.raw = append(a.raw[:0], b[start:]...)
-			b = tokenizer.AppendText(b[:start], a.raw)
+			b = append(b[:start], a.texts.tokenizer.Decode(w.Real[from:p])...)
 		}
 		a.contextEnds = append(a.contextEnds, len(b))
 		from = p

@@ -71,9 +71,8 @@ func (e *Ends) set(rules, eos []int32) {
 func (t *Tokenizer) idsByRule(spec string) []int32 {
 	var ids []int32
 	for id := range int32(t.Size()) {
-		text := string(AppendText(nil, t.Bytes(id)))
-		if spec == R2REnds && int(id) < t.vocab && endsAsR2R(text) ||
-			spec != R2REnds && endsIn(text, spec) {
+		if spec == R2REnds && int(id) < t.vocab && endsAsR2R(t.alone(id)) ||
+			spec != R2REnds && endsIn(t.Decode([]int32{id}), spec) {
 			ids = append(ids, id)
 		}
 	}
@@ -120,9 +119,10 @@ func endsIn(text, characters string) bool {
 //   - those with a straight quote " or ': it counts as opening, and the last one is
 //     never followed by its like.
 //
-// The rule looks at the token alone, so it is a set of ids like any other. R2R decodes
-// through transformers, which for a few models strips spaces before punctuation; here
-// the text is taken as it is.
+// The rule looks at the token decoded alone, without the leading space that some
+// tokenizers then leave out, so it is a set of ids like any other. R2R decodes through
+// transformers, which for a few models strips spaces before punctuation; here the text
+// is taken as it is.
 const (
 	r2rEnds  = ".!?。！？\n"
 	r2rOpen  = "([{<（【《〈「『"

@@ -89,40 +89,38 @@ func restored(t *testing.T, ends *Ends) *Ends {
 
 // By the text alone: a look ahead is needed where an end completes "digit, point", the
 // decimal goes on where the next text begins with a digit.
-func TestDecimalsByText(t *testing.T) {
+func decimalsByText(t *testing.T, tok *Tokenizer, _ expected) {
 	point, digit := regexp.MustCompile(`[0-9]\.$`), regexp.MustCompile(`^[0-9]`)
-	eachReal(t, func(t *testing.T, tok *Tokenizer, want expected) {
-		made, err := NewEnds(tok, DefaultEnds, nil, true)
-		if err != nil {
-			t.Fatal(err)
+	made, err := NewEnds(tok, DefaultEnds, nil, true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ends := restored(t, made)
+	ids := slices.Concat(made.decimals.EndsDigit.sorted, made.IDs())
+	rng := rand.New(rand.NewPCG(1, 2))
+	asked := 0
+	for range 200000 {
+		prev, id := rng.Int32N(int32(tok.Size()+5))-1, rng.Int32N(int32(tok.Size()+5))
+		if rng.IntN(2) == 0 {
+			prev, id = ids[rng.IntN(len(ids))], made.decimals.Dot.sorted[0]
+		} else if rng.IntN(2) == 0 {
+			id = ids[rng.IntN(len(ids))]
 		}
-		ends := restored(t, made)
-		ids := slices.Concat(made.decimals.EndsDigit.sorted, made.IDs())
-		rng := rand.New(rand.NewPCG(1, 2))
-		asked := 0
-		for range 200000 {
-			prev, id := rng.Int32N(int32(tok.Size()+5))-1, rng.Int32N(int32(tok.Size()+5))
-			if rng.IntN(2) == 0 {
-				prev, id = ids[rng.IntN(len(ids))], made.decimals.Dot.sorted[0]
-			} else if rng.IntN(2) == 0 {
-				id = ids[rng.IntN(len(ids))]
-			}
-			isEnd, ahead := ends.End(prev, id)
-			wantAhead := isEnd && point.MatchString(tok.Decode([]int32{prev, id}))
-			if isEnd != made.IsEnd(id) || ahead != wantAhead {
-				t.Fatalf("%d, %d: end %v, look ahead %v, want %v", prev, id, isEnd, ahead, wantAhead)
-			}
-			if got := ends.ContinuesDecimal(id); got != digit.MatchString(tok.Decode([]int32{id})) {
-				t.Fatalf("%d continues a decimal: %v", id, got)
-			}
-			if ahead {
-				asked++
-			}
+		isEnd, ahead := ends.End(prev, id)
+		wantAhead := isEnd && point.MatchString(tok.Decode([]int32{prev, id}))
+		if isEnd != made.IsEnd(id) || ahead != wantAhead {
+			t.Fatalf("%d, %d: end %v, look ahead %v, want %v", prev, id, isEnd, ahead, wantAhead)
 		}
-		if asked < 100 {
-			t.Errorf("only %d look aheads", asked)
+		if got := ends.ContinuesDecimal(id); got != digit.MatchString(tok.Decode([]int32{id})) {
+			t.Fatalf("%d continues a decimal: %v", id, got)
 		}
-	})
+		if ahead {
+			asked++
+		}
+	}
+	if asked < 100 {
+		t.Errorf("only %d look aheads", asked)
+	}
 }
 
 func TestWithoutDecimalsNoLookAhead(t *testing.T) {

@@ -26,11 +26,6 @@ type addedToken struct {
 	Special bool   `json:"special"`
 }
 
-type decoder struct {
-	Type     string    `json:"type"`
-	Decoders []decoder `json:"decoders"`
-}
-
 // Parse reads the bytes of a tokenizer.json, which it keeps.
 func Parse(data []byte) (*Tokenizer, error) {
 	if !utf8.Valid(data) {
@@ -40,7 +35,7 @@ func Parse(data []byte) (*Tokenizer, error) {
 	if err := json.Unmarshal(data, &doc); err != nil {
 		return nil, fmt.Errorf("read tokenizer.json: %w", err)
 	}
-	decode, err := doc.decoding()
+	decode, err := newDecoding(doc.Decoder)
 	if err != nil {
 		return nil, err
 	}
@@ -49,62 +44,27 @@ func Parse(data []byte) (*Tokenizer, error) {
 		return nil, err
 	}
 	t := &Tokenizer{
-		raw: data, added: map[int32]string{}, special: map[int32]bool{}, ids: map[string]int32{}, vocab: len(vocab),
+		raw: data, decoding: decode, added: map[int32]string{}, special: map[int32]bool{}, ids: map[string]int32{}, vocab: len(vocab),
 	}
-	if err := t.setVocabulary(vocab, decode); err != nil {
+	if err := t.setVocabulary(vocab); err != nil {
 		return nil, err
 	}
-	if err := t.setAdded(doc.AddedTokens, vocab, decode); err != nil {
+	if err := t.setAdded(doc.AddedTokens, vocab); err != nil {
 		return nil, err
 	}
-	return t, nil
-}
-
-// decoding is how the file's decoder turns one token into bytes. It must be ByteLevel
-// or Fuse (tokens joined as they are), possibly in a Sequence; a Fuse after ByteLevel
-// changes nothing, any other order or decoder is refused by name.
-func (d *document) decoding() (func(string) []byte, error) {
-	if d.Decoder == nil {
-		return nil, errors.New("no decoder: only ByteLevel and Fuse are known")
-	}
-	var decode func(string) []byte
-	for _, name := range d.Decoder.flatten() {
-		switch {
-		case name == "ByteLevel" && decode == nil:
-			decode = byteLevel
-		case name == "Fuse":
-			if decode == nil {
-				decode = func(token string) []byte { return []byte(token) }
-			}
-		default:
-			return nil, fmt.Errorf("decoder %v: %s cannot be decoded here, only ByteLevel and Fuse",
-				d.Decoder.flatten(), quote(name))
-		}
-	}
-	if decode == nil {
-		return nil, errors.New("decoder Sequence is empty: only ByteLevel and Fuse are known")
-	}
-	return decode, nil
-}
-
-// flatten lists the types of the decoders in the order they are applied.
-func (d *decoder) flatten() []string {
-	if d.Type != "Sequence" {
-		return []string{d.Type}
-	}
-	var names []string
-	for _, inner := range d.Decoders {
-		names = append(names, inner.flatten()...)
-	}
-	return names
+	return t, t.check()
 }
 
 // vocabulary is the model's own tokens. Files of early versions leave out the type
-// of a BPE, which its merges give away.
+// of a BPE, which its merges give away. A Unigram lists its tokens, with their scores,
+// in the order of their ids.
 func (d *document) vocabulary() (map[string]int32, error) {
 	m := d.Model
-	if m.Type != "BPE" && m.Type != "WordLevel" && (m.Type != "" || m.Merges == nil) {
-		return nil, fmt.Errorf("model type %s: only BPE and WordLevel are known", quote(m.Type))
+	switch {
+	case m.Type == "Unigram":
+		return unigram(m.Vocab)
+	case m.Type != "BPE" && m.Type != "WordLevel" && (m.Type != "" || m.Merges == nil):
+		return nil, fmt.Errorf("model type %s: only BPE, Unigram and WordLevel are known", quote(m.Type))
 	}
 	var vocab map[string]int32
 	if err := json.Unmarshal(m.Vocab, &vocab); err != nil {
@@ -116,17 +76,44 @@ func (d *document) vocabulary() (map[string]int32, error) {
 	return vocab, nil
 }
 
-func (t *Tokenizer) setVocabulary(vocab map[string]int32, decode func(string) []byte) error {
-	for token, id := range vocab {
+func unigram(list json.RawMessage) (map[string]int32, error) {
+	var scored [][]json.RawMessage
+	if err := json.Unmarshal(list, &scored); err != nil {
+		return nil, fmt.Errorf("read model.vocab: %w", err)
+	}
+	if len(scored) == 0 {
+		return nil, errors.New("model.vocab is empty")
+	}
+	vocab := make(map[string]int32, len(scored))
+	for id, pair := range scored {
+		var token string
+		if len(pair) != 2 || json.Unmarshal(pair[0], &token) != nil {
+			return nil, fmt.Errorf("entry %d of model.vocab is not a token and its score", id)
+		}
+		if first, twice := vocab[token]; twice {
+			return nil, fmt.Errorf("the token %s of model.vocab has the ids %d and %d", quote(token), first, id)
+		}
+		vocab[token] = int32(id)
+	}
+	return vocab, nil
+}
+
+func (t *Tokenizer) setVocabulary(vocab map[string]int32) error {
+	for spelled, id := range vocab {
 		if err := t.grow(id); err != nil {
-			return fmt.Errorf("token %s: %w", quote(token), err)
+			return fmt.Errorf("token %s: %w", quote(spelled), err)
 		}
-		if t.tokens[id] != nil {
-			return fmt.Errorf("two tokens of model.vocab have id %d, one is %s", id, quote(token))
+		if t.tokens[id].bytes != nil {
+			return fmt.Errorf("two tokens of model.vocab have id %d, one is %s", id, quote(spelled))
 		}
-		t.tokens[id] = decode(token)
+		t.set(id, spelled)
 	}
 	return nil
+}
+
+func (t *Tokenizer) set(id int32, spelled string) {
+	decoded, isByte := t.decoding.token(spelled, false)
+	t.tokens[id] = token{spelled, decoded, isByte}
 }
 
 // grow makes place for id.
@@ -135,7 +122,7 @@ func (t *Tokenizer) grow(id int32) error {
 		return fmt.Errorf("id %d is not between 0 and %d", id, maxID)
 	}
 	if missing := int(id) + 1 - len(t.tokens); missing > 0 {
-		t.tokens = append(t.tokens, make([][]byte, missing)...)
+		t.tokens = append(t.tokens, make([]token, missing)...)
 	}
 	return nil
 }
@@ -144,7 +131,7 @@ func (t *Tokenizer) grow(id int32) error {
 // file: in its order, a token of the vocabulary keeps its id there, each other one
 // gets the next number. A file whose own ids say otherwise is refused, since programs
 // would read it differently.
-func (t *Tokenizer) setAdded(added []addedToken, vocab map[string]int32, decode func(string) []byte) error {
+func (t *Tokenizer) setAdded(added []addedToken, vocab map[string]int32) error {
 	next := int32(t.vocab)
 	for _, token := range added {
 		if token.Content == "" {
@@ -164,9 +151,19 @@ func (t *Tokenizer) setAdded(added []addedToken, vocab map[string]int32, decode 
 		if err := t.grow(id); err != nil {
 			return fmt.Errorf("added token %s: %w", quote(token.Content), err)
 		}
-		t.tokens[id] = decode(token.Content)
+		t.set(id, token.Content)
 		t.added[id], t.ids[token.Content] = token.Content, id
 		t.special[id] = token.Special
+	}
+	return nil
+}
+
+// check refuses bytes that ByteLevel would take for characters.
+func (t *Tokenizer) check() error {
+	for id := range t.tokens {
+		if t.decoding.level && t.tokens[id].isByte {
+			return fmt.Errorf("id %d is a byte for ByteFallback, which ByteLevel would read as a character", id)
+		}
 	}
 	return nil
 }

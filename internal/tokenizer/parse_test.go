@@ -22,18 +22,27 @@ func file(decoder, model, added string) string {
 }
 
 func TestParseRefuses(t *testing.T) {
-	nested := `{"type":"Sequence","decoders":[{"type":"Replace"},{"type":"ByteFallback"},{"type":"Fuse"}]}`
+	sequence := func(decoders string) string { return `{"type":"Sequence","decoders":[` + decoders + `]}` }
+	fuse, fallback := `{"type":"Fuse"},`, `{"type":"ByteFallback"},`
 	for _, test := range []struct{ name, file, want string }{
 		{"empty", "", "read tokenizer.json: unexpected end of JSON input"},
 		{"truncated", `{"model":{"vocab":{"a"`, "unexpected end of JSON input"},
 		{"not UTF-8", "{\"\xff\":1}", "not valid UTF-8"},
 		{"no decoder", file("null", abc, ""), "no decoder"},
-		{"SentencePiece", file(nested, abc, ""), "decoder [Replace ByteFallback Fuse]: `Replace` cannot be decoded here"},
-		{"Metaspace", file(`{"type":"Metaspace"}`, abc, ""), "`Metaspace`"},
-		{"ByteLevel twice", file(`{"type":"Sequence","decoders":[{"type":"ByteLevel"},{"type":"ByteLevel"}]}`, abc, ""), "`ByteLevel` cannot"},
-		{"Fuse first", file(`{"type":"Sequence","decoders":[{"type":"Fuse"},{"type":"ByteLevel"}]}`, abc, ""), "`ByteLevel` cannot"},
+		{"WordPiece", file(`{"type":"WordPiece","prefix":"##"}`, abc, ""), "decoder [WordPiece]: `WordPiece` cannot be decoded here"},
+		{"Replace by a regular expression", file(`{"type":"Replace","pattern":{"Regex":"a+"},"content":" "}`, abc, ""), "`Replace` can only replace a string"},
+		{"Replace across tokens", file(sequence(fuse+`{"type":"Replace","pattern":{"String":"ab"},"content":""}`), abc, ""), "after Fuse one character"},
+		{"Strip of each token", file(`{"type":"Strip","content":" ","start":1,"stop":0}`, abc, ""), "`Strip` can only remove one kind of character, after Fuse"},
+		{"Metaspace after Fuse", file(sequence(fuse+`{"type":"Metaspace","replacement":"▁"}`), abc, ""), "decoder [Fuse Metaspace]: `Metaspace` must"},
+		{"ByteFallback after Fuse", file(sequence(fuse+`{"type":"ByteFallback"}`), abc, ""), "`ByteFallback` must be there once, before Fuse"},
+		{"bytes as characters", file(sequence(fallback+byteLevelDecoder), `{"type":"BPE","vocab":{"a":0,"<0x0A>":1}}`, ""), "id 1 is a byte for ByteFallback"},
+		{"ByteLevel twice", file(`{"type":"Sequence","decoders":[{"type":"ByteLevel"},{"type":"ByteLevel"}]}`, abc, ""), "`ByteLevel` cannot follow ByteLevel"},
+		{"Strip after ByteLevel", file(sequence(byteLevelDecoder+`,{"type":"Strip","content":" ","start":1}`), abc, ""), "`Strip` cannot follow ByteLevel"},
 		{"empty Sequence", file(`{"type":"Sequence"}`, abc, ""), "Sequence is empty"},
-		{"Unigram", file(byteLevelDecoder, `{"type":"Unigram","vocab":[["a",0]]}`, ""), "model type `Unigram`"},
+		{"WordPiece model", file(byteLevelDecoder, `{"type":"WordPiece","vocab":{"a":0}}`, ""), "model type `WordPiece`"},
+		{"empty Unigram", file(byteLevelDecoder, `{"type":"Unigram","vocab":[]}`, ""), "model.vocab is empty"},
+		{"Unigram without a score", file(byteLevelDecoder, `{"type":"Unigram","vocab":[["a",0],["b"]]}`, ""), "entry 1 of model.vocab is not a token and its score"},
+		{"Unigram twice", file(byteLevelDecoder, `{"type":"Unigram","vocab":[["a",0],["a",-1]]}`, ""), "the token `a` of model.vocab has the ids 0 and 1"},
 		{"no model", `{"decoder":{"type":"ByteLevel"}}`, "model type ``"},
 		{"no vocab", file(byteLevelDecoder, `{"type":"BPE"}`, ""), "read model.vocab"},
 		{"empty vocab", file(byteLevelDecoder, `{"type":"BPE","vocab":{}}`, ""), "model.vocab is empty"},
@@ -126,6 +135,8 @@ func FuzzParse(f *testing.F) {
 	f.Add([]byte(file(`{"type":"Sequence","decoders":[{"type":"ByteLevel"},{"type":"Fuse"}]}`, abc, `{"id":2,"content":"c."}`)))
 	f.Add([]byte(file(`{"type":"Fuse"}`, `{"type":"WordLevel","vocab":{"é":5,"":1}}`, "")))
 	f.Add([]byte(file(byteLevelDecoder, `{"vocab":{"ä½ł":0,"3.":1,"9":2},"merges":["a b"]}`, "null")))
+	f.Add([]byte(file(`{"type":"Sequence","decoders":[{"type":"ByteFallback"},{"type":"Metaspace","replacement":"▁"},{"type":"Fuse"},{"type":"Strip","content":" ","start":1}]}`,
+		`{"type":"Unigram","vocab":[["▁a",0],["<0xE2>",-1],["<0x0A>",-2]]}`, "")))
 	f.Add([]byte(`{"decoder":{"type":1}}`))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		tok, err := Parse(data)

@@ -1,6 +1,6 @@
 // Package tokenizer reads Hugging Face tokenizer.json files, turns token ids
-// into bytes and text exactly as the tokenizers library decodes them, and works
-// out which ids end a sentence. It does not encode.
+// into bytes and text exactly as the tokenizers library decodes them in the middle
+// of a text, and works out which ids end a sentence. It does not encode.
 package tokenizer
 
 import (
@@ -11,22 +11,30 @@ import (
 	"fmt"
 	"os"
 	"strconv"
+	"unicode/utf8"
 
 	"tokenfork/internal/failure"
 )
 
 // Tokenizer maps token ids to bytes. It is immutable and safe for concurrent use.
 type Tokenizer struct {
-	raw     []byte
-	tokens  [][]byte // by id; nil where there is no token
-	added   map[int32]string
-	special map[int32]bool   // of the added tokens, those that the file marks so
-	ids     map[string]int32 // added tokens by content
-	vocab   int              // entries of the model's own vocabulary
+	raw      []byte
+	decoding *decoding
+	tokens   []token // by id
+	added    map[int32]string
+	special  map[int32]bool   // of the added tokens, those that the file marks so
+	ids      map[string]int32 // added tokens by content
+	vocab    int              // entries of the model's own vocabulary
+}
+
+type token struct {
+	spelled string // in the file
+	bytes   []byte // nil where there is no token
+	isByte  bool   // of ByteFallback
 }
 
 // Load reads the tokenizer.json at path. A file that is damaged, or of a kind that
-// is not decoded byte by byte, is refused.
+// cannot be decoded token by token, is refused.
 func Load(path string) (*Tokenizer, error) {
 	data, err := os.ReadFile(path)
 	if errors.Is(err, os.ErrNotExist) {
@@ -40,7 +48,7 @@ func Load(path string) (*Tokenizer, error) {
 	t, err := Parse(data)
 	if err != nil {
 		return nil, failure.New(failure.Refused,
-			"byte-level tokenizers as Qwen, Llama 3 and SmolLM2 have them can be used",
+			"byte-level tokenizers (Qwen, Llama 3, gpt-oss) and SentencePiece ones (Llama 2, Mistral, Gemma) can be used",
 			"load tokenizer %s: %w", path, err)
 	}
 	return t, nil
@@ -49,25 +57,64 @@ func Load(path string) (*Tokenizer, error) {
 // Size is one more than the largest id.
 func (t *Tokenizer) Size() int { return len(t.tokens) }
 
-// Bytes is what the token id stands for, nil for ids without a token: those beyond
+// Bytes is what the token id stands for in the middle of a text, nil for ids without a token: those beyond
 // the vocabulary (padding of the model's embedding) and gaps in it. It may be half
 // a UTF-8 character. The caller must not change it.
 func (t *Tokenizer) Bytes(id int32) []byte {
 	if id < 0 || int(id) >= len(t.tokens) {
 		return nil
 	}
-	return t.tokens[id]
+	return t.tokens[id].bytes
 }
 
-// Decode is the text of ids, as the library's decode(ids, skip_special_tokens=False)
-// gives it: the bytes of all tokens joined, added tokens like any other, then invalid
-// UTF-8 replaced. Ids without a token add nothing.
+// Decode is the text of ids in the middle of a text, as the library's
+// decode(ids, skip_special_tokens=False) gives it after other tokens: the bytes of all
+// tokens joined, added tokens like any other, then invalid UTF-8 replaced. Ids without
+// a token add nothing. At the start of a text the library's Strip and Metaspace leave
+// out a space; here it stays, so that pieces of a text can be joined.
 func (t *Tokenizer) Decode(ids []int32) string {
 	var joined []byte
 	for _, id := range ids {
 		joined = append(joined, t.Bytes(id)...)
 	}
+	if t.decoding.fallback && !t.decoding.level && !utf8.Valid(joined) {
+		return string(t.decodeRuns(ids))
+	}
 	return string(AppendText(nil, joined))
+}
+
+// decodeRuns decodes as ByteFallback does: bytes in a row are text if all of them
+// together are valid, else each becomes U+FFFD.
+func (t *Tokenizer) decodeRuns(ids []int32) []byte {
+	var text, run []byte
+	flush := func() {
+		if !utf8.Valid(run) {
+			run = bytes.Repeat([]byte("\uFFFD"), len(run))
+		}
+		text, run = append(text, run...), run[:0]
+	}
+	for _, id := range ids {
+		b := t.Bytes(id)
+		switch {
+		case b == nil:
+		case t.tokens[id].isByte:
+			run = append(run, b...)
+		default:
+			flush()
+			text = append(text, b...)
+		}
+	}
+	flush()
+	return text
+}
+
+// alone is the text of a token that is a whole text.
+func (t *Tokenizer) alone(id int32) string {
+	if t.Bytes(id) == nil {
+		return ""
+	}
+	decoded, _ := t.decoding.token(t.tokens[id].spelled, true)
+	return string(AppendText(nil, decoded))
 }
 
 // IsAdded says whether id is an added token, special or not.

