@@ -114,7 +114,8 @@ func graceful(ctx context.Context, grace time.Duration) (context.Context, contex
 	return work, func() { stop(); cancel(nil) }
 }
 
-// open finds the shards of each side that have no commit, and one manifest's plan.
+// open finds the shards of each side that have no commit, and one manifest's plan,
+// which is nil if there are no shards.
 func open(ctx context.Context, o *Options) ([2][]int, *job.Plan, error) {
 	var todo [2][]int
 	if o.Shards == nil {
@@ -122,6 +123,9 @@ func open(ctx context.Context, o *Options) ([2][]int, *job.Plan, error) {
 		if o.Shards, err = shards(ctx, o.Store); err != nil {
 			return todo, nil, err
 		}
+	}
+	if len(o.Shards) == 0 {
+		return todo, nil, nil
 	}
 	m, err := job.OpenManifest(ctx, o.Store, o.Shards[0])
 	if err != nil {
@@ -162,10 +166,14 @@ func shards(ctx context.Context, s store.Store) ([]int, error) {
 		}
 		ks = append(ks, k)
 	}
-	if len(ks) == 0 {
+	if len(ks) > 0 {
+		return ks, nil
+	}
+	j, err := job.Load(ctx, s)
+	if err != nil || len(j.Shards) > 0 {
 		return nil, failure.New(failure.Refused, "run `tokenfork plan INPUT --job "+s.String()+"` first", "no shards at %s", s)
 	}
-	return ks, nil
+	return ks, nil // a table without mismatches
 }
 
 // unfinished leaves out what is committed, and says which commits are damaged.
