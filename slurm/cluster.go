@@ -2,11 +2,14 @@ package slurm
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os/exec"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -53,9 +56,9 @@ func (c Cluster) command(ctx context.Context, name string, args ...string) (stri
 var configLine = regexp.MustCompile(`(?m)^(\w+)[ \t]*=[ \t]*(.*?)[ \t]*$`)
 
 // Config asks for the configuration; the error is ErrNoSlurm (errors.Is) where
-// there is no scontrol.
-func (c Cluster) Config(ctx context.Context) (Config, error) {
-	out, err := c.command(ctx, "scontrol", "show", "config")
+// there is no scontrol. cluster "" is the default one.
+func (c Cluster) Config(ctx context.Context, cluster string) (Config, error) {
+	out, err := c.command(ctx, "scontrol", append(clusterFlags(cluster), "show", "config")...)
 	if err != nil {
 		return Config{}, err
 	}
@@ -79,31 +82,70 @@ func (c Cluster) Config(ctx context.Context) (Config, error) {
 
 // Queued is a job, or a task of an array, that Slurm has not finished with.
 type Queued struct {
-	ID     string // of the job, or the whole array
+	JobID
 	Task   int    // -1: no array
 	State  string // PENDING, RUNNING, COMPLETING, …
 	Reason string // why it waits, or where it runs
 }
 
+// JobID names a job or a whole array. Ids of two clusters can be equal.
+type JobID struct {
+	ID      string
+	Cluster string // of a multi-cluster site; "" is the one that commands speak to by default
+}
+
+// clusterFlags direct a command to the cluster.
+func clusterFlags(cluster string) []string {
+	if cluster == "" {
+		return nil
+	}
+	return []string{"--clusters=" + cluster}
+}
+
+const queueFormat = "--format=%F|%K|%T|%R"
+
 // Queue lists which of the jobs are queued or running, array tasks one by one.
-func (c Cluster) Queue(ctx context.Context, ids []string) ([]Queued, error) {
-	if len(ids) == 0 {
-		return nil, nil
+func (c Cluster) Queue(ctx context.Context, jobs []JobID) ([]Queued, error) {
+	ids := map[string][]string{}
+	for _, j := range jobs {
+		ids[j.Cluster] = append(ids[j.Cluster], j.ID)
 	}
-	out, err := c.command(ctx, "squeue", "--jobs="+strings.Join(ids, ","), "--noheader", "--array", "--format=%F|%K|%T|%R")
-	if err != nil && strings.Contains(err.Error(), "Invalid job id") {
-		return nil, nil // all long over, and forgotten
+	var all []Queued
+	for _, cluster := range slices.Sorted(maps.Keys(ids)) {
+		found, err := c.squeue(ctx, cluster, "--jobs="+strings.Join(ids[cluster], ","), "--array")
+		if err != nil && strings.Contains(err.Error(), "Invalid job id") {
+			continue // all have ended, and Slurm has forgotten them
+		}
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, found...)
 	}
+	return all, nil
+}
+
+// named gives the id of the job or array with a name that only one can have;
+// "" if Slurm has none.
+func (c Cluster) named(ctx context.Context, cluster, name string) (JobID, error) {
+	found, err := c.squeue(ctx, cluster, "--name="+name)
+	if err != nil || len(found) == 0 {
+		return JobID{}, err
+	}
+	return found[0].JobID, nil
+}
+
+func (c Cluster) squeue(ctx context.Context, cluster string, which ...string) ([]Queued, error) {
+	out, err := c.command(ctx, "squeue", slices.Concat(clusterFlags(cluster), which, []string{"--noheader", queueFormat})...)
 	if err != nil {
 		return nil, err
 	}
 	var all []Queued
 	for line := range strings.Lines(out) {
 		fields := strings.SplitN(strings.TrimSpace(line), "|", 4)
-		if len(fields) != 4 {
+		if len(fields) != 4 { // --clusters heads its lines with the cluster's name
 			continue
 		}
-		q := Queued{ID: fields[0], Task: -1, State: fields[2], Reason: fields[3]}
+		q := Queued{JobID: JobID{fields[0], cluster}, Task: -1, State: fields[2], Reason: fields[3]}
 		if task, err := strconv.Atoi(fields[1]); err == nil { // N/A for a plain job
 			q.Task = task
 		}
@@ -112,18 +154,30 @@ func (c Cluster) Queue(ctx context.Context, ids []string) ([]Queued, error) {
 	return all, nil
 }
 
-var jobID = regexp.MustCompile(`^(\d+)(;.*)?$`)
+// An answer of sbatch, with --parsable or from a wrapper that leaves it out.
+var jobID = regexp.MustCompile(`^(?:(\d+)(?:;(\S+))?|Submitted batch job (\d+)(?: on cluster (\S+))?)$`)
 
-// sbatch submits and gives the job's id.
-func (c Cluster) sbatch(ctx context.Context, args []string) (string, error) {
-	out, err := c.command(ctx, "sbatch", append([]string{"--parsable"}, args...)...)
-	if err != nil {
-		return "", err
+// sbatch submits a job by a name that no other has, and gives its id. Wrappers
+// of sites print more than the id: the last line that is an id counts. An answer
+// without one, or an error, does not say that Slurm has not taken the job: squeue
+// is asked for the name.
+func (c Cluster) sbatch(ctx context.Context, cluster, name string, args []string) (JobID, error) {
+	out, err := c.command(ctx, "sbatch", slices.Concat([]string{"--parsable"}, clusterFlags(cluster), []string{"--job-name=" + name}, args)...)
+	if err == nil {
+		for _, line := range slices.Backward(strings.Split(out, "\n")) {
+			if m := jobID.FindStringSubmatch(strings.TrimSpace(line)); m != nil {
+				return JobID{m[1] + m[3], cmp.Or(m[2], m[4], cluster)}, nil
+			}
+		}
+		err = failure.New(failure.Other, "a wrapper of sbatch must print the id that --parsable gives", "sbatch gave no job id but %q", out)
 	}
-	m := jobID.FindStringSubmatch(out)
-	if m == nil {
-		return "", failure.New(failure.Other, "is sbatch a wrapper of the site's? It must print the id with --parsable",
-			"sbatch gave no job id but %q", out)
+	id, asked := c.named(context.WithoutCancel(ctx), cluster, name)
+	switch {
+	case asked != nil:
+		return JobID{}, failure.New(failure.Other, "squeue --name="+name+" tells whether Slurm has the job: if so, scancel it before you submit again",
+			"%w; squeue could not be asked whether Slurm has taken the job: %w", err, asked)
+	case id.ID == "":
+		return JobID{}, fmt.Errorf("%w; squeue has no job named %s", err, name)
 	}
-	return m[1], nil
+	return id, nil
 }

@@ -21,23 +21,24 @@ const both = "both"
 
 // Live lists the submissions' tasks, merges and reports that Slurm has not
 // finished with, and the ids of the jobs and arrays that they belong to.
-func (c Cluster) Live(ctx context.Context, submissions []job.Submission) (live []survey.Live, ids map[string]bool, err error) {
-	arrays := map[string]job.SlurmJob{}
-	var all []string
+func (c Cluster) Live(ctx context.Context, submissions []job.Submission) (live []survey.Live, ids map[JobID]bool, err error) {
+	arrays := map[JobID]job.SlurmJob{}
+	var all []JobID
 	for _, s := range submissions {
 		for _, a := range s.Arrays {
-			arrays[a.ID] = a
-			all = append(all, a.ID)
+			id := JobID{a.ID, a.Cluster}
+			arrays[id] = a
+			all = append(all, id)
 		}
 	}
 	queue, err := c.Queue(ctx, all)
 	if err != nil {
 		return nil, nil, err
 	}
-	ids = map[string]bool{}
+	ids = map[JobID]bool{}
 	for _, q := range queue {
-		a := arrays[q.ID]
-		ids[q.ID] = true
+		a := arrays[q.JobID]
+		ids[q.JobID] = true
 		if a.Shards == nil {
 			live = append(live, survey.Live{Key: tasks.Key{Stage: a.Stage, Shard: -1}, Slurm: q.ID, State: q.State, Reason: q.Reason})
 		}

@@ -38,9 +38,15 @@ func (a assignment) String() string {
 }
 
 // directive is an #SBATCH line; value "" is a flag without one.
-type directive struct{ name, value string }
+type directive struct {
+	name, value string
+	off         bool // the script's own line does not count
+}
 
 func (d directive) String() string {
+	if d.off {
+		return "##SBATCH --" + d.name + "="
+	}
 	if d.value == "" {
 		return "#SBATCH --" + d.name
 	}
@@ -84,6 +90,9 @@ func setDirective(lines []string, d directive) []string {
 			return lines
 		}
 		last = i
+	}
+	if d.off {
+		return lines
 	}
 	return slices.Insert(lines, last+1, d.String())
 }

@@ -16,7 +16,7 @@ import (
 )
 
 func settings() Settings {
-	return Settings{Job: "/shared/job", Tokenfork: "/shared/bin/tokenfork", GPUs: 2, Judge: "none", Lead: 2 * time.Minute, Grace: 20 * time.Second, MaxRequeues: 3}
+	return Settings{Job: "/shared/job", Tokenfork: "/shared/bin/tokenfork", GPUs: GPUs{Count: 2}, Judge: "none", Lead: 2 * time.Minute, Grace: 20 * time.Second, MaxRequeues: 3}
 }
 
 // What a user may give reaches bash unchanged.
@@ -154,7 +154,7 @@ func TestDryRunWithoutCluster(t *testing.T) {
 
 func TestDryRun(t *testing.T) {
 	out := dry(t, func(o *Options) {
-		o.SmallGPUs, o.Throttle, o.Judge, o.JudgeModel = 1, 10, "https://judge.example/v1", "m"
+		o.SmallGPUs, o.Throttle, o.Judge, o.JudgeModel = GPUs{Count: 1}, 10, "https://judge.example/v1", "m"
 	})
 	for _, want := range []string{
 		"infer_0=$(sbatch --parsable --array=0-1000%2 /shared/job/slurm/1/infer-small.sbatch /shared/job/slurm/1/infer-small-0.list)",

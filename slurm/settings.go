@@ -27,12 +27,14 @@ type Settings struct {
 
 	Partition, Account string
 	Time               time.Duration
-	GPUs               int // of an infer task, and of a local judge
-	SmallGPUs          int // > 0: the small model's tasks are arrays of their own, with so many
-	CPUs               int // of an infer task
-	Memory             string
+	GPUs               GPUs     // of an infer task, and of a local judge
+	SmallGPUs          GPUs     // more than none: the small model's tasks are arrays of their own
+	CPUs               int      // of a task with GPUs; 0: its share of the node's
+	Memory             string   // likewise; "": its share of the node's
+	Node               Node     // what a node with such GPUs has
 	Sbatch             []string // further flags of sbatch, for every stage
-	CPUSbatch          []string // for those without GPUs
+	GPUSbatch          []string // for stages with GPUs
+	CPUSbatch          []string // for those without
 	Throttle           int      // tasks of an array that run at once; 0: no limit
 
 	Prologue                   string
@@ -64,15 +66,34 @@ func (s *Settings) validate() error {
 		return failure.New(failure.Usage, "a longer --time", "a time limit of %s ends before SIGUSR1's lead of %s", s.Time, s.Lead)
 	case s.Judge == "":
 		return failure.New(failure.Usage, "--judge URL, local or none", "no word on who judges")
-	case s.Throttle < 0 || s.GPUs < 0 || s.SmallGPUs < 0 || s.CPUs < 0:
-		return failure.New(failure.Usage, "0 leaves it to the script", "negative number of tasks, GPUs or CPUs")
+	case s.Throttle < 0 || s.CPUs < 0:
+		return failure.New(failure.Usage, "0 leaves it to the script", "negative number of tasks or CPUs")
 	}
-	for _, flag := range slices.Concat(s.Sbatch, s.CPUSbatch) {
+	for _, flag := range slices.Concat(s.Sbatch, s.GPUSbatch, s.CPUSbatch) {
 		if !strings.HasPrefix(flag, "--") {
 			return failure.New(failure.Usage, "write it as --name=value", "flag %q of sbatch", flag)
 		}
 	}
+	gpu, cpu := flagValue(slices.Concat(s.Sbatch, s.GPUSbatch), "clusters"), flagValue(slices.Concat(s.Sbatch, s.CPUSbatch), "clusters")
+	if gpu != cpu || strings.Contains(gpu, ",") {
+		return failure.New(failure.Usage, "give one cluster to all stages, by --sbatch --clusters=NAME",
+			"stages on clusters %q and %q: a job cannot wait for one of another cluster", gpu, cpu)
+	}
 	return nil
+}
+
+// cluster is the one that the flags of sbatch name; "" leaves it to Slurm.
+func (s *Settings) cluster() string { return flagValue(s.Sbatch, "clusters") }
+
+// flagValue is what the last of the flags with this name says; "" if there is none.
+func flagValue(flags []string, name string) string {
+	value := ""
+	for _, flag := range flags {
+		if v, ok := strings.CutPrefix(flag, "--"+name+"="); ok {
+			value = v
+		}
+	}
+	return value
 }
 
 // judged says whether the submission has a judge array.
@@ -87,10 +108,10 @@ func (s *Settings) script(stage, side, folder string) (string, error) {
 
 func (s *Settings) directives(stage, side, folder string) []directive {
 	name := strings.TrimSuffix(scriptName(stage, side), ".sbatch")
-	ds := []directive{{"job-name", "tokenfork-" + name}, {"output", folder + "/logs/" + logName(stage, side)}}
+	ds := []directive{{name: "job-name", value: "tokenfork-" + name}, {name: "output", value: folder + "/logs/" + logName(stage, side)}}
 	add := func(name, value string) {
 		if value != "" {
-			ds = append(ds, directive{name, value})
+			ds = append(ds, directive{name: name, value: value})
 		}
 	}
 	add("partition", s.Partition)
@@ -101,28 +122,73 @@ func (s *Settings) directives(stage, side, folder string) []directive {
 			add("time", slurmTime(s.Time))
 		}
 	}
-	further := s.Sbatch
-	if stage == Infer || stage == Judge && s.Judge == "local" {
-		add("mem", s.Memory)
-		if s.CPUs > 0 {
-			add("cpus-per-task", strconv.Itoa(s.CPUs))
-		}
-		add("gres", "gpu:"+strconv.Itoa(s.gpus(stage, side)))
-	} else {
-		further = slices.Concat(further, s.CPUSbatch)
+	if gpus := s.gpus(stage, side); gpus.Count > 0 {
+		return append(ds, s.gpuDirectives(gpus)...)
 	}
-	for _, flag := range further {
-		name, value, _ := strings.Cut(strings.TrimPrefix(flag, "--"), "=")
-		ds = append(ds, directive{name, value})
+	for _, flag := range slices.Concat(s.Sbatch, s.CPUSbatch) {
+		if d := parseDirective(flag); !slices.Contains(gpuRequests, d.name) { // a stage without GPUs never asks for them
+			ds = append(ds, d)
+		}
 	}
 	return ds
 }
 
-func (s *Settings) gpus(stage, side string) int {
-	if stage == Infer && side == job.Small.String() {
-		return s.SmallGPUs
+// Flags of sbatch that say the same in another way: one that the user gives
+// takes the place of the script's own.
+var (
+	gpuRequests    = []string{"gres", "gpus", "gpus-per-node", "gpus-per-task", "gpus-per-socket", "gpu-bind", "gpu-freq", "mem-per-gpu", "cpus-per-gpu"}
+	cpuRequests    = []string{"cpus-per-task", "cpus-per-gpu"}
+	memoryRequests = []string{"mem", "mem-per-cpu", "mem-per-gpu"}
+)
+
+func parseDirective(flag string) directive {
+	name, value, _ := strings.Cut(strings.TrimPrefix(flag, "--"), "=")
+	return directive{name: name, value: value}
+}
+
+// gpuDirectives ask for a task's GPUs, CPUs and memory.
+func (s *Settings) gpuDirectives(gpus GPUs) []directive {
+	var theirs []directive
+	asked := func(names []string) bool {
+		return slices.ContainsFunc(theirs, func(d directive) bool { return slices.Contains(names, d.name) })
 	}
-	return s.GPUs
+	for _, flag := range slices.Concat(s.Sbatch, s.GPUSbatch) {
+		theirs = append(theirs, parseDirective(flag))
+	}
+	var ds []directive
+	cpus, memory := s.Node.share(gpus.Count)
+	switch {
+	case asked(cpuRequests):
+		ds = append(ds, directive{name: "cpus-per-task", off: true})
+	case s.CPUs > 0:
+		ds = append(ds, directive{name: "cpus-per-task", value: strconv.Itoa(s.CPUs)})
+	case cpus > 0:
+		ds = append(ds, directive{name: "cpus-per-task", value: strconv.Itoa(cpus)})
+	}
+	switch {
+	case asked(memoryRequests):
+	case s.Memory != "":
+		ds = append(ds, directive{name: "mem", value: s.Memory})
+	case memory > 0:
+		ds = append(ds, directive{name: "mem", value: strconv.Itoa(memory) + "M"})
+	}
+	if asked([]string{"gres", "gpus", "gpus-per-node", "gpus-per-task"}) {
+		ds = append(ds, directive{name: "gres", off: true})
+	} else {
+		ds = append(ds, directive{name: "gres", value: gpus.gres()})
+	}
+	return append(ds, theirs...)
+}
+
+// gpus are those of a task of the stage.
+func (s *Settings) gpus(stage, side string) GPUs {
+	switch {
+	case stage == Infer && side == job.Small.String():
+		return s.SmallGPUs
+	case stage == Infer, stage == Judge && s.Judge == "local":
+		return s.GPUs
+	}
+	return GPUs{}
 }
 
 func (s *Settings) assignments(side, folder string) []assignment {

@@ -1,6 +1,7 @@
 package slurm
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -104,7 +105,10 @@ func (p *plan) configure(ctx context.Context) error {
 	asking, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	var err error
-	p.config, err = p.Cluster.Config(asking)
+	if p.config, err = p.Cluster.Config(asking, p.cluster()); err == nil {
+		partition := cmp.Or(flagValue(slices.Concat(p.Sbatch, p.GPUSbatch), "partition"), p.Partition)
+		p.Node, err = p.Cluster.GPUNode(asking, p.cluster(), partition, p.GPUs.Type)
+	}
 	if err != nil && only && ctx.Err() == nil {
 		p.config = Config{MaxArraySize: defaultArraySize, KillWait: 30 * time.Second, JobRequeue: true}
 		_, err = fmt.Fprintf(p.Warn, "tokenfork: taking MaxArraySize to be %d: %v\n", defaultArraySize, err)
@@ -133,7 +137,7 @@ func (p *plan) decide(ctx context.Context, earlier []job.Submission) error {
 			"job %s was submitted before, %s", p.Store, describe(&earlier[n-1]))
 	}
 	var live []survey.Live
-	ids := map[string]bool{}
+	ids := map[JobID]bool{}
 	if len(earlier) > 0 {
 		var err error
 		if live, ids, err = p.Cluster.Live(ctx, earlier); err != nil && !errors.Is(err, ErrNoSlurm) {
@@ -142,7 +146,7 @@ func (p *plan) decide(ctx context.Context, earlier []job.Submission) error {
 	}
 	for _, s := range earlier {
 		for _, a := range s.Arrays {
-			if ids[a.ID] {
+			if ids[JobID{a.ID, a.Cluster}] {
 				p.alive[a.Stage] = append(p.alive[a.Stage], a.ID)
 			}
 		}
@@ -173,7 +177,7 @@ func (p *plan) layOut(unfinished []job.Task, live []survey.Live) {
 	}
 	open := func(side string, k int) bool { return todo[tasks.Key{Stage: Infer, Side: side, Shard: k}] }
 	servers := p.job.Settings.Servers()
-	if p.SmallGPUs > 0 && len(servers) > 1 {
+	if p.SmallGPUs.Count > 0 && len(servers) > 1 {
 		for _, side := range servers {
 			p.window(Infer, side.String(), func(k int) bool { return open(side.String(), k) })
 		}
@@ -251,7 +255,7 @@ func (p *plan) command(a *array, ids map[string][]string) []string {
 	if a.shards != nil {
 		args = append(args, "--array="+p.indexes(a))
 	}
-	if d := dependency(a.stage, ids); d != "" {
+	if d := p.dependency(a.stage, ids); d != "" {
 		args = append(args, "--dependency="+d)
 	}
 	if a.stage == Report {
@@ -264,24 +268,37 @@ func (p *plan) command(a *array, ids map[string][]string) []string {
 	return args
 }
 
-// indexes is the array's range, with its share of the throttle.
+// indexes is the array's range, with its share of the throttle: the bound holds
+// over all arrays of a stage. Where it is less than one task each, the arrays
+// run one after the other, and so they do after those of an earlier submission.
 func (p *plan) indexes(a *array) string {
 	r := "0-" + strconv.Itoa(len(a.shards)-1)
-	if p.Throttle == 0 {
+	switch {
+	case p.Throttle == 0:
 		return r
+	case p.inTurn(a.stage):
+		return r + "%" + strconv.Itoa(p.Throttle)
 	}
-	arrays := 0
-	for _, b := range p.arrays {
-		if b.stage == a.stage && b.shards != nil {
-			arrays++
+	return r + "%" + strconv.Itoa(p.Throttle/p.arraysOf(a.stage))
+}
+
+func (p *plan) arraysOf(stage string) (n int) {
+	for _, a := range p.arrays {
+		if a.stage == stage && a.shards != nil {
+			n++
 		}
 	}
-	return r + "%" + strconv.Itoa(max(1, p.Throttle/arrays))
+	return n
+}
+
+// inTurn says whether the stage's arrays wait for each other.
+func (p *plan) inTurn(stage string) bool {
+	return p.Throttle > 0 && (p.Throttle < p.arraysOf(stage) || len(p.alive[stage]) > 0)
 }
 
 // dependency: a stage starts when the former has ended, however; it refuses by
 // itself what is missing. A report wants a merge that went well.
-func dependency(stage string, ids map[string][]string) string {
+func (p *plan) dependency(stage string, ids map[string][]string) string {
 	after := func(stages ...string) string {
 		var all []string
 		for _, s := range stages {
@@ -291,8 +308,14 @@ func dependency(stage string, ids map[string][]string) string {
 	}
 	kind, on := "afterany:", ""
 	switch stage {
+	case Infer:
+		if p.inTurn(stage) {
+			on = after(Infer)
+		}
 	case Judge:
-		on = after(Infer)
+		if on = after(Infer); p.inTurn(stage) {
+			on = after(Infer, Judge)
+		}
 	case Merge:
 		on = after(Infer, Judge)
 	case Report:
@@ -321,17 +344,17 @@ func (p *plan) submit(ctx context.Context) error {
 		return err
 	}
 	ids := map[string][]string{Infer: p.alive[Infer], Judge: p.alive[Judge]}
-	for _, a := range p.arrays {
+	for i, a := range p.arrays {
 		command := p.command(&a, ids)
-		id, err := p.Cluster.sbatch(ctx, command)
+		id, err := p.Cluster.sbatch(ctx, p.cluster(), fmt.Sprintf("tokenfork-%s-%.8s-%d.%d", a.stage, p.job.ID, sub.N, i), command)
 		if err != nil {
 			sub.Refused = &job.SlurmError{Command: "sbatch " + shell.Join(command), Said: err.Error()}
 			return p.refused(ctx, sub, &a, err)
 		}
-		ids[a.stage] = append(ids[a.stage], id)
-		sub.Arrays = append(sub.Arrays, job.SlurmJob{Stage: a.stage, Side: a.side, ID: id, Shards: a.shards, Log: logName(a.stage, a.side)})
+		ids[a.stage] = append(ids[a.stage], id.ID)
+		sub.Arrays = append(sub.Arrays, job.SlurmJob{Stage: a.stage, Side: a.side, ID: id.ID, Cluster: id.Cluster, Shards: a.shards, Log: logName(a.stage, a.side)})
 		if err := sub.Save(ctx, p.Store); err != nil {
-			return fmt.Errorf("%w (Slurm has taken %s)", err, id)
+			return fmt.Errorf("%w (Slurm has taken %s)", err, id.ID)
 		}
 	}
 	return p.told(sub)

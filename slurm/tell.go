@@ -20,17 +20,17 @@ func describe(sub *job.Submission) string {
 	}
 	var all []string
 	for _, a := range sub.Arrays {
-		all = append(all, strings.TrimSpace(a.Stage+" "+a.Side)+" "+a.ID)
+		all = append(all, strings.TrimSpace(a.Stage+" "+a.Side)+" "+a.ID+strings.TrimSuffix(" on "+a.Cluster, " on "))
 	}
 	return fmt.Sprintf("submission %d: %s", sub.N, strings.Join(all, ", "))
 }
 
 // told prints what was submitted and what to do next.
 func (p *plan) told(sub *job.Submission) error {
-	var ids []string
+	ids := map[string][]string{} // by cluster
 	var b strings.Builder
 	for _, a := range sub.Arrays {
-		ids = append(ids, a.ID)
+		ids[a.Cluster] = append(ids[a.Cluster], a.ID)
 		fmt.Fprintf(&b, "%-16s %s", strings.TrimSpace(a.Stage+" "+a.Side), a.ID)
 		if a.Shards != nil {
 			fmt.Fprintf(&b, "  %d tasks, shards %s", len(a.Shards), survey.Ranges(a.Shards))
@@ -38,8 +38,9 @@ func (p *plan) told(sub *job.Submission) error {
 		fmt.Fprintln(&b)
 	}
 	fmt.Fprintf(&b, "scripts and logs in %s\n\nnext:\n  tokenfork status%s --watch\n", sub.Folder, p.jobFlags())
-	if len(ids) > 0 {
-		fmt.Fprintf(&b, "  squeue --jobs=%s\n  scancel %s\n", strings.Join(ids, ","), strings.Join(ids, " "))
+	for _, cluster := range slices.Sorted(maps.Keys(ids)) {
+		on := strings.Join(append(clusterFlags(cluster), ""), " ")
+		fmt.Fprintf(&b, "  squeue %s--jobs=%s\n  scancel %s%s\n", on, strings.Join(ids[cluster], ","), on, strings.Join(ids[cluster], " "))
 	}
 	b.WriteString(p.withoutNetwork())
 	_, err := fmt.Fprint(p.Out, b.String())

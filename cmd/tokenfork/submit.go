@@ -33,12 +33,13 @@ type clusterFlags struct {
 	Partition  string        `placeholder:"P" help:"Partition of every stage."`
 	Account    string        `placeholder:"A" help:"Account of every stage."`
 	Time       time.Duration `placeholder:"D" help:"Time limit of an infer or judge task (default: 4h)."`
-	GPUs       int           `name:"gpus" default:"1" placeholder:"N" help:"GPUs of an infer task, and of a local judge's."`
-	SmallGPUs  int           `name:"small-gpus" placeholder:"N" help:"Give the small model arrays of its own, with N GPUs a task."`
-	CPUs       int           `name:"cpus" placeholder:"N" help:"CPUs of a task with GPUs (default: 8)."`
-	Memory     string        `name:"mem" placeholder:"SIZE" help:"Memory of a task with GPUs, as sbatch takes it."`
-	Throttle   int           `placeholder:"N" help:"Tasks of a stage that run at once (default: no limit)."`
-	Sbatch     string        `placeholder:"ARGS" help:"Further flags of sbatch, as --name=value."`
+	GPUs       slurm.GPUs    `name:"gpus" default:"1" placeholder:"[TYPE:]N" help:"GPUs of an infer task, and of a local judge's: 4 or h100:4."`
+	SmallGPUs  slurm.GPUs    `name:"small-gpus" placeholder:"[TYPE:]N" help:"Give the small model arrays of its own, with N GPUs a task."`
+	CPUs       int           `name:"cpus" placeholder:"N" help:"CPUs of a task with GPUs (default: the GPUs' share of the node, else 8)."`
+	Memory     string        `name:"mem" placeholder:"SIZE" help:"Memory of a task with GPUs, as sbatch takes it (default: the GPUs' share of the node)."`
+	Throttle   int           `placeholder:"N" help:"Most tasks of a stage that run at once, over all its arrays (default: no limit)."`
+	Sbatch     string        `placeholder:"ARGS" help:"Further flags of sbatch, as --name=value. They replace the scripts' own: --gpus-per-node or --gres replaces --gpus."`
+	GPUSbatch  string        `name:"gpu-sbatch" placeholder:"ARGS" help:"The same, for stages with GPUs alone: --constraint=a100."`
 	CPUSbatch  string        `name:"cpu-sbatch" placeholder:"ARGS" help:"The same, for stages without GPUs: another partition, say."`
 	SignalLead time.Duration `default:"2m" help:"How long before its time limit a task is told to stop."`
 	Requeues   int           `default:"20" placeholder:"N" help:"How often a task may requeue itself at its time limit."`
@@ -90,7 +91,7 @@ func (c *submitCmd) settings() (slurm.Settings, error) {
 	for _, list := range []struct {
 		to         *[]string
 		flag, line string
-	}{{&s.Sbatch, "--sbatch", c.Sbatch}, {&s.CPUSbatch, "--cpu-sbatch", c.CPUSbatch}, {&s.InferFlags, "--infer-flags", c.InferFlags}, {&s.JudgeFlags, "--judge-flags", c.JudgeFlags}} {
+	}{{&s.Sbatch, "--sbatch", c.Sbatch}, {&s.GPUSbatch, "--gpu-sbatch", c.GPUSbatch}, {&s.CPUSbatch, "--cpu-sbatch", c.CPUSbatch}, {&s.InferFlags, "--infer-flags", c.InferFlags}, {&s.JudgeFlags, "--judge-flags", c.JudgeFlags}} {
 		var err error
 		if *list.to, err = words(list.flag, list.line); err != nil {
 			return s, err

@@ -33,11 +33,12 @@ type Submission struct {
 
 // SlurmJob is a job or job array of a submission. Task i works on Shards[i].
 type SlurmJob struct {
-	Stage  string `json:"stage"`          // infer, judge, merge or report
-	Side   string `json:"side,omitempty"` // of infer: small, reference or both
-	ID     string `json:"id"`
-	Shards []int  `json:"shards,omitempty"`
-	Log    string `json:"log"` // file name with Slurm's %A, %a and %j
+	Stage   string `json:"stage"`          // infer, judge, merge or report
+	Side    string `json:"side,omitempty"` // of infer: small, reference or both
+	ID      string `json:"id"`
+	Cluster string `json:"cluster,omitempty"` // of a multi-cluster site
+	Shards  []int  `json:"shards,omitempty"`
+	Log     string `json:"log"` // file name with Slurm's %A, %a and %j
 }
 
 // SlurmError is a call of sbatch that Slurm refused.

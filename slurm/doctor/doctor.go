@@ -213,7 +213,7 @@ func place(ctx context.Context, o *Options) []Finding {
 }
 
 func cluster(ctx context.Context, o *Options) []Finding {
-	c, err := o.Cluster.Config(ctx)
+	c, err := o.Cluster.Config(ctx, "")
 	if errors.Is(err, slurm.ErrNoSlurm) {
 		return found(Warn, "slurm", "right outside a cluster; submit needs a host with sbatch", "no scontrol")
 	}

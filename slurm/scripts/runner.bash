@@ -1,5 +1,5 @@
-# What infer.sbatch and judge.sbatch share: one shard per array task, worked on by a
-# runner in the background, so that Slurm's signals reach it. Sourced, never run.
+# What the sbatch scripts share: the set-up of a node, and one shard per array task, worked
+# on by a runner in the background, so that Slurm's signals reach it. Sourced, never run.
 #
 # Signals   USR1  the time limit is near (--signal=B:USR1@SECONDS): the runner keeps what
 #                 is finished and exits 75; then the task requeues itself, see below
@@ -29,12 +29,37 @@ find_shard() {
   [[ $shard =~ ^[0-9]+$ ]] || fail "no shard in line $task (from 0) of ${1:-the list}" "is --array longer than the list?" 4
 }
 
+# prologue: runs PROLOGUE line by line in this shell. A line, or a command at its top level,
+# that fails ends the task before anything is started. A line goes on where bash needs more
+# of it (if … fi, a backslash at the end).
+prologue() {
+  local line chunk='' code=0 depth=${#BASH_SOURCE[@]}
+  trap 'prologue_failed $? "it ended the script"' EXIT
+  trap 'code=$?; [[ ${#BASH_SOURCE[@]} -gt $depth || $BASH_COMMAND == "eval \"\$chunk\""* ]] || prologue_failed "$code" "$BASH_COMMAND"' ERR
+  while IFS= read -r line <&9 || [[ -n $line ]]; do
+    chunk+=$line$'\n'
+    [[ $line != *\\ && -z $(bash -n <<<"$chunk" 2>&1) ]] || continue
+    eval "$chunk" 9<&-
+    code=$?
+    [[ $code == 0 ]] || prologue_failed "$code" "$chunk"
+    chunk=''
+  done 9<<<"$PROLOGUE"
+  [[ -z $chunk ]] || prologue_failed 2 "bash cannot read $chunk"
+  trap - EXIT ERR
+}
+
+prologue_failed() {
+  trap - EXIT ERR
+  fail "the prologue failed with exit code $1: ${2%$'\n'}" \
+    "each line of --prologue must end with exit code 0; add '|| true' to one that may fail"
+}
+
 # set_up: brings up the software and the folder for temporary files.
 set_up() {
-  eval "$PROLOGUE"
+  prologue
   export TMPDIR=${SCRATCH:-${SLURM_TMPDIR:-${TMPDIR:-/tmp}}}
   mkdir -p "$TMPDIR" || fail "cannot make the folder for temporary files $TMPDIR" "set SCRATCH to a node-local folder"
-  export TOKENFORK_VLLM=$VLLM
+  [[ -z ${VLLM-} ]] || export TOKENFORK_VLLM=$VLLM
   # Nodes often reach no network, and models are read from folders.
   export HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1
 }
