@@ -1,6 +1,7 @@
 package infer
 
 import (
+	"cmp"
 	"fmt"
 	"log/slog"
 	"math"
@@ -18,6 +19,12 @@ const (
 	AuditNearTies = "audit_near_ties" // that differ first where the two best logprobs are nearly equal
 	AuditFailed   = "audit_failed"    // that could not be generated
 )
+
+// auditShare is the share that the task was told, or the job was planned with.
+func auditShare(told *float64, plan *job.Plan) float64 {
+	usual := 0.005
+	return *cmp.Or(told, plan.Audit, &usual)
+}
 
 // audit adds a rest that generates the whole of a replayed fork, for a share
 // of them chosen by hash. Its outcome is counted and nothing else.

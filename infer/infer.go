@@ -37,7 +37,7 @@ type Options struct {
 	Grace             time.Duration // for what is in flight when the task is told to stop
 	Stall             time.Duration // without a token, after which a server is suspect
 	MinAgreement      float64       // of the recorded predictions with the server's, 0 to 1
-	AuditShare        float64       // of the replayed forks that are generated as well
+	AuditShare        *float64      // of the replayed forks that are generated as well; nil: as planned, else 0.005
 	AllowMixedEngines bool
 	Retry             bool // open committed shards again where forks failed or parts are damaged
 

@@ -165,7 +165,7 @@ func task(m *job.Manifest, side job.Side) job.Task {
 
 // feed puts the shard's open texts on the queue and says whether it got through.
 func (l *lane) feed(admit, ctx context.Context, run *shardRun) (bool, error) {
-	if set := run.manifest.Settings; set.Replay && set.Temperature == 0 && admit.Err() == nil {
+	if admit.Err() == nil {
 		c, err := l.probe(ctx, run)
 		if err != nil {
 			return false, err
@@ -181,7 +181,7 @@ func (l *lane) feed(admit, ctx context.Context, run *shardRun) (bool, error) {
 			l.meter.Resumed(int64(len(s.Mismatches) * len(forksOf(run.manifest.Settings.Trajectories, l.side))))
 			continue
 		}
-		it := &item{work(s, l.side, &run.manifest.Settings, run.manifest.Ends, l.length, l.options.AuditShare), run}
+		it := &item{work(s, l.side, &run.manifest.Settings, run.manifest.Ends, l.length, auditShare(l.options.AuditShare, l.plan)), run}
 		run.open.Add(1)
 		if len(it.rests) == 0 {
 			if err := l.finish(it); err != nil {

@@ -2,16 +2,21 @@ package infer
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"hash/fnv"
+	"net/http"
 	"slices"
+	"strings"
 	"sync"
+	"time"
 
 	"golang.org/x/sync/errgroup"
 
 	"tokenfork/internal/failure"
 	"tokenfork/internal/fork"
 	"tokenfork/internal/job"
+	"tokenfork/internal/stats"
 	"tokenfork/internal/vllm"
 )
 
@@ -21,7 +26,7 @@ const (
 )
 
 // probe asks the server for the next token at recorded positions of the shard,
-// before anything recorded is taken for what the model says.
+// greedily whatever the job's temperature: is it the model that made the table?
 func (l *lane) probe(ctx context.Context, run *shardRun) (job.Counters, error) {
 	m := run.manifest
 	replicas := l.up()
@@ -31,6 +36,7 @@ func (l *lane) probe(ctx context.Context, run *shardRun) (job.Counters, error) {
 	}
 	var mu sync.Mutex
 	counters := job.Counters{}
+	var gaps []float64 // where the server says something else
 	g, gctx := errgroup.WithContext(ctx)
 	for _, p := range picks {
 		r := replicas[p.text%len(replicas)] // a text's prefix is computed on one alone
@@ -49,6 +55,8 @@ func (l *lane) probe(ctx context.Context, run *shardRun) (job.Counters, error) {
 			counters[Probed]++
 			if got.TokenIDs[0] == p.from.Predictions(l.side)[p.at] {
 				counters[ProbesAgreed]++
+			} else {
+				gaps = append(gaps, got.Gaps[0])
 			}
 			return nil
 		})
@@ -58,11 +66,36 @@ func (l *lane) probe(ctx context.Context, run *shardRun) (job.Counters, error) {
 	}
 	n, ok := counters[Probed], counters[ProbesAgreed]
 	if n > 0 && float64(ok) < l.options.MinAgreement*float64(n) {
-		return nil, failure.New(failure.Refused,
-			"another model, a sampled table, or another alignment? Give the model that made the table, or plan with --replay off",
-			"the %s server says what the table records at %d of %d positions of shard %d", l.side, ok, n, m.Index)
+		slices.Sort(gaps)
+		return nil, failure.New(failure.Refused, likelyCause(float64(ok)/float64(n), gaps),
+			"the %s server says what the table records at %d of %d positions of shard %d; where it differs, its best token leads by %s (log probability)",
+			l.side, ok, n, m.Index, gapText(gaps))
 	}
 	return counters, nil
+}
+
+// likelyCause names why a server may differ from the table, the likeliest first.
+func likelyCause(agreement float64, gaps []float64) string {
+	const precision = "another precision or engine than the table's (serve with its dtype, for example --dtype float32)"
+	const model = "another model (are the URLs or folders of the two sides exchanged?), another checkpoint of it, another alignment (plan --alignment)"
+	const sampled = "predictions in the table that were sampled"
+	const anyway = "; plan with --replay off and infer with --replay-min-agreement 0 go on all the same"
+	if agreement >= 0.5 && stats.NearTie(gaps[len(gaps)/2]) {
+		return "likely, in this order: " + precision + ", " + sampled + ", " + model + anyway
+	}
+	return "likely, in this order: " + model + ", " + sampled + ", " + precision + anyway
+}
+
+// gapText lists gaps, the smallest first, or the smallest, the middle and the largest of many.
+func gapText(gaps []float64) string {
+	if n := len(gaps); n > 8 {
+		return fmt.Sprintf("%.2g to %.2g, median %.2g", gaps[0], gaps[n-1], gaps[n/2])
+	}
+	var all []string
+	for _, g := range gaps {
+		all = append(all, fmt.Sprintf("%.2g", g))
+	}
+	return strings.Join(all, ", ")
 }
 
 // recorded is a position at which the table says what the model predicts.
@@ -125,7 +158,7 @@ func hashOf(of ...any) uint64 {
 // next asks for the next token at the recorded position, of another server if
 // one dies meanwhile.
 func (r *replica) next(ctx context.Context, p recorded) (vllm.Completion, error) {
-	q := vllm.CompletionRequest{Prompt: vllm.Tokens(p.from.Real[:p.at]...), MaxTokens: 1, StopTokenIDs: r.stop}
+	q := vllm.CompletionRequest{Prompt: vllm.Tokens(p.from.Real[:p.at]...), MaxTokens: 1, StopTokenIDs: r.stop, Margins: true}
 	for try := 1; ; try++ {
 		client, generation, err := r.server.Client(ctx)
 		if err != nil {
@@ -134,9 +167,18 @@ func (r *replica) next(ctx context.Context, p recorded) (vllm.Completion, error)
 		r.fly(1)
 		answer, err := client.Complete(ctx, q)
 		r.fly(-1)
-		if err == nil || !vllm.IsGone(err) || ctx.Err() != nil || try == refusedTries {
+		var status *vllm.StatusError
+		busy := errors.As(err, &status) && (status.Status == http.StatusTooManyRequests || status.Status >= 500)
+		if err == nil || !busy && !vllm.IsGone(err) || ctx.Err() != nil || try == refusedTries {
 			return answer, err
 		}
-		r.server.Lost(ctx, generation)
+		if !busy || status.Status >= 500 {
+			r.server.Lost(ctx, generation)
+		}
+		if busy {
+			if err := sleep(ctx, time.Second<<min(try, 5)); err != nil {
+				return vllm.Completion{}, err
+			}
+		}
 	}
 }

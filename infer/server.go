@@ -217,6 +217,7 @@ func (r *remote) Flying(int) {}
 type engine struct {
 	vllm.Engine
 	Args          []string `json:"args,omitempty"` // the user's
+	Root          string   `json:"root,omitempty"` // what a server at a URL says it was given
 	Deterministic bool     `json:"deterministic,omitempty"`
 }
 
@@ -235,38 +236,54 @@ func recordEngine(ctx context.Context, o *Options, plan *job.Plan, side job.Side
 			return "", fmt.Errorf("ask the %s server for its version: %w", side, err)
 		}
 		e.MaxModelLen = strconv.Itoa(length)
+		models, err := client.Models(ctx)
+		if err != nil {
+			return "", fmt.Errorf("ask the %s server for its model: %w", side, err)
+		}
+		for _, m := range models {
+			if m.ID == client.Model {
+				e.Root = m.Root
+			}
+		}
 	}
+	return keepEngine(ctx, o, job.EngineKey(side), e)
+}
+
+// keepEngine gives the hash of the record that counts for this task's rows.
+func keepEngine(ctx context.Context, o *Options, key string, e engine) (string, error) {
 	b, err := json.MarshalIndent(e, "", " ")
 	if err != nil {
 		return "", err
 	}
-	return job.EngineHash(b), keepEngine(ctx, o, job.EngineKey(side), b)
-}
-
-func keepEngine(ctx context.Context, o *Options, key string, b []byte) error {
-	err := o.Store.Create(ctx, key, func(w io.Writer) error {
+	hash := job.EngineHash(b)
+	err = o.Store.Create(ctx, key, func(w io.Writer) error {
 		_, err := w.Write(b)
 		return err
 	})
 	if !errors.Is(err, fs.ErrExist) {
-		return err
+		return hash, err
 	}
 	r, err := o.Store.Open(ctx, key)
 	if err != nil {
-		return fmt.Errorf("read %s: %w", key, err)
+		return hash, fmt.Errorf("read %s: %w", key, err)
 	}
 	defer r.Close()
 	first, err := io.ReadAll(r)
 	if err != nil {
-		return fmt.Errorf("read %s: %w", key, err)
+		return hash, fmt.Errorf("read %s: %w", key, err)
+	}
+	var there engine
+	if json.Unmarshal(first, &there) == nil && there.Root == "" && e.Root != "" { // a record of an earlier version has none
+		e.Root = ""
+		return keepEngine(ctx, o, key, e)
 	}
 	if bytes.Equal(first, b) {
-		return nil
+		return hash, nil
 	}
 	if o.AllowMixedEngines {
 		o.Log.Warn("another engine than the first task's", "first", string(first), "this", string(b))
-		return nil
+		return hash, nil
 	}
-	return failure.New(failure.Refused, "use the same vLLM and flags for every task, or --allow-mixed-engines",
+	return hash, failure.New(failure.Refused, "use the same vLLM and flags for every task, or --allow-mixed-engines",
 		"%s was made by\n%s\nthis task's engine is\n%s", key, first, b)
 }

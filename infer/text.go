@@ -176,8 +176,11 @@ func (r *rest) take(id int32, gap float64) {
 	r.taken, r.gaps = append(r.taken, id), append(r.gaps, gap)
 	for _, b := range r.sharers {
 		if !b.tail.Done() {
-			b.margin = min(b.margin, gap)
+			kept := len(b.tail.IDs)
 			b.tail.Take(id)
+			if len(b.tail.IDs) > kept || b.tail.Finish == job.FinishEOS { // not what --decimals only looks at
+				b.margin = min(b.margin, gap)
+			}
 		}
 	}
 }

@@ -30,11 +30,17 @@ type analyst struct {
 	plain  []byte
 	counts []cell
 
+	thinkEnd    int32 // the token </think>, -1 if there is none
 	contextEnds []int
 }
 
 func newAnalyst(p *planner) (*analyst, error) {
-	a := &analyst{planner: p, counts: make([]cell, maxTypes*classCount)}
+	a := &analyst{planner: p, counts: make([]cell, maxTypes*classCount), thinkEnd: -1}
+	for id := range int32(len(p.classes)) {
+		if a.thinkEnd < 0 && string(p.Tokenizer.Bytes(id)) == "</think>" {
+			a.thinkEnd = id
+		}
+	}
 	a.walker = walker{ends: p.Ends, limit: p.settings.MaxNewTokens, replay: p.settings.Replay && p.settings.Temperature == 0}
 	var err error
 	a.writer, err = job.NewManifestWriter()
@@ -131,7 +137,7 @@ func (a *analyst) findMismatches(s *text) {
 	}
 	for p := a.offset; p < len(w.Real); p++ {
 		small, against := a.compared(p)
-		if small == against || small < 0 || against < 0 {
+		if small == against || small < 0 || against < 0 || a.passesOver(p) {
 			continue
 		}
 		row := p - a.offset
@@ -148,6 +154,13 @@ func (a *analyst) findMismatches(s *text) {
 			*m = append(*m, v)
 		}
 	}
+}
+
+// passesOver says whether R2R's find_mismatches does not consider position p of
+// the text: a real </think>, and all of a text without an instruction.
+func (a *analyst) passesOver(p int) bool {
+	w := &a.whole
+	return a.settings.R2RMismatches && (w.Real[p] == a.thinkEnd || w.TokenType != nil && w.TokenType[0] != 0)
 }
 
 // isPadding is 1 for an id that no token stands for.
@@ -183,7 +196,7 @@ func (a *analyst) countBin(s *text, from, to int, mismatches *[]int32) (types in
 	clear(a.counts)
 	for p := max(from, a.offset); p < to; p++ {
 		small, against := a.compared(p)
-		if small < 0 || against < 0 {
+		if small < 0 || against < 0 || a.passesOver(p) {
 			continue
 		}
 		hit := len(*mismatches) > 0 && (*mismatches)[0] == int32(p)

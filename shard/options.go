@@ -24,6 +24,7 @@ type Options struct {
 	// Settings as asked for. What is empty, and an Alignment of auto, the table settles.
 	Settings   job.Settings
 	Models     [2]job.Model
+	Audit      *float64  // see job.Plan
 	Tokenizer  Tokenizer // of both models
 	Ends       *tokenizer.Ends
 	Store      store.Store // not used by DryRun

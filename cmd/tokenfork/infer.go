@@ -51,7 +51,7 @@ type inferFlags struct {
 	InFlight          int           `placeholder:"N" help:"Requests in flight per server (default: found by measuring)."`
 	Stall             time.Duration `default:"2m" help:"Without a token for so long, a server is looked at."`
 	ReplayMinAgree    float64       `name:"replay-min-agreement" default:"0.95" placeholder:"F" help:"Share of recorded predictions that the server must repeat."`
-	Audit             float64       `default:"0.005" placeholder:"F" help:"Share of the replayed forks that are generated as well, to check; never changes the results."`
+	Audit             *float64      `placeholder:"F" help:"Share of the replayed forks that are generated as well, to check; never changes the results (default: as planned by --replay audit=F, else 0.005)."`
 	AllowMixedEngines bool          `help:"Go on although another vLLM or other flags made the job's first parts."`
 }
 

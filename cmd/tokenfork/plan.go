@@ -129,6 +129,9 @@ func (f *planFlags) options(ctx context.Context, con *console, jf *jobFlags, mf 
 	o := shard.Options{Tmp: jf.Tmp, Logger: log, Settings: f.labelFlags.settings()}
 	f.tableFlags.settle(&o.Settings)
 	var err error
+	if o.Audit, err = f.audit(); err != nil {
+		return o, err
+	}
 	if o.Store, err = jf.open(ctx, log); err != nil {
 		return o, err
 	}
@@ -147,7 +150,7 @@ func (f *labelFlags) settings() job.Settings {
 		Temperature: f.Temperature, TopP: f.TopP, Seed: f.Seed, Margins: f.Margins, Deterministic: f.Deterministic}
 	trajectories, ends, limit := job.Own, tokenizer.DefaultEnds, 128
 	if f.Preset == "r2r" {
-		trajectories, ends, limit = job.Real, tokenizer.R2REnds, 8192
+		trajectories, ends, limit, s.R2RMismatches = job.Real, tokenizer.R2REnds, 8192, true
 	}
 	if s.Trajectories == "" {
 		s.Trajectories = trajectories
@@ -174,20 +177,20 @@ func (f *labelFlags) Validate() error {
 	return err
 }
 
-// audit is the share of replayed forks that are generated as well.
-func (f *labelFlags) audit() (float64, error) {
+// audit is the share of replayed forks that are generated as well, nil if it is not said.
+func (f *labelFlags) audit() (*float64, error) {
 	share, isAudit := strings.CutPrefix(f.Replay, "audit=")
 	if !isAudit && f.Replay != "auto" && f.Replay != "off" {
-		return 0, fmt.Errorf("--replay %s: want auto, off or audit=F", f.Replay)
+		return nil, fmt.Errorf("--replay %s: want auto, off or audit=F", f.Replay)
 	}
 	if !isAudit {
-		return 0.005, nil
+		return nil, nil
 	}
 	v, err := strconv.ParseFloat(share, 64)
-	if err != nil || v < 0 || v > 1 {
-		return 0, fmt.Errorf("--replay %s: want a share from 0 to 1", f.Replay)
+	if err != nil || !(v >= 0 && v <= 1) {
+		return nil, fmt.Errorf("--replay %s: want a share from 0 to 1", f.Replay)
 	}
-	return v, nil
+	return &v, nil
 }
 
 func (f *tableFlags) settle(s *job.Settings) {

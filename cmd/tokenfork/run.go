@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"strings"
 
 	"tokenfork/internal/failure"
 )
@@ -37,13 +36,6 @@ func (c *runCmd) Run(ctx context.Context, con *console) error {
 	plan := planCmd{jobFlags: c.jobFlags, modelFlags: c.modelFlags, planFlags: c.planFlags}
 	infer := inferCmd{jobFlags: c.jobFlags, workFlags: c.workFlags, modelFlags: c.modelFlags, inferFlags: c.inferFlags, Side: "both"}
 	merge := mergeCmd{Job: c.Job, storeFlags: c.storeFlags, workFlags: c.workFlags, judgeFlags: c.judgeFlags}
-	if strings.HasPrefix(c.Replay, "audit=") {
-		share, err := c.audit()
-		if err != nil {
-			return err
-		}
-		infer.Audit = share
-	}
 	for _, stage := range []interface {
 		Run(context.Context, *console) error
 	}{&plan, &infer, &merge} {

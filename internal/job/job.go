@@ -83,6 +83,7 @@ type Settings struct {
 	Seed           int64   `json:"seed"`
 	Margins        bool    `json:"margins"`
 	Deterministic  bool    `json:"deterministic"`
+	R2RMismatches  bool    `json:"r2r_mismatches,omitempty"` // none at a real </think>, none in a text without an instruction
 	OnBadText      string  `json:"on_bad_sentence"`
 }
 
@@ -135,8 +136,9 @@ type Plan struct {
 	Models   [2]Model        `json:"models"` // by Side
 	Input    Input           `json:"input"`
 	Ends     *tokenizer.Ends `json:"ends"`
-	Longest  int             `json:"longest"` // tokens of the longest fork with its continuation
-	Cost     [2]float64      `json:"cost"`    // predicted GPU seconds by Side, at the throughputs that plan was given
+	Longest  int             `json:"longest"`               // tokens of the longest fork with its continuation
+	Audit    *float64        `json:"audit_share,omitempty"` // of the replayed forks that infer generates as well, unless it is told another; changes no result
+	Cost     [2]float64      `json:"cost"`                  // predicted GPU seconds by Side, at the throughputs that plan was given
 }
 
 // Shard says what a manifest holds.

@@ -150,27 +150,16 @@ func (c *Client) choose(models []Model, want Want) (Model, error) {
 	return models[0], nil
 }
 
-// checkVocab asks for what follows the last id, which must work, and the id
-// after it, which vLLM refuses by name.
+// checkVocab asks for what follows the last id, which must work. It asks for no
+// id beyond: some versions of vLLM take one, and on a GPU the engine dies of it.
 func (c *Client) checkVocab(ctx context.Context, size int32) error {
-	hint := "serve the model that the job was planned for"
-	ask := func(id int32) error {
-		_, err := c.Complete(ctx, CompletionRequest{Prompt: Tokens(id), MaxTokens: 1})
-		return err
-	}
+	_, err := c.Complete(ctx, CompletionRequest{Prompt: Tokens(size - 1), MaxTokens: 1})
 	var status *StatusError
-	err := ask(size - 1)
 	if errors.As(err, &status) && status.Status == http.StatusBadRequest {
-		return failure.New(failure.Refused, hint, "%s does not know token id %d of the planned model: %s", c.url, size-1, status.Message)
+		return failure.New(failure.Refused, "serve the model that the job was planned for",
+			"%s does not know token id %d of the planned model: %s", c.url, size-1, status.Message)
 	}
 	if err != nil {
-		return fmt.Errorf("check server %s: %w", c.url, err)
-	}
-	err = ask(size)
-	if err == nil {
-		return failure.New(failure.Refused, hint, "%s accepts token id %d, but the planned model has %d ids", c.url, size, size)
-	}
-	if !errors.As(err, &status) || status.Status != http.StatusBadRequest {
 		return fmt.Errorf("check server %s: %w", c.url, err)
 	}
 	return nil

@@ -53,17 +53,17 @@ func TestRequestOnTheWire(t *testing.T) {
 	}{
 		{"greedy", Completions, CompletionRequest{Prompt: text.Prompt(2, 9), MaxTokens: 1},
 			`/v1/completions {"model":"tokenfork-x","prompt":[5,60,9],"max_tokens":1,"temperature":0,"top_p":1,"top_k":-1,"min_p":0,` +
-				`"repetition_penalty":1,"presence_penalty":0,"frequency_penalty":0,"n":1,"min_tokens":0,"ignore_eos":false,"stop_token_ids":[],` +
+				`"repetition_penalty":1,"presence_penalty":0,"frequency_penalty":0,"n":1,"min_tokens":0,"ignore_eos":true,"stop_token_ids":[],` +
 				`"include_stop_str_in_output":true,"skip_special_tokens":false,"return_token_ids":true,"echo":false,"stream":false}`},
 		{"sampled, with margins and stops", Completions, CompletionRequest{Prompt: text.Prompt(4), MaxTokens: 1,
 			StopTokenIDs: NewSequence([]int32{13, 2}), Margins: true, Sampling: Sampling{Temperature: 0.7, TopP: 0.95, TopK: 20, MinP: 0.05, Seed: 42}},
 			`/v1/completions {"model":"tokenfork-x","prompt":[5,60,700,8000],"max_tokens":1,"temperature":0.7,"top_p":0.95,"top_k":20,"min_p":0.05,` +
-				`"repetition_penalty":1,"presence_penalty":0,"frequency_penalty":0,"n":1,"min_tokens":0,"ignore_eos":false,"stop_token_ids":[13,2],` +
+				`"repetition_penalty":1,"presence_penalty":0,"frequency_penalty":0,"n":1,"min_tokens":0,"ignore_eos":true,"stop_token_ids":[13,2],` +
 				`"seed":42,"logprobs":2,` +
 				`"include_stop_str_in_output":true,"skip_special_tokens":false,"return_token_ids":true,"return_tokens_as_token_ids":true,"echo":false,"stream":false}`},
 		{"generate", Generate, CompletionRequest{Prompt: text.Prompt(0, 1, 2), MaxTokens: 1},
 			`/inference/v1/generate {"model":"tokenfork-x","token_ids":[1,2],"sampling_params":{"detokenize":false,"max_tokens":1,"temperature":0,"top_p":1,"top_k":-1,"min_p":0,` +
-				`"repetition_penalty":1,"presence_penalty":0,"frequency_penalty":0,"n":1,"min_tokens":0,"ignore_eos":false,"stop_token_ids":[]},"stream":false}`},
+				`"repetition_penalty":1,"presence_penalty":0,"frequency_penalty":0,"n":1,"min_tokens":0,"ignore_eos":true,"stop_token_ids":[]},"stream":false}`},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -331,5 +331,34 @@ func BenchmarkPrompt8000(b *testing.B) {
 		body.b = r.appendWire(body.b, Completions, "m")
 		b.SetBytes(int64(len(body.b)))
 		body.release()
+	}
+}
+
+// The check of the vocabulary asks for valid ids alone: an engine may die of another.
+func TestVocabularyCheckAsksForValidIDs(t *testing.T) {
+	var asked []int32
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		var q struct{ Prompt []int32 }
+		if r.URL.Path == "/v1/models" {
+			fmt.Fprint(w, `{"data":[{"id":"m"}]}`)
+		} else if json.NewDecoder(r.Body).Decode(&q) != nil || r.URL.Path != "/v1/completions" {
+			w.WriteHeader(http.StatusNotFound)
+		} else if asked = append(asked, q.Prompt...); slices.Max(q.Prompt) >= 50 {
+			w.WriteHeader(http.StatusBadRequest)
+		} else {
+			fmt.Fprint(w, oneToken)
+		}
+	}))
+	defer server.Close()
+	for size, refused := range map[int]bool{50: false, 40: false, 60: true} {
+		c, err := NewClient(server.URL, "")
+		if err != nil {
+			t.Fatal(err)
+		}
+		asked = nil
+		_, err = c.Check(t.Context(), Want{VocabSize: size})
+		if (err != nil) != refused || len(asked) == 0 || slices.Max(asked) != int32(size-1) {
+			t.Errorf("%d ids: asked for %v: %v", size, asked, err)
+		}
 	}
 }

@@ -39,9 +39,9 @@ type Sampling struct {
 type CompletionRequest struct {
 	Prompt    Prompt
 	MaxTokens int // at least 1
-	// StopTokenIDs end a continuation and are kept in it. The EOS that the
-	// server knows of ends it too; give all EOS ids here nevertheless, since
-	// only some servers read them from generation_config.json.
+	// StopTokenIDs end a continuation and are kept in it. Nothing else ends it:
+	// what the server itself takes for an EOS, its tokenizer's for instance,
+	// may be none of the planned model's.
 	StopTokenIDs *Sequence
 	Sampling     Sampling
 	Margins      bool // ask for Completion.Gaps
@@ -93,7 +93,7 @@ func (r *CompletionRequest) appendSampling(b []byte) []byte {
 	b = append(b, `,"top_k":`...)
 	b = strconv.AppendInt(b, int64(s.TopK), 10)
 	b = appendFloat(b, `,"min_p":`, s.MinP)
-	b = append(b, `,"repetition_penalty":1,"presence_penalty":0,"frequency_penalty":0,"n":1,"min_tokens":0,"ignore_eos":false,"stop_token_ids":`...)
+	b = append(b, `,"repetition_penalty":1,"presence_penalty":0,"frequency_penalty":0,"n":1,"min_tokens":0,"ignore_eos":true,"stop_token_ids":`...)
 	b = append(b, '[')
 	if r.StopTokenIDs != nil {
 		b = append(b, r.StopTokenIDs.wire...)
