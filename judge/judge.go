@@ -211,6 +211,7 @@ func majority(all []answer) answer {
 
 const (
 	tries      = 3 // of an asking whose answers can't be used
+	emptyTries = 8 // of one whose answers are empty: the server's fault, which passes
 	roomier    = 4 // times the limit for an answer that was cut; one that outgrows that too mostly never ends
 	wordTokens = 8 // that "false" may take under a grammar: f, al, se
 
@@ -256,7 +257,8 @@ func (j *Judge) vote(ctx context.Context, k asking) (answer, error) {
 		if !again[failed.Class] {
 			return answer{}, err
 		}
-		if asked == tries || failed.Class == Length {
+		empty := failed.Class == Malformed && failed.Raw == "" && j.first.usable.Load()
+		if asked >= emptyTries || asked >= tries && !empty || failed.Class == Length {
 			return answer{}, &endpoint.Error{Class: failed.Class, Message: fmt.Sprintf("%s (asked %d times)", failed.Message, asked), Raw: failed.Raw}
 		}
 		r = j.otherwise(r)

@@ -217,7 +217,10 @@ func (c *Client) Ask(ctx context.Context, r Request) (*Reply, error) {
 	}
 }
 
-const triesPerQuestion = 5
+const (
+	triesPerQuestion = 8 // that a server in trouble fails on, two minutes in all
+	triesToReach     = 5 // of a server that may be starting, half a minute in all
+)
 
 // once sends the question when the pace allows it.
 func (c *Client) once(ctx context.Context, r Request) (*Reply, *fault) {

@@ -148,6 +148,8 @@ func (c *Client) refused(status int, w words, h http.Header) *fault {
 		f.fatal = failure.New(failure.Stopped, "add credit and start it again: what is judged is kept", "the judge's account is used up: %w", f.error(c))
 	case status == http.StatusTooManyRequests, status == capacityExceeded:
 		f.class, f.retry, f.throttled = ServerError, true, true
+	case status >= 500 && rejection(status, said) == ContentFilter: // a gateway's status for what a provider would not do
+		f.class = ContentFilter
 	case status >= 500 || status == http.StatusRequestTimeout || status == http.StatusConflict || status == http.StatusTooEarly:
 		f.class, f.retry = ServerError, true
 	default:
@@ -176,7 +178,7 @@ var phrases = []struct {
 }{
 	{Malformed, []string{"json_validate_failed", "failed to generate json", "failed to validate json"}},
 	{Length, []string{"could not finish the message", "model output limit was reached"}},
-	{ContentFilter, []string{"content_filter", "content_policy", "content management policy", "invalid_prompt", "data_inspection_failed", "moderation"}},
+	{ContentFilter, []string{"content_filter", "content_policy", "content management policy", "invalid_prompt", "data_inspection_failed", "moderation", "was flagged"}},
 	{ContextLength, []string{"context_length", "context length", "context size", "context window", "maximum context", "too long", "max_model_len", "maximum model length", "exceed_context"}},
 }
 

@@ -71,6 +71,7 @@ func TestFormsOfErrors(t *testing.T) {
 		"no such model":    {404, `{"error":"gone"}`, Rejected, "404 Not Found: gone"},
 		"not JSON":         {400, `{"error":{"message":"Failed to generate JSON.","code":"json_validate_failed","failed_generation":"{\"ex"}}`, Malformed, "Failed to generate"},
 		"could not finish": {400, `{"error":{"message":"Could not finish the message because max_tokens or model output limit was reached."}}`, Length, "Could not finish"},
+		"flagged, by 502":  {200, `{"error":{"message":"This content was flagged for a risk","code":502}}`, ContentFilter, "flagged"},
 		"finish reason":    {200, `{"choices":[{"finish_reason":"content_filter: PROHIBITED_CONTENT","message":{"role":"assistant"}}]}`, ContentFilter, "prohibited_content"},
 	} {
 		s := &fakeServer{chat: obliging(func(string) (int, string) { return c.status, c.body })}

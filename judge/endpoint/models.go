@@ -63,7 +63,7 @@ func called(listed, asked string) bool {
 func (c *Client) models(ctx context.Context) ([]model, *fault) {
 	for tries := 1; ; tries++ {
 		listed, f := c.listModels(ctx)
-		if f == nil || !f.retry || tries == triesPerQuestion || c.cfg.Model != "" && f.status > 0 {
+		if f == nil || !f.retry || tries == triesToReach || c.cfg.Model != "" && f.status > 0 {
 			return listed, f
 		}
 		if err := sleep(ctx, max(f.wait, backoff(tries))); err != nil {

@@ -98,7 +98,7 @@ func (n *negotiation) refusedTemperature(f *fault) error {
 // and a little for one with other trouble.
 func (n *negotiation) wait(ctx context.Context, f *fault) error {
 	n.failures++
-	late := n.failures >= triesPerQuestion
+	late := n.failures >= triesToReach
 	if f.throttled || f.status == http.StatusServiceUnavailable && !f.foreign {
 		late = time.Since(n.start) > n.cfg.Patience
 		if n.mayTell() {
