@@ -1,412 +1,425 @@
 package columnar
 
 import (
-	"bufio"
-	"encoding/binary"
+	"cmp"
+	"errors"
 	"fmt"
 	"io"
+	"slices"
 
-	"github.com/apache/arrow/go/v15/arrow"
-	"github.com/apache/arrow/go/v15/arrow/array"
-	"github.com/apache/arrow/go/v15/arrow/ipc"
-	"github.com/apache/arrow/go/v15/arrow/memory"
 	flatbuffers "github.com/google/flatbuffers/go"
-	"github.com/klauspost/compress/zstd"
-	"github.com/pierrec/lz4/v4"
+
+	"tokenfork/internal/failure"
 )
 
-// The Arrow library reads a record batch whole, twice over, and writers put
-// tables of any length into one. So the columns asked for are read here, a few
-// rows at a time, each buffer as a stream of its own. Dictionaries and types
-// whose buffers are laid out in other ways are left to the library.
+// The Arrow library reads a record batch whole, and writers put tables of any
+// length into one. It also refuses files for columns that are not needed. So
+// input is read here, of the columns asked for only, each buffer as a stream.
 
-// OpenArrowInput opens a file of Arrow's file format.
-func OpenArrowInput(r File) (*Input, error) {
-	fr, err := ipc.NewFileReader(r)
-	if err != nil {
-		return nil, fmt.Errorf("read Arrow file: %w", err)
-	}
-	blocks, err := footer(r)
-	if err != nil {
-		return nil, fmt.Errorf("read Arrow file: %w", err)
-	}
-	return arrowInput(r, fr.Schema(), blocks, fr.Read), nil
+// arrowFile is a file or a stored stream of Arrow's IPC format.
+type arrowFile struct {
+	r      File
+	fields []arrowField
+	blocks []arrowBlock
+	rows   int64
+}
+
+// Types of messages, in Message.fbs.
+const (
+	schemaMessage = iota + 1
+	dictionaryMessage
+	batchMessage
+)
+
+// arrowBlock is where a record batch or a dictionary is.
+type arrowBlock struct {
+	at, metadata, body int64
+	kind               byte
+}
+
+func badArrow(text string, args ...any) error {
+	return failure.New(failure.Refused, writeAgain, "its metadata is damaged: %w", fmt.Errorf(text, args...))
 }
 
 // OpenArrowStream opens a file that holds an Arrow stream, from its beginning.
-func OpenArrowStream(r File) (*Input, error) {
-	blocks, err := messages(r) // first: the library believes any length it reads
-	if err != nil {
-		return nil, fmt.Errorf("read Arrow stream: %w", err)
-	}
-	if _, err := r.Seek(0, io.SeekStart); err != nil {
-		return nil, err
-	}
-	sr, err := ipc.NewReader(r)
-	if err != nil {
-		return nil, fmt.Errorf("read Arrow stream: %w", err)
-	}
-	return arrowInput(r, sr.Schema(), blocks, sr.Read), nil
-}
-
-// arrowInput reads the batches that are at blocks, by the library's read where only that can.
-func arrowInput(r File, s *arrow.Schema, blocks []block, read func() (arrow.Record, error)) *Input {
-	in := &Input{Columns: inputColumns(s)}
-	in.open = func(columns []int) (func() (arrow.Record, error), error) {
-		f, ok := newArrowFile(r, s, blocks, columns)
-		if !ok {
-			return picked(read)(columns)
-		}
-		return f.read, nil
-	}
-	return in
-}
-
-// arrowFile reads some columns of an Arrow file or stream.
-type arrowFile struct {
-	r       File
-	schema  *arrow.Schema
-	columns []*arrowColumn
-	blocks  []block
-	left    int64 // rows of the batch at hand
-}
-
-// block is where a record batch is.
-type block struct{ at, metadata, body int64 }
-
-// arrowColumn is a column, and where its next rows come from.
-type arrowColumn struct {
-	arrow.Field
-	node, buffer int // the first of its own in a batch
-
-	validity io.Reader // nil: there are no nulls
-	offsets  io.Reader // of text
-	values   io.Reader
-	last     int64 // offset, of text
-}
-
-// newArrowFile finds the columns' buffers; false if only the library can.
-func newArrowFile(r File, s *arrow.Schema, blocks []block, columns []int) (*arrowFile, bool) {
-	if !s.IsNativeEndian() {
-		return nil, false
-	}
-	f := &arrowFile{r: r, blocks: blocks}
-	wanted, fields := map[int]bool{}, []arrow.Field(nil)
-	for _, c := range columns {
-		wanted[c] = true
-	}
-	nodes, buffers := 0, 0
-	for i, field := range s.Fields() {
-		if wanted[i] {
-			if k := kindOf(field.Type); k == Unread || field.Type.ID() == arrow.DICTIONARY {
-				return nil, false
-			}
-			f.columns = append(f.columns, &arrowColumn{Field: field, node: nodes, buffer: buffers})
-			if kindOf(field.Type) == Text {
-				field.Type = arrow.BinaryTypes.LargeString // as read makes it
-			}
-			fields = append(fields, field)
-		}
-		n, b, ok := layoutOf(field.Type)
-		if !ok {
-			return nil, false
-		}
-		nodes, buffers = nodes+n, buffers+b
-	}
-	f.schema = arrow.NewSchema(fields, nil)
-	return f, true
-}
-
-// layoutOf is how many nodes and buffers a type takes in a batch.
-func layoutOf(t arrow.DataType) (nodes, buffers int, ok bool) {
-	switch t := t.(type) {
-	case arrow.ExtensionType:
-		return layoutOf(t.StorageType())
-	case *arrow.NullType:
-		return 1, 0, true
-	case arrow.UnionType, *arrow.RunEndEncodedType:
-		return 0, 0, false
-	}
-	switch t.ID() {
-	case arrow.BINARY_VIEW, arrow.STRING_VIEW, arrow.LIST_VIEW, arrow.LARGE_LIST_VIEW:
-		return 0, 0, false
-	}
-	nodes, buffers = 1, len(t.Layout().Buffers)
-	if nested, isNested := t.(arrow.NestedType); isNested {
-		for _, child := range nested.Fields() {
-			n, b, ok := layoutOf(child.Type)
-			if !ok {
-				return 0, 0, false
-			}
-			nodes, buffers = nodes+n, buffers+b
-		}
-	}
-	return nodes, buffers, true
-}
-
-// footer finds the record batches of a file.
-func footer(r File) (batches []block, err error) {
-	defer damaged(&err)
+func OpenArrowStream(r File) (in *Input, err error) {
+	defer recovered(&err)
 	end, err := r.Seek(0, io.SeekEnd)
 	if err != nil {
 		return nil, err
 	}
-	tail, err := readAt(r, end-10, 4) // the footer's length and ARROW1
+	f := &arrowFile{r: r}
+	if err := f.messages(end); err != nil {
+		return nil, err
+	}
+	return f.input(), nil
+}
+
+// OpenArrowInput opens a file of Arrow's file format.
+func OpenArrowInput(r File) (in *Input, err error) {
+	defer recovered(&err)
+	end, err := r.Seek(0, io.SeekEnd)
 	if err != nil {
 		return nil, err
 	}
-	size := int64(binary.LittleEndian.Uint32(tail))
-	b, err := readAt(r, end-10-size, size)
+	const magic = "ARROW1"
+	tail, err := readAt(r, end-10, 10)
+	if err != nil || string(tail[4:]) != magic {
+		return nil, failure.New(failure.Refused, writeAgain, "the file is cut off: it does not end with %s", magic)
+	}
+	size := int64(le.Uint32(tail))
+	footer, err := readAt(r, end-10-size, size)
 	if err != nil {
+		return nil, badArrow("%w", err)
+	}
+	f := &arrowFile{r: r}
+	root := fbRoot(footer)
+	schema, _ := root.table(1)
+	if f.fields, err = arrowFields(schema); err != nil {
 		return nil, err
 	}
-	root := flatbuffers.Table{Bytes: b, Pos: flatbuffers.GetUOffsetT(b)}
-	at, n := vector(&root, 3)
+	f.blocks = append(footerBlocks(root, 2, dictionaryMessage), footerBlocks(root, 3, batchMessage)...)
+	if err := f.checkBlocks(end - 10 - size); err != nil {
+		return nil, err
+	}
+	return f.input(), nil
+}
+
+// footerBlocks are what a footer lists.
+func footerBlocks(footer fbTable, k int, kind byte) (all []arrowBlock) {
+	at, n := footer.vector(k)
 	for i := range n {
 		x := at + flatbuffers.UOffsetT(24*i)
-		batches = append(batches, block{root.GetInt64(x), int64(root.GetInt32(x + 8)), root.GetInt64(x + 16)})
+		all = append(all, arrowBlock{footer.GetInt64(x), int64(footer.GetInt32(x + 8)), footer.GetInt64(x + 16), kind})
 	}
-	return batches, nil
+	return all
 }
 
-// messages finds the record batches of a stream by going from message to message.
-func messages(r io.ReaderAt) (batches []block, err error) {
-	defer damaged(&err)
-	const isBatch = 3 // MessageHeader of Arrow's Message.fbs
-	for at := int64(0); ; {
-		head, err := readAt(r, at, 8)
-		if err == io.EOF {
-			return batches, nil // the marker of the end may be left out
+// checkBlocks compares a footer with the messages that it lists: they must
+// follow each other up to the end, or one of them was left out.
+func (f *arrowFile) checkBlocks(end int64) error {
+	inFile := slices.Clone(f.blocks)
+	slices.SortFunc(inFile, func(a, b arrowBlock) int { return cmp.Compare(a.at, b.at) })
+	at := int64(-1)
+	if begin, err := readAt(f.r, 8, min(8, end-8)); err == nil && len(begin) == 8 && le.Uint32(begin) == 0xffffffff {
+		at = 16 + int64(le.Uint32(begin[4:])) // after the schema, where writers begin with it as they should
+	}
+	for _, bl := range inFile {
+		if bl.at != at && at >= 0 || bl.at < 8 || bl.metadata < 8 || bl.body < 0 || bl.body > end {
+			return badArrow("the footer lists %d bytes at byte %d, the message before ends at %d", bl.metadata+bl.body, bl.at, at)
 		}
+		at = bl.at + bl.metadata + bl.body
+	}
+	if left := end - at; at >= 0 && (left < 0 || left > 8) {
+		return badArrow("there are %d bytes after the last message that the footer lists", left)
+	}
+	seen := map[int64]bool{}
+	for _, bl := range f.blocks {
+		b, err := readAt(f.r, bl.at, bl.metadata)
 		if err != nil {
-			return nil, err
+			return badArrow("%w", err)
 		}
-		if binary.LittleEndian.Uint32(head) != 0xffffffff {
-			return nil, fmt.Errorf("its metadata is damaged: no message begins at %d", at)
-		}
-		size := int64(binary.LittleEndian.Uint32(head[4:]))
-		if size == 0 {
-			return batches, nil
-		}
-		b, err := readAt(r, at+8, size)
+		message, err := messageOf(b)
 		if err != nil {
-			return nil, err
+			return err
 		}
-		message := flatbuffers.Table{Bytes: b, Pos: flatbuffers.GetUOffsetT(b)}
-		bl := block{at, 8 + size, message.GetInt64Slot(10, 0)}
-		if bl.body < 0 {
-			return nil, fmt.Errorf("its metadata is damaged: a body of %d bytes at %d", bl.body, at)
+		if message.GetByteSlot(slot(1), 0) != bl.kind || message.GetInt64Slot(slot(3), 0) != bl.body {
+			return badArrow("the message at byte %d is not the one that the footer lists", bl.at)
 		}
-		if message.GetByteSlot(6, 0) == isBatch {
-			batches = append(batches, bl)
-		}
-		if at += bl.metadata + bl.body; bl.body > 0 {
-			if _, err := readAt(r, at-1, 1); err != nil {
-				return nil, io.ErrUnexpectedEOF
-			}
-		}
-	}
-}
-
-// vector is where the k-th field of a table, a vector, begins, and its length.
-func vector(t *flatbuffers.Table, k flatbuffers.VOffsetT) (flatbuffers.UOffsetT, int) {
-	o := flatbuffers.UOffsetT(t.Offset(4 + 2*k))
-	if o == 0 {
-		return 0, 0
-	}
-	return t.Vector(o), t.VectorLen(o)
-}
-
-// damaged turns a panic over metadata that is cut or garbled into an error.
-func damaged(err *error) {
-	if r := recover(); r != nil {
-		*err = fmt.Errorf("its metadata is damaged: %v", r)
-	}
-}
-
-func readAt(r io.ReaderAt, at, n int64) ([]byte, error) {
-	if at < 0 || n < 0 || n > maxMetadata {
-		return nil, fmt.Errorf("its metadata is damaged: %d bytes at %d", n, at)
-	}
-	b := make([]byte, n)
-	_, err := io.ReadFull(io.NewSectionReader(r, at, n), b)
-	return b, err // io.EOF if the file ends at
-}
-
-const maxMetadata = 64 << 20
-
-// read gives the next rows.
-func (f *arrowFile) read() (arrow.Record, error) {
-	for f.left == 0 {
-		if len(f.blocks) == 0 {
-			return nil, io.EOF
-		}
-		if err := f.begin(f.blocks[0]); err != nil {
-			return nil, err
-		}
-		f.blocks = f.blocks[1:]
-	}
-	n := min(f.left, batchRows)
-	f.left -= n
-	arrays := make([]arrow.Array, len(f.columns))
-	for i, c := range f.columns {
-		data, err := c.read(int(n))
-		if err != nil {
-			return nil, fmt.Errorf("column %s: %w", c.Name, err)
-		}
-		arrays[i] = array.MakeFromData(data)
-	}
-	return array.NewRecord(f.schema, arrays, n), nil
-}
-
-// begin opens the columns' buffers of a batch.
-func (f *arrowFile) begin(bl block) (err error) {
-	defer damaged(&err)
-	b, err := readAt(f.r, bl.at, bl.metadata)
-	if err != nil {
-		return err
-	}
-	prefix := 4
-	if binary.LittleEndian.Uint32(b) == 0xffffffff {
-		prefix = 8
-	}
-	b = b[prefix:]
-	message := flatbuffers.Table{Bytes: b, Pos: flatbuffers.GetUOffsetT(b)}
-	var batch flatbuffers.Table
-	message.Union(&batch, flatbuffers.UOffsetT(message.Offset(8)))
-	switch f.left = batch.GetInt64Slot(4, 0); {
-	case f.left == 0:
-		return nil
-	case f.left < 0:
-		return fmt.Errorf("its metadata is damaged: a batch of %d rows", f.left)
-	}
-	codec := int8(-1)
-	if o := flatbuffers.UOffsetT(batch.Offset(10)); o != 0 {
-		compression := flatbuffers.Table{Bytes: b, Pos: batch.Indirect(o + batch.Pos)}
-		codec = compression.GetInt8Slot(4, 0)
-	}
-	nodes, _ := vector(&batch, 1)
-	buffers, count := vector(&batch, 2)
-	for _, c := range f.columns {
-		stream := func(k int) (io.Reader, error) {
-			if c.buffer+k >= count {
-				return nil, fmt.Errorf("its metadata is damaged: %d buffers", count)
-			}
-			x := buffers + flatbuffers.UOffsetT(16*(c.buffer+k))
-			return openBuffer(io.NewSectionReader(f.r, bl.at+bl.metadata+batch.GetInt64(x), batch.GetInt64(x+8)), codec)
-		}
-		nulls := batch.GetInt64(nodes + flatbuffers.UOffsetT(16*c.node) + 8)
-		if err := c.begin(nulls, stream); err != nil {
-			return fmt.Errorf("column %s: %w", c.Name, err)
+		if err := f.count(message, bl.kind, seen); err != nil {
+			return err
 		}
 	}
 	return nil
 }
 
-// openBuffer reads a buffer, compressed or not.
-func openBuffer(r *io.SectionReader, codec int8) (io.Reader, error) {
-	if codec < 0 || r.Size() == 0 {
-		return bufio.NewReaderSize(r, 64<<10), nil
+// messageOf reads a message's metadata, which begins with its length.
+func messageOf(b []byte) (fbTable, error) {
+	if len(b) < 8 {
+		return fbTable{}, badArrow("a message of %d bytes", len(b))
 	}
-	var size int64 // without compression
-	if err := binary.Read(r, binary.LittleEndian, &size); err != nil {
-		return nil, err
+	head := 4 // as written before 2019
+	if le.Uint32(b) == 0xffffffff {
+		head = 8
 	}
-	in := bufio.NewReaderSize(r, 64<<10)
-	switch {
-	case size == -1: // it was not worth it
-		return in, nil
-	case codec == 0:
-		return lz4.NewReader(in), nil
-	case codec == 1:
-		return zstd.NewReader(in, zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true))
+	if size := int64(le.Uint32(b[head-4:])); size != int64(len(b)-head) || size < 4 {
+		return fbTable{}, badArrow("a message of %d bytes, want %d", size, len(b)-head)
 	}
-	return nil, fmt.Errorf("compression %d is not known", codec)
+	return fbRoot(b[head:]), nil
 }
 
-// begin opens the column's buffers.
-func (c *arrowColumn) begin(nulls int64, stream func(k int) (io.Reader, error)) (err error) {
-	c.validity, c.offsets, c.last = nil, nil, 0
-	if nulls != 0 {
-		if c.validity, err = stream(0); err != nil {
+func (f *arrowFile) input() *Input {
+	in := &Input{Rows: f.rows, open: f.open}
+	for _, field := range f.fields {
+		in.Columns = append(in.Columns, field.InputColumn)
+	}
+	return in
+}
+
+// messages finds the schema, the dictionaries and the batches of a stream by
+// going from message to message up to the marker of the end, which may be left out.
+func (f *arrowFile) messages(end int64) error {
+	for at := int64(0); at < end; {
+		prefix, err := readAt(f.r, at, min(8, end-at))
+		if err != nil || len(prefix) < 4 {
+			return badArrow("no message at byte %d", at)
+		}
+		head, size := int64(4), int64(le.Uint32(prefix))
+		if size == 0xffffffff && len(prefix) == 8 {
+			head, size = 8, int64(le.Uint32(prefix[4:]))
+		}
+		if size == 0 {
+			break
+		}
+		if size > end-at-head {
+			return badArrow("no message at byte %d, or the file is cut off", at)
+		}
+		b, err := readAt(f.r, at, head+size)
+		if err != nil {
+			return badArrow("%w", err)
+		}
+		message, err := messageOf(b)
+		if err != nil {
 			return err
 		}
-	}
-	values := 1
-	if kindOf(c.Type) == Text {
-		if c.offsets, err = stream(1); err != nil {
+		bl := arrowBlock{at, head + size, message.GetInt64Slot(slot(3), 0), message.GetByteSlot(slot(1), 0)}
+		if bl.body < 0 || bl.body > end-at-bl.metadata {
+			return failure.New(failure.Refused, writeAgain, "the file is cut off: the message at byte %d has %d bytes", at, bl.body)
+		}
+		if err := f.message(message, bl); err != nil {
 			return err
 		}
-		values = 2
+		at += bl.metadata + bl.body
 	}
-	if c.values, err = stream(values); err != nil || c.offsets == nil {
+	if f.fields == nil {
+		return badArrow("there is no schema")
+	}
+	return nil
+}
+
+// message takes note of one message of a stream.
+func (f *arrowFile) message(message fbTable, bl arrowBlock) (err error) {
+	if first := f.fields == nil; first != (bl.kind == schemaMessage) {
+		return badArrow("a message of type %d at byte %d", bl.kind, bl.at)
+	}
+	if bl.kind == schemaMessage {
+		header, _ := message.table(2)
+		f.fields, err = arrowFields(header)
 		return err
 	}
-	first, err := c.readOffsets(1)
+	f.blocks = append(f.blocks, bl)
+	return f.count(message, bl.kind, nil)
+}
+
+// count adds a batch's rows. In files, where seen is not nil, dictionaries are
+// not replaced: it would not be known which batch is for which.
+func (f *arrowFile) count(message fbTable, kind byte, seen map[int64]bool) error {
+	header, ok := message.table(2)
+	if !ok {
+		return badArrow("a message without a header")
+	}
+	switch kind {
+	case batchMessage:
+		rows := header.GetInt64Slot(slot(0), 0)
+		if rows < 0 || f.rows+rows < f.rows {
+			return badArrow("a batch of %d rows", rows)
+		}
+		f.rows += rows
+	case dictionaryMessage:
+		id, delta := header.GetInt64Slot(slot(0), 0), header.GetBoolSlot(slot(2), false)
+		if seen[id] && !delta {
+			return notRead("Arrow files with several dictionaries for one column; write it as a stream, or without dictionaries")
+		}
+		if seen != nil {
+			seen[id] = true
+		}
+	default:
+		return notRead("Arrow messages of type %d", kind)
+	}
+	return nil
+}
+
+// arrowBatch is what a batch's metadata says.
+type arrowBatch struct {
+	rows    int64
+	nodes   [][2]int64 // rows and nulls of each
+	buffers [][2]int64 // from and to, in the file
+	views   []int64    // further buffers of each column of views
+	codec   int8       // -1 without compression
+}
+
+// batch reads the metadata of a batch, or of the batch of a dictionary.
+func (f *arrowFile) batch(bl arrowBlock) (batch arrowBatch, dictionary fbTable, err error) {
+	b, err := readAt(f.r, bl.at, bl.metadata)
+	if err != nil {
+		return batch, dictionary, err
+	}
+	message, err := messageOf(b)
+	if err != nil {
+		return batch, dictionary, err
+	}
+	header, _ := message.table(2)
+	if bl.kind == dictionaryMessage {
+		dictionary = header
+		header, _ = header.table(1)
+	}
+	batch = arrowBatch{rows: header.GetInt64Slot(slot(0), 0), codec: -1}
+	if c, ok := header.table(3); ok {
+		batch.codec = c.GetInt8Slot(slot(0), 0)
+	}
+	at, n := header.vector(1)
+	for i := range n {
+		x := at + flatbuffers.UOffsetT(16*i)
+		batch.nodes = append(batch.nodes, [2]int64{header.GetInt64(x), header.GetInt64(x + 8)})
+	}
+	at, n = header.vector(2)
+	last := int64(0)
+	for i := range n {
+		x := at + flatbuffers.UOffsetT(16*i)
+		from, size := header.GetInt64(x), header.GetInt64(x+8)
+		if size < 0 || size > 0 && from < last || from > bl.body-size {
+			return batch, dictionary, badArrow("buffer %d is at %d, %d bytes, of %d", i, from, size, bl.body)
+		}
+		if size > 0 {
+			last = from + size
+		}
+		begin := bl.at + bl.metadata
+		batch.buffers = append(batch.buffers, [2]int64{begin + from, begin + from + size})
+	}
+	at, n = header.vector(4)
+	for i := range n {
+		batch.views = append(batch.views, header.GetInt64(at+flatbuffers.UOffsetT(8*i)))
+	}
+	return batch, dictionary, nil
+}
+
+// open reads a column from its beginning.
+func (f *arrowFile) open(column int) (columnReader, error) {
+	buffers, views := 0, 0
+	for _, other := range f.fields[:column] {
+		if other.unknown {
+			return nil, notRead("files in which a column before %s, %s, has %s", f.fields[column].Name, other.Name, other.Type)
+		}
+		buffers, views = buffers+other.buffers, views+other.viewColumns
+	}
+	field := &f.fields[column]
+	return &arrowColumn{file: f, field: field, part: arrowPart{arrowType: field.arrowType, node: field.node, buffer: buffers, before: views}}, nil
+}
+
+// arrowColumn reads a column batch by batch.
+type arrowColumn struct {
+	file    *arrowFile
+	field   *arrowField
+	part    arrowPart
+	next    int   // block
+	batches int   // begun
+	left    int64 // rows of the batch at hand
+
+	entries cells // of the dictionary
+	known   bool  // there is one
+	indexes cells
+}
+
+func (c *arrowColumn) read(dst *cells, n int) error {
+	for n > 0 {
+		if c.left == 0 {
+			if err := c.block(); err != nil {
+				return c.place(err)
+			}
+			continue
+		}
+		m := min(int64(n), c.left)
+		if err := c.rows(dst, int(m)); err != nil {
+			return c.place(err)
+		}
+		c.left, n = c.left-m, n-int(m)
+	}
+	return nil
+}
+
+func (c *arrowColumn) end() error {
+	if err := c.part.end(); err != nil {
+		return c.place(err)
+	}
+	return nil
+}
+
+// place says in which column and batch something is wrong.
+func (c *arrowColumn) place(err error) error {
+	place := fmt.Sprintf("column %s (%s), record batch %d", c.field.Name, c.field.Type, c.batches)
+	if f := (*failure.Error)(nil); errors.As(err, &f) {
+		return fmt.Errorf("%s: %w", place, err)
+	}
+	return failure.New(failure.Refused, writeAgain, "%s: the data is damaged: %w", place, err)
+}
+
+// block goes to the next block: a dictionary of the column's, or a batch.
+func (c *arrowColumn) block() error {
+	if err := c.part.end(); err != nil {
+		return err
+	}
+	if c.next == len(c.file.blocks) {
+		return io.ErrUnexpectedEOF
+	}
+	bl := c.file.blocks[c.next]
+	c.next++
+	if bl.kind == dictionaryMessage && !c.field.dictionary {
+		return nil
+	}
+	batch, dictionary, err := c.file.batch(bl)
 	if err != nil {
 		return err
 	}
-	c.last = first[0]
-	_, err = io.CopyN(io.Discard, c.values, c.last)
-	return err
+	if bl.kind == dictionaryMessage {
+		return c.dictionary(&batch, dictionary)
+	}
+	c.batches++
+	c.left = batch.rows
+	return c.part.begin(c.file.r, &batch)
 }
 
-// readOffsets reads offsets of either width.
-func (c *arrowColumn) readOffsets(n int) ([]int64, error) {
-	width := 4
-	if c.Type.ID() == arrow.LARGE_STRING {
-		width = 8
+// dictionary reads the entries of the column's dictionary, or adds to them.
+func (c *arrowColumn) dictionary(batch *arrowBatch, header fbTable) error {
+	if header.GetInt64Slot(slot(0), 0) != c.field.id {
+		return nil
 	}
-	b := make([]byte, n*width)
-	if _, err := io.ReadFull(c.offsets, b); err != nil {
-		return nil, err
+	const isDelta = 2
+	if !header.GetBoolSlot(slot(isDelta), false) {
+		c.entries.reset()
 	}
-	offsets := make([]int64, n)
-	for i := range offsets {
-		if width == 8 {
-			offsets[i] = int64(binary.LittleEndian.Uint64(b[8*i:]))
-		} else {
-			offsets[i] = int64(binary.LittleEndian.Uint32(b[4*i:]))
-		}
+	c.known = true
+	if batch.rows < 0 || batch.rows > maxPage/8 {
+		return notRead("dictionaries of %d entries", batch.rows)
 	}
-	return offsets, nil
+	part := arrowPart{arrowType: c.field.entry}
+	if err := part.begin(c.file.r, batch); err != nil {
+		return err
+	}
+	if err := part.read(&c.entries, int(batch.rows)); err != nil {
+		return err
+	}
+	return part.end()
 }
 
-// read gives the next n rows. All reads of a batch but the last are of
-// batchRows, so that bits begin at bytes.
-func (c *arrowColumn) read(n int) (*array.Data, error) {
-	next := func(r io.Reader, size int) (*memory.Buffer, error) {
-		b := make([]byte, size)
-		_, err := io.ReadFull(r, b)
-		return memory.NewBufferBytes(b), err
+// rows reads rows of the batch at hand.
+func (c *arrowColumn) rows(dst *cells, n int) error {
+	if !c.field.dictionary {
+		return c.part.read(dst, n)
 	}
-	var buffers [3]*memory.Buffer
-	var err error
-	nulls := 0
-	if c.validity != nil {
-		nulls = array.UnknownNullCount
-		if buffers[0], err = next(c.validity, (n+7)/8); err != nil {
-			return nil, err
+	c.indexes.reset()
+	if err := c.part.read(&c.indexes, n); err != nil {
+		return err
+	}
+	for _, i := range c.indexes.whole {
+		if i == Null {
+			dst.appendNulls(c.field.Kind, 1)
+			continue
 		}
-	}
-	if c.offsets == nil {
-		width := c.Type.(arrow.FixedWidthDataType).BitWidth() / 8
-		buffers[1], err = next(c.values, n*width)
-		return array.NewData(c.Type, n, buffers[:2], nil, nulls, 0), err
-	}
-	offsets, err := c.readOffsets(n)
-	if err != nil {
-		return nil, err
-	}
-	from := make([]int64, 1, n+1)
-	for _, o := range offsets {
-		if o < c.last+from[len(from)-1] || o-c.last > maxMetadata {
-			return nil, fmt.Errorf("its offsets are damaged: %d", o)
+		size := max(len(c.entries.whole), len(c.entries.float), len(c.entries.text))
+		if !c.known || i < 0 || i >= int64(size) {
+			return fmt.Errorf("the index %d is beyond the dictionary's %d entries", i, size)
 		}
-		from = append(from, o-c.last)
+		dst.appendRange(&c.entries, c.field.Kind, int(i), int(i)+1)
 	}
-	c.last += from[n]
-	buffers[1] = memory.NewBufferBytes(arrow.Int64Traits.CastToBytes(from))
-	buffers[2], err = next(c.values, int(from[n]))
-	return array.NewData(arrow.BinaryTypes.LargeString, n, buffers[:], nil, nulls, 0), err
+	return nil
 }

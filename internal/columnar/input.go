@@ -1,18 +1,16 @@
 package columnar
 
 import (
-	"context"
 	"fmt"
 	"io"
 	"iter"
 	"math"
+	"runtime"
+	"sync"
 
-	"github.com/apache/arrow/go/v15/arrow"
-	"github.com/apache/arrow/go/v15/arrow/array"
-	"github.com/apache/arrow/go/v15/arrow/memory"
-	"github.com/apache/arrow/go/v15/parquet"
-	"github.com/apache/arrow/go/v15/parquet/file"
-	"github.com/apache/arrow/go/v15/parquet/pqarrow"
+	"golang.org/x/sync/errgroup"
+
+	"tokenfork/internal/failure"
 )
 
 // Kind is what the cells of an input's column can be read as.
@@ -20,229 +18,206 @@ type Kind int
 
 // Kinds of columns.
 const (
-	Whole  Kind = iota // integers of any width
-	Narrow             // float32, float16
-	Wide               // float64
-	Text               // strings, also of a dictionary
-	Unread             // anything else
+	Unread   Kind = iota // a type that has no use in a table of tokens
+	Whole                // integers of any width, decimals of scale 0
+	Half                 // float16
+	Single               // float32
+	Double               // float64
+	Fraction             // decimals with digits after the point
+	Text                 // strings
 )
+
+// Null stands for an empty cell of a column of kind Whole. It is NaN in the
+// kinds of floats and "" in Text.
+const Null = math.MinInt64
 
 // InputColumn is a column of a file that was not written by this program.
 type InputColumn struct {
 	Name string
 	Kind Kind
-	Type string // as Arrow spells it, for messages
+	Type string // as the file's format names it, for messages
 }
 
 // Input is such a file.
 type Input struct {
 	Columns []InputColumn
-	Rows    int64 // 0 if not known
-	open    func(columns []int) (func() (arrow.Record, error), error)
-}
-
-// batchRows is how many rows are read at once.
-const batchRows = 16 << 10
-
-// OpenParquetInput opens a Parquet file. Only what is asked for is read of it.
-func OpenParquetInput(r ReaderAtSeeker) (*Input, error) {
-	props := parquet.NewReaderProperties(memory.DefaultAllocator)
-	props.BufferedStreamEnabled = true // else whole column chunks are held
-	pf, err := file.NewParquetReader(r, file.WithReadProps(props))
-	if err != nil {
-		return nil, fmt.Errorf("read Parquet: %w", err)
-	}
-	fr, err := pqarrow.NewFileReader(pf, pqarrow.ArrowReadProperties{BatchSize: batchRows, Parallel: true}, memory.DefaultAllocator)
-	if err != nil {
-		return nil, fmt.Errorf("read Parquet: %w", err)
-	}
-	s, err := fr.Schema()
-	if err != nil {
-		return nil, fmt.Errorf("read Parquet schema: %w", err)
-	}
-	in := &Input{Columns: inputColumns(s), Rows: pf.NumRows()}
-	in.open = func(columns []int) (func() (arrow.Record, error), error) {
-		leaves := make([]int, len(columns))
-		for i, c := range columns { // nested columns have several leaves
-			leaves[i] = pf.MetaData().Schema.ColumnIndexByName(in.Columns[c].Name)
-		}
-		rr, err := fr.GetRecordReader(context.Background(), leaves, nil)
-		if err != nil {
-			return nil, fmt.Errorf("read Parquet: %w", err)
-		}
-		return rr.Read, nil
-	}
-	return in, nil
+	Rows    int64
+	open    func(column int) (columnReader, error)
 }
 
 // File is an opened local file.
 type File interface {
-	io.Reader
 	io.Seeker
 	io.ReaderAt
 }
 
-// picked reads records and keeps some of their columns.
-func picked(read func() (arrow.Record, error)) func([]int) (func() (arrow.Record, error), error) {
-	return func(columns []int) (func() (arrow.Record, error), error) {
-		return func() (arrow.Record, error) {
-			rec, err := read()
-			if err != nil {
-				return nil, err
-			}
-			fields, arrays := make([]arrow.Field, len(columns)), make([]arrow.Array, len(columns))
-			for i, c := range columns {
-				fields[i], arrays[i] = rec.Schema().Field(c), rec.Column(c)
-			}
-			return array.NewRecord(arrow.NewSchema(fields, nil), arrays, rec.NumRows()), nil
-		}, nil
+// columnReader gives the cells of a column in the order of the rows.
+type columnReader interface {
+	// read appends the next n cells to dst.
+	read(dst *cells, n int) error
+	// end checks what can be checked only after the last row.
+	end() error
+}
+
+// cells are consecutive cells of a column: one of the slices, by the column's kind.
+type cells struct {
+	whole []int64
+	float []float64 // of the kinds Half, Single, Double and Fraction
+	text  []string
+}
+
+func (c *cells) reset() { c.whole, c.float, c.text = c.whole[:0], c.float[:0], c.text[:0] }
+
+// appendRange appends the cells from src[from:to].
+func (c *cells) appendRange(src *cells, kind Kind, from, to int) {
+	switch kind {
+	case Whole:
+		c.whole = append(c.whole, src.whole[from:to]...)
+	case Text:
+		c.text = append(c.text, src.text[from:to]...)
+	default:
+		c.float = append(c.float, src.float[from:to]...)
 	}
 }
 
-func inputColumns(s *arrow.Schema) []InputColumn {
-	cols := make([]InputColumn, len(s.Fields()))
-	for i, f := range s.Fields() {
-		cols[i] = InputColumn{f.Name, kindOf(f.Type), f.Type.String()}
-	}
-	return cols
-}
-
-func kindOf(t arrow.DataType) Kind {
-	switch t.ID() {
-	case arrow.INT8, arrow.INT16, arrow.INT32, arrow.INT64, arrow.UINT8, arrow.UINT16, arrow.UINT32, arrow.UINT64:
-		return Whole
-	case arrow.FLOAT16, arrow.FLOAT32:
-		return Narrow
-	case arrow.FLOAT64:
-		return Wide
-	case arrow.STRING, arrow.LARGE_STRING:
-		return Text
-	case arrow.DICTIONARY:
-		if kindOf(t.(*arrow.DictionaryType).ValueType) == Text {
-			return Text
+// appendNulls appends n empty cells.
+func (c *cells) appendNulls(kind Kind, n int) {
+	for range n {
+		switch kind {
+		case Whole:
+			c.whole = append(c.whole, Null)
+		case Text:
+			c.text = append(c.text, "")
+		default:
+			c.float = append(c.float, math.NaN())
 		}
 	}
-	return Unread
+}
+
+// spread moves the first cells, which are those that are not null, to where
+// they belong among all rows: where defined is 1.
+func (c *cells) spread(kind Kind, defined []byte) {
+	switch kind {
+	case Whole:
+		c.whole = spread(c.whole, defined, Null)
+	case Text:
+		c.text = spread(c.text, defined, "")
+	default:
+		c.float = spread(c.float, defined, math.NaN())
+	}
+}
+
+func spread[T any](present []T, defined []byte, null T) []T {
+	all := append(present, make([]T, len(defined)-len(present))...)
+	from := len(present)
+	for to := len(defined) - 1; to >= from && to >= 0; to-- {
+		if defined[to] == 0 {
+			all[to] = null
+			continue
+		}
+		from--
+		all[to] = all[from]
+	}
+	return all
 }
 
 // InputBatch is consecutive rows of the columns that were asked for. It may be
 // read by another goroutine while the next one is fetched.
 type InputBatch struct {
-	Rows   int
-	record arrow.Record
+	Rows    int
+	columns []cells
 }
 
-// Batches yields the rows of the columns, given by their index in Columns,
-// ascending. The receiver releases each batch.
+// Whole is the k-th column asked for, of kind Whole.
+func (b *InputBatch) Whole(k int) []int64 { return b.columns[k].whole }
+
+// Floats is the k-th column, of one of the kinds of floats.
+func (b *InputBatch) Floats(k int) []float64 { return b.columns[k].float }
+
+// Text is the k-th column, of kind Text.
+func (b *InputBatch) Text(k int) []string { return b.columns[k].text }
+
+var inputBatches = sync.Pool{New: func() any { return new(InputBatch) }}
+
+// Release gives the batch's memory back. Its slices must not be used any more.
+func (b *InputBatch) Release() { inputBatches.Put(b) }
+
+// batchRows is how many rows are read at once.
+const batchRows = 16 << 10
+
+// Batches yields the rows of the columns, given by their index in Columns. The
+// receiver releases each batch. Damage is an error of the exit code Refused,
+// sometimes only after the rows that it is about.
 func (in *Input) Batches(columns []int) iter.Seq2[*InputBatch, error] {
 	return func(yield func(*InputBatch, error) bool) {
-		read, err := in.open(columns)
-		if err != nil {
-			yield(nil, err)
-			return
-		}
-		for {
-			rec, err := read()
-			if err == io.EOF {
+		readers := make([]columnReader, len(columns))
+		for k, c := range columns {
+			var err error
+			if readers[k], err = in.open(c); err != nil {
+				yield(nil, err)
 				return
 			}
-			if err != nil {
-				yield(nil, fmt.Errorf("read record batch: %w", err))
+		}
+		for left := in.Rows; left > 0; {
+			b := inputBatches.Get().(*InputBatch)
+			b.Rows = int(min(left, batchRows))
+			b.columns = append(b.columns[:0:cap(b.columns)], make([]cells, max(0, len(columns)-cap(b.columns)))...)[:len(columns)]
+			if err := b.read(readers); err != nil {
+				yield(nil, err)
 				return
 			}
-			rec.Retain()
-			for from := int64(0); from < rec.NumRows(); from += batchRows {
-				part := rec.NewSlice(from, min(from+batchRows, rec.NumRows()))
-				if !yield(&InputBatch{int(part.NumRows()), part}, nil) {
-					rec.Release()
-					return
-				}
+			left -= int64(b.Rows)
+			if !yield(b, nil) {
+				return
 			}
-			rec.Release()
+		}
+		for _, r := range readers {
+			if err := r.end(); err != nil {
+				yield(nil, err)
+				return
+			}
 		}
 	}
 }
 
-// Release gives the batch's memory back.
-func (b *InputBatch) Release() { b.record.Release() }
-
-// Wholes copies the k-th column asked for, of kind Whole, to dst; null cells
-// become null. Numbers of 2^63 and more become 2^63-1.
-func (b *InputBatch) Wholes(k int, dst []int64, null int64) {
-	switch a := b.record.Column(k).(type) {
-	case *array.Int64:
-		copy(dst, a.Int64Values())
-	case *array.Int32:
-		widen(dst, a.Int32Values())
-	case *array.Int16:
-		widen(dst, a.Int16Values())
-	case *array.Int8:
-		widen(dst, a.Int8Values())
-	case *array.Uint32:
-		widen(dst, a.Uint32Values())
-	case *array.Uint16:
-		widen(dst, a.Uint16Values())
-	case *array.Uint8:
-		widen(dst, a.Uint8Values())
-	case *array.Uint64:
-		for i, v := range a.Uint64Values() {
-			dst[i] = int64(min(v, math.MaxInt64))
-		}
+// read fills the batch, several columns at once.
+func (b *InputBatch) read(readers []columnReader) error {
+	var g errgroup.Group
+	g.SetLimit(runtime.GOMAXPROCS(0))
+	for k, r := range readers {
+		g.Go(func() (err error) {
+			defer recovered(&err)
+			b.columns[k].reset()
+			return r.read(&b.columns[k], b.Rows)
+		})
 	}
-	nulls(b.record.Column(k), dst, null)
+	return g.Wait()
 }
 
-func widen[T, U int64 | float64 | int32 | int16 | int8 | uint32 | uint16 | uint8 | float32](dst []T, src []U) {
-	for i, v := range src {
-		dst[i] = T(v)
-	}
-}
+const writeAgain = "fetch or write the file again"
 
-func nulls[T any](a arrow.Array, dst []T, null T) {
-	if a.NullN() == 0 {
+// recovered turns a panic over damaged data, in a library or here, into an error.
+func recovered(err *error) {
+	r := recover()
+	if r == nil {
 		return
 	}
-	for i := range a.Len() {
-		if a.IsNull(i) {
-			dst[i] = null
-		}
+	if cause, ok := r.(error); ok {
+		*err = failure.New(failure.Refused, writeAgain, "the file is damaged: %w", cause)
+	} else {
+		*err = failure.New(failure.Refused, writeAgain, "the file is damaged: %v", r)
 	}
 }
 
-// Floats copies the k-th column, of kind Narrow or Wide, to dst; null cells become NaN.
-func (b *InputBatch) Floats(k int, dst []float64) {
-	switch a := b.record.Column(k).(type) {
-	case *array.Float64:
-		copy(dst, a.Float64Values())
-	case *array.Float32:
-		widen(dst, a.Float32Values())
-	case *array.Float16:
-		for i, v := range a.Values() {
-			dst[i] = float64(v.Float32())
-		}
+// readAt reads n bytes of a file of which no more than that are needed.
+func readAt(r io.ReaderAt, at, n int64) ([]byte, error) {
+	if at < 0 || n < 0 || n > maxMetadata {
+		return nil, fmt.Errorf("its metadata is damaged: %d bytes at byte %d", n, at)
 	}
-	nulls(b.record.Column(k), dst, math.NaN())
+	b := make([]byte, n)
+	_, err := io.ReadFull(io.NewSectionReader(r, at, n), b)
+	return b, err // io.EOF if the file ends at
 }
 
-// Texts copies the k-th column, of kind Text, to dst; null cells become "".
-// The strings are views that end with the batch.
-func (b *InputBatch) Texts(k int, dst []string) {
-	switch a := b.record.Column(k).(type) {
-	case *array.String:
-		for i := range dst {
-			dst[i] = a.Value(i)
-		}
-	case *array.LargeString:
-		for i := range dst {
-			dst[i] = a.Value(i)
-		}
-	case *array.Dictionary:
-		values := a.Dictionary().(interface{ Value(int) string })
-		for i := range dst {
-			if a.IsValid(i) {
-				dst[i] = values.Value(a.GetValueIndex(i))
-			}
-		}
-	}
-	nulls(b.record.Column(k), dst, "")
-}
+// maxMetadata bounds what is read of a file's own description, so that damage cannot fill the memory.
+const maxMetadata = 64 << 20

@@ -4,10 +4,12 @@ import (
 	"fmt"
 	"math"
 	"strconv"
+
+	"tokenfork/internal/columnar"
 )
 
 // blank stands for a cell without a number.
-const blank = math.MinInt64
+const blank = columnar.Null
 
 // values are a row's cells.
 type values struct {

@@ -15,6 +15,7 @@ var (
 	errWhole    = errors.New("is not a whole number")
 	errNegative = errors.New("is negative")
 	errLarge    = errors.New("is 2^53 or more, where floats lose digits")
+	errFloat16  = errors.New("is 2^11 or more in a float16 column, where digits are already lost")
 	errFloat32  = errors.New("is 2^24 or more in a float32 column, where digits are already lost")
 )
 

@@ -18,7 +18,7 @@ type columnFile struct {
 	name   string
 	in     *columnar.Input
 	schema *Schema
-	wanted []int       // columns, ascending
+	wanted []int       // columns
 	at     [roles]int  // each role's index in wanted
 	kinds  [roles]kind // of each role's column
 }
@@ -45,7 +45,6 @@ func openColumns(name string, in *columnar.Input, req Request) (*columnFile, err
 			return nil, fmt.Errorf("%s: %w", name, err)
 		}
 	}
-	slices.Sort(f.wanted)
 	for r, c := range s.fields {
 		f.at[r] = slices.Index(f.wanted, c)
 	}
@@ -53,12 +52,13 @@ func openColumns(name string, in *columnar.Input, req Request) (*columnFile, err
 }
 
 func wantKind(r role, c columnar.InputColumn, idType string) error {
-	ok, want := c.Kind != columnar.Unread && c.Kind != columnar.Text, "whole numbers"
+	number := c.Kind != columnar.Unread && c.Kind != columnar.Text
+	ok, want := number && c.Kind != columnar.Fraction, "whole numbers"
 	switch {
 	case r >= firstMeasure:
-		want = "numbers"
+		ok, want = number, "numbers"
 	case isSentence(r):
-		ok, want = c.Kind != columnar.Unread, "whole numbers or strings"
+		ok, want = ok || c.Kind == columnar.Text, "whole numbers or strings"
 		if idType == Int64 && c.Kind == columnar.Text {
 			return failure.New(failure.Refused, "--sentence-id-type string", "column %s is %s, want whole numbers", c.Name, c.Type)
 		}
@@ -112,7 +112,6 @@ type cells struct {
 	vectors
 	*converter
 	piece
-	floats []float64
 }
 
 var pool = sync.Pool{New: func() any { return new(cells) }}
@@ -143,26 +142,24 @@ func (c *converter) convert(p piece) *Batch {
 
 func (v *cells) numbers(r role, dst []int64) {
 	if v.kinds[r] == columnar.Whole {
-		v.Wholes(v.at[r], dst, blank)
+		copy(dst, v.Whole(v.at[r]))
 		if isSentence(r) {
 			return
 		}
 		for i, n := range dst {
 			if uint64(n) >= tooLarge && n != blank {
-				v.spoil(i, r, strconv.FormatInt(n, 10), wholeProblem(float64(n), false))
+				v.spoil(i, r, strconv.FormatInt(n, 10), wholeProblem(float64(n), columnar.Double))
 				dst[i] = blank
 			}
 		}
 		return
 	}
-	v.floats = grow(v.floats, len(dst))
-	v.Floats(v.at[r], v.floats)
-	for i, f := range v.floats {
+	for i, f := range v.Floats(v.at[r]) {
 		dst[i] = blank
 		if f != f {
 			continue
 		}
-		if err := wholeProblem(f, v.kinds[r] == columnar.Narrow); err != nil && !(isSentence(r) && errors.Is(err, errNegative)) {
+		if err := wholeProblem(f, v.kinds[r]); err != nil && !(isSentence(r) && errors.Is(err, errNegative)) {
 			v.spoil(i, r, strconv.FormatFloat(f, 'g', -1, 64), err)
 			continue
 		}
@@ -171,16 +168,18 @@ func (v *cells) numbers(r role, dst []int64) {
 }
 
 // wholeProblem says why a number is no id, or nil.
-func wholeProblem(f float64, narrow bool) error {
+func wholeProblem(f float64, k kind) error {
 	switch {
-	case f >= tooLarge:
+	case k == columnar.Half && math.Abs(f) >= 1<<11:
+		return errFloat16
+	case k == columnar.Single && math.Abs(f) >= 1<<24:
+		return errFloat32
+	case math.Abs(f) >= tooLarge:
 		return errLarge
 	case f != math.Trunc(f):
 		return errWhole
 	case f < 0:
 		return errNegative
-	case narrow && f >= 1<<24:
-		return errFloat32
 	}
 	return nil
 }
@@ -189,7 +188,7 @@ func wholeProblem(f float64, narrow bool) error {
 func (v *cells) strings(r role) {
 	dst := v.texts[sideOf(r)]
 	if v.kinds[r] == columnar.Text {
-		v.Texts(v.at[r], dst)
+		copy(dst, v.Text(v.at[r]))
 		return
 	}
 	numbers := make([]int64, len(dst))
@@ -203,12 +202,10 @@ func (v *cells) strings(r role) {
 
 func (v *cells) measure(dst []float64, r role) {
 	if v.kinds[r] != columnar.Whole {
-		v.Floats(v.at[r], dst)
+		copy(dst, v.Floats(v.at[r]))
 		return
 	}
-	whole := make([]int64, len(dst))
-	v.Wholes(v.at[r], whole, blank)
-	for i, n := range whole {
+	for i, n := range v.Whole(v.at[r]) {
 		if dst[i] = float64(n); n == blank {
 			dst[i] = math.NaN()
 		}
