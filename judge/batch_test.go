@@ -17,6 +17,7 @@ import (
 
 	"tokenfork/internal/failure"
 	"tokenfork/internal/job/jobtest"
+	"tokenfork/internal/results"
 	"tokenfork/judge/endpoint"
 )
 
@@ -154,7 +155,7 @@ func TestBatchThatExpires(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, v := range verdicts(t, o.Store, judging.ID()) {
-		if v.Error != nil && *v.Error != NoContinuation {
+		if v.Error != nil && *v.Error != results.NoContinuation {
 			t.Errorf("got %+v", v)
 		}
 	}

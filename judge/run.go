@@ -102,8 +102,9 @@ type runner struct {
 	prompt  *Prompt
 	framer  Framer
 	judging Judging
-	todo    []int // shards with continuations and without a commit
-	waiting []int // shards without continuations
+	todo    []int        // shards with continuations and without a commit
+	waiting []int        // shards without continuations
+	again   map[int]bool // of todo: continuations were made anew since they were judged
 	judge   *Judge
 	client  *endpoint.Client
 	asks    *errgroup.Group
@@ -178,6 +179,7 @@ func (r *runner) sort(ctx context.Context, shards []int) error {
 	if err != nil {
 		return err
 	}
+	r.again = map[int]bool{}
 	lacks := map[int]string{} // by shard: the first stage that is not finished
 	for _, t := range unfinished {
 		lacks[t.Shard] = cmp.Or(lacks[t.Shard], t.Stage)
@@ -191,6 +193,9 @@ func (r *runner) sort(ctx context.Context, shards []int) error {
 			r.waiting = append(r.waiting, k)
 		case lacks[k] == "judge":
 			r.todo = append(r.todo, k)
+			if table.Of(tasks.KeyOf(r.task(k))).Outdated {
+				r.again[k] = true
+			}
 		case r.Retry:
 			again, err := r.worthRetrying(ctx, k)
 			if err != nil {
@@ -386,10 +391,10 @@ func (s *summary) count(v *job.Verdict) {
 	s.classes[*v.Error]++
 }
 
-func (s *summary) committed(c *job.Commit) {
+func (s *summary) committed(c *job.Commit, mismatches int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.rows += c.Rows
+	s.rows += mismatches // a commit after a retry lists more rows
 	s.failed += c.Failed
 }
 

@@ -93,7 +93,7 @@ func TestRun(t *testing.T) {
 			t.Errorf("got %+v", v)
 		}
 	}
-	if want := map[string]int{Identical: 20, Self: 79}; !reflect.DeepEqual(sources, want) || classes[NoContinuation] != 1 {
+	if want := map[string]int{Identical: 20, Self: 79}; !reflect.DeepEqual(sources, want) || classes[results.NoContinuation] != 1 {
 		t.Errorf("got %v, %v", sources, classes)
 	}
 

@@ -21,14 +21,11 @@ type shardRun struct {
 	log      *job.Log[job.Verdict]
 	before   *job.Committed[job.Verdict] // what a retry may keep; nil at the first try
 	journal  *journal
+	inputs   map[string]int // rounds of the continuations, by side
 	ordinals []int64        // all texts of the shard
 	open     sync.WaitGroup // questions without a verdict
 	drained  atomic.Bool    // some questions were not asked
 }
-
-// NoContinuation is the class of verdicts on mismatches whose continuations
-// failed: nobody was asked.
-const NoContinuation = "no_continuation"
 
 // shardRun reads what there is of a shard; fs.ErrNotExist (errors.Is) if it
 // has no continuations.
@@ -37,11 +34,12 @@ func (r *runner) shardRun(ctx context.Context, k int) (*shardRun, error) {
 	if err != nil {
 		return nil, err
 	}
-	run := &shardRun{runner: r, manifest: m, results: results.Reader{Plan: &r.job.Plan, Text: r.framer.Text}}
+	run := &shardRun{runner: r, manifest: m, results: results.Reader{Plan: &r.job.Plan, Text: r.framer.Text}, inputs: map[string]int{}}
 	for _, side := range r.job.Settings.Servers() {
 		if run.results.Sides[side], err = job.OpenCommitted[job.Continuation](ctx, r.Store, r.inferred(k, side)); err != nil {
 			return nil, err
 		}
+		run.inputs[side.String()] = run.results.Sides[side].Commit().Round()
 	}
 	return run, nil
 }
@@ -64,9 +62,10 @@ func (r *runner) open(ctx context.Context, k int) (*shardRun, error) {
 	if err := r.remember(ctx, k); err != nil {
 		return nil, err
 	}
-	if run.log, run.before, err = job.OpenTask[job.Verdict](ctx, r.Store, r.job.ID, r.task(k), r.Who, r.PartEvery, r.Retry); err != nil || run.log == nil {
+	if run.log, run.before, err = job.OpenTask[job.Verdict](ctx, r.Store, r.job.ID, r.task(k), r.Who, r.PartEvery, r.Retry || r.again[k]); err != nil || run.log == nil {
 		return nil, err
 	}
+	run.log.From(run.inputs)
 	run.journal = openJournal(ctx, r.Store, r.task(k), run.log.Attempt().ID, r.PartEvery)
 	return run, nil
 }
@@ -144,7 +143,7 @@ func (run *shardRun) verdict(ctx context.Context, s *job.Text, row *job.Result) 
 	if row.Status != results.OK {
 		j := &run.judging
 		return job.Verdict{Ordinal: s.Ordinal, Position: int32(row.MismatchPosition) - int32(run.job.Settings.FirstPosition),
-			JudgeModel: j.Model, PromptVersion: j.PromptVersion, PromptHash: j.PromptHash, Error: ptr(NoContinuation), Message: &row.Status}, nil
+			JudgeModel: j.Model, PromptVersion: j.PromptVersion, PromptHash: j.PromptHash, Error: ptr(results.NoContinuation), Message: &row.Status}, nil
 	}
 	return run.judge.Ask(ctx, run.framer.Question(s, row))
 }
@@ -218,7 +217,7 @@ func (run *shardRun) end(ctx context.Context, complete bool) error {
 	if err != nil {
 		return err
 	}
-	run.sum.committed(c)
+	run.sum.committed(c, run.manifest.Shard.Mismatches)
 	run.Log.Info("shard judged", "shard", run.manifest.Index, "mismatches", run.manifest.Shard.Mismatches, "failed", c.Failed)
 	return nil
 }

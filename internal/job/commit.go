@@ -35,7 +35,12 @@ type Commit struct {
 	Rows     int      `json:"rows"`
 	Failed   int      `json:"failed"`
 	Counters Counters `json:"counters"`
-	Sum      string   `json:"sha256,omitempty"` // see SealJSON: without it the commit is damaged
+	// Inputs are the rounds of the commits that this one's rows were made from, by
+	// side: of a judging, infer's. A side that is not named had round 0.
+	Inputs map[string]int `json:"inputs,omitempty"`
+	Sum    string         `json:"sha256,omitempty"` // see SealJSON: without it the commit is damaged
+
+	round int
 }
 
 const commitName = "commit.json"
@@ -101,8 +106,16 @@ func ReadCommit(ctx context.Context, s store.Store, t Task, round int) (*Commit,
 	if err != nil {
 		return nil, damagedCommit{failure.New(failure.Refused, t.Again(s, ""), "%s of %s is damaged: %w", key, s, err)}
 	}
+	c.round = round
 	return &c, nil
 }
+
+// Round counts how often the task had been opened again before this commit.
+func (c *Commit) Round() int { return c.round }
+
+// Outdated says whether rows of a judging that failed may do better now: a side
+// was generated again since, and is at that round.
+func (c *Commit) Outdated(side string, round int) bool { return c.Failed > 0 && round > c.Inputs[side] }
 
 // LoadCommit gives the task's commit; fs.ErrNotExist (errors.Is) if it is open.
 func LoadCommit(ctx context.Context, s store.Store, t Task) (*Commit, error) {

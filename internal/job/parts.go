@@ -100,6 +100,8 @@ type Log[T Row] struct {
 	parts    map[string]*loaded
 	owner    map[int64]owner // by text
 	retry    bool            // failed texts are open
+	listed   map[string]bool // parts of the commit that a retry replaces
+	inputs   map[string]int  // see Commit
 	round    int             // of the commit to be
 	damaged  string          // key of the damaged commit that it replaces
 	err      error
@@ -167,8 +169,17 @@ func openLog[T Row](ctx context.Context, s store.Store, plan string, t Task, who
 	}
 	who.ID = hex.EncodeToString(id[:])
 	l := &Log[T]{store: s, task: t, plan: plan, who: who, every: every, counters: Counters{}, parts: map[string]*loaded{},
-		owner: map[int64]owner{}, retry: retry, round: round, wake: make(chan struct{}, 1), stop: make(chan struct{}), done: make(chan struct{})}
+		owner: map[int64]owner{}, listed: map[string]bool{}, retry: retry, round: round, wake: make(chan struct{}, 1), stop: make(chan struct{}), done: make(chan struct{})}
 	l.flushed = sync.NewCond(&l.mu)
+	if retry && round > 0 {
+		last, err := ReadCommit(ctx, s, t, round-1)
+		if err != nil {
+			return nil, err
+		}
+		for _, p := range last.Parts {
+			l.listed[p.Key] = true
+		}
+	}
 	if err := l.resume(ctx); err != nil {
 		return nil, err
 	}
@@ -225,7 +236,9 @@ func (l *Log[T]) take(key string, p *part[T]) {
 		here[r.TextOrdinal()] = o
 	}
 	for n, o := range here {
-		if before, ok := l.owner[n]; !ok || o.failed < before.failed {
+		before, ok := l.owner[n]
+		again := l.listed[before.key] && !l.listed[key] // what a retry found, which is newer
+		if !ok || o.failed < before.failed || o.failed == before.failed && again {
 			l.owner[n] = o
 		}
 	}
@@ -241,6 +254,9 @@ func (l *Log[T]) Has(ordinal int64) bool {
 
 // Attempt is this attempt's record.
 func (l *Log[T]) Attempt() Attempt { return l.who }
+
+// From says of which rounds of its inputs, by side, the task's rows are made.
+func (l *Log[T]) From(inputs map[string]int) { l.inputs = inputs }
 
 // Count adds to the counters that go with the next part.
 func (l *Log[T]) Count(c Counters) {
@@ -339,7 +355,7 @@ func (l *Log[T]) Commit(ctx context.Context, texts []int64) (*Commit, error) {
 		return nil, err
 	}
 	c := &Commit{Format: Format, Job: l.plan, Manifest: l.task.Manifest, Stage: l.task.Stage, Shard: l.task.Shard, Side: l.task.Side,
-		Attempt: l.who, Counters: Counters{}}
+		Attempt: l.who, Counters: Counters{}, Inputs: l.inputs}
 	of := map[string][]int64{}
 	for _, n := range texts {
 		o, ok := l.owner[n]

@@ -23,6 +23,10 @@ const (
 	NotJudged   = "not_judged"
 )
 
+// NoContinuation is the class of verdicts on mismatches whose continuations
+// failed: no judge was asked.
+const NoContinuation = "no_continuation"
+
 const classMissing = "missing" // its shard is not finished
 
 // Reader puts the results of a shard together, text by text.

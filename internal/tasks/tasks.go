@@ -39,6 +39,7 @@ func KeyOf(t job.Task) Key { return Key{t.Stage, t.Side, t.Shard} }
 type Objects struct {
 	Committed time.Time // when the commit that counts was written; zero: there is none
 	Damage    error     // why that commit cannot be used; known after Verify
+	Outdated  bool      // a judging of continuations some of which were made again since; known after Verify
 	Kept      int       // objects with results, committed or not
 	Attempts  int
 	Last      time.Time // of any object of the task's
@@ -54,8 +55,9 @@ type Part struct {
 	Rows int64
 }
 
-// Finished says whether the task has a commit that, as far as it was verified, can be used.
-func (o *Objects) Finished() bool { return !o.Committed.IsZero() && o.Damage == nil }
+// Finished says whether the task has a commit that, as far as it was verified, can be used
+// and is up to date.
+func (o *Objects) Finished() bool { return !o.Committed.IsZero() && o.Damage == nil && !o.Outdated }
 
 // Rows sums the task's parts.
 func (o *Objects) Rows() int64 {
@@ -170,8 +172,12 @@ func (t *Table) Verify(ctx context.Context, all []job.Task) error {
 		}
 		seen[KeyOf(task)] = true
 		g.Go(func() error {
-			_, err := job.ReadCommit(gctx, t.store, task, o.round)
+			c, err := job.ReadCommit(gctx, t.store, task, o.round)
 			switch {
+			case err == nil && task.Stage == "judge":
+				for _, side := range job.Sides {
+					o.Outdated = o.Outdated || c.Outdated(side.String(), t.Of(Key{"infer", side.String(), task.Shard}).round)
+				}
 			case errors.Is(err, fs.ErrNotExist): // removed since it was listed
 				o.Committed = time.Time{}
 			case job.IsDamagedCommit(err):

@@ -43,8 +43,8 @@ func (r *shardReader) addVerdicts(ctx context.Context, s *job.Text, rows []job.R
 			if !ok || judged[i] {
 				return fmt.Errorf("verdicts hold an unplanned or second one at position %d of text %s", v.Position, s.ID)
 			}
-			if rows[i].Status != results.OK {
-				continue // a verdict on what failed since answers nothing
+			if rows[i].Status != results.OK || v.Error != nil && *v.Error == results.NoContinuation {
+				continue // made when the continuations were others
 			}
 			if err := r.accept(s, &rows[i], &v); err != nil {
 				return err
