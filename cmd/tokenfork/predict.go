@@ -19,12 +19,12 @@ import (
 
 // predictCmd makes a table from texts.
 type predictCmd struct {
-	Texts       []string `arg:"" type:"existingfile" help:"The texts: .jsonl files with an id, a prompt and a response a line, or plain text files."`
+	Texts       []string `arg:"" type:"existingfile" help:"The texts: JSON Lines, JSON, CSV, Parquet or Arrow files with a prompt and a response, a text or a chat per row, or plain text files."`
 	Out         string   `required:"" placeholder:"FILE|s3://…" help:"The table: .csv or .parquet."`
 	storeFlags  `embed:""`
 	modelFlags  `embed:""`
 	MaxResponse int  `default:"1024" placeholder:"N" help:"Longest response that the reference writes where a line has none."`
-	Chat        bool `help:"Prompts are a user's messages: put them into the model's chat template."`
+	Chat        bool `help:"Put prompts, as a user's messages, and chats into the model's chat template."`
 
 	VLLM          string        `name:"vllm" default:"vllm" placeholder:"CMD" env:"TOKENFORK_VLLM" help:"Command that runs vLLM, container or environment included."`
 	StartTimeout  time.Duration `default:"30m" help:"How long a server may take to start."`

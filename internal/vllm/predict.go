@@ -14,10 +14,16 @@ func (c *Client) Tokenize(ctx context.Context, text string, special bool) ([]int
 	return c.tokenize(ctx, map[string]any{"prompt": text, "add_special_tokens": special})
 }
 
-// TokenizeChat gives the ids of a user's message in the model's chat template,
-// up to where the answer begins.
-func (c *Client) TokenizeChat(ctx context.Context, message string) ([]int32, error) {
-	return c.tokenize(ctx, map[string]any{"messages": []map[string]string{{"role": "user", "content": message}}, "add_generation_prompt": true})
+// Message is one of a chat.
+type Message struct {
+	Role    string `json:"role"`
+	Content string `json:"content"`
+}
+
+// TokenizeChat gives the ids of messages in the model's chat template, up to where
+// the answer begins.
+func (c *Client) TokenizeChat(ctx context.Context, messages []Message) ([]int32, error) {
+	return c.tokenize(ctx, map[string]any{"messages": messages, "add_generation_prompt": true})
 }
 
 func (c *Client) tokenize(ctx context.Context, request map[string]any) ([]int32, error) {

@@ -70,12 +70,16 @@ type run struct {
 // failure.Partial.
 func Run(ctx context.Context, o Options) error {
 	r := &run{Options: &o, prefix: o.Table + Beside + "/", refused: map[string]string{}}
-	total := int64(0)
-	for _, err := range Read(o.Files) { // what is wrong with them is known before a server starts
+	total, chats := int64(0), false
+	for t, err := range Read(o.Files) { // what is wrong with them is known before a server starts
 		if err != nil {
 			return err
 		}
 		total++
+		chats = chats || t.Messages != nil
+	}
+	if chats && !o.Chat {
+		o.Log.Warn("the texts are chats, read as the messages' contents alone; --chat puts them into the model's chat template")
 	}
 	if total == 0 {
 		return failure.New(failure.Refused, "name files with texts", "no text in %v", o.Files)
@@ -164,6 +168,9 @@ func (r *run) unread(ctx context.Context, side job.Side, t *Text) (key string, i
 // where they are known; "" where the text is left out.
 func (r *run) question(ctx context.Context, side job.Side, t *Text) (key string, ids []int32, err error) {
 	asked := []any{r.Models[job.Reference].Identity, r.Chat, t.Prompt, t.Response}
+	if r.Chat && t.Messages != nil {
+		asked = append(asked, t.Messages)
+	}
 	if t.Response == nil {
 		asked = append(asked, r.MaxResponse)
 	}
@@ -243,7 +250,11 @@ func (r *run) tokens(ctx context.Context, c *vllm.Client, t *Text) (*known, erro
 	switch {
 	case t.Prompt == "":
 	case r.Chat:
-		k.IDs, err = c.TokenizeChat(ctx, t.Prompt)
+		messages := t.Messages
+		if messages == nil {
+			messages = []vllm.Message{{Role: "user", Content: t.Prompt}}
+		}
+		k.IDs, err = c.TokenizeChat(ctx, messages)
 	default:
 		k.IDs, err = c.Tokenize(ctx, t.Prompt, true)
 	}

@@ -1,0 +1,174 @@
+package predict
+
+import (
+	"bufio"
+	"bytes"
+	"encoding/csv"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+
+	"tokenfork/internal/columnar"
+	"tokenfork/internal/failure"
+)
+
+// delimiterOf is that of a CSV whose header names a column with texts, or 0.
+func delimiterOf(begin []byte) rune {
+	header, _, _ := bytes.Cut(begin, []byte("\n"))
+	for _, delimiter := range ",\t;" {
+		r := csv.NewReader(bytes.NewReader(header))
+		r.Comma = delimiter
+		fields, err := r.Read()
+		if err == nil && slices.ContainsFunc(fields, func(name string) bool { return slices.Contains(columnNames[1:], name) }) {
+			return delimiter
+		}
+	}
+	return 0
+}
+
+func readCSV(name string, in *bufio.Reader, delimiter rune, yield func(Text, error) bool) bool {
+	r := csv.NewReader(in)
+	r.Comma, r.ReuseRecord = delimiter, true
+	header, err := r.Read()
+	if err != nil {
+		return yield(Text{}, cannotRead(name, err))
+	}
+	header = slices.Clone(header)
+	if err := onlyOnce(name, header); err != nil {
+		return yield(Text{}, err)
+	}
+	cells := map[string]string{}
+	for {
+		record, err := r.Read()
+		if err == io.EOF {
+			return true
+		}
+		var wrong *csv.ParseError
+		if err != nil && !errors.As(err, &wrong) {
+			return yield(Text{}, cannotRead(name, err))
+		}
+		if err != nil {
+			return yield(Text{}, failure.New(failure.Refused, "correct the row, or write the table again", "%s: %w", name, err))
+		}
+		for i, column := range header {
+			if slices.Contains(columnNames, column) {
+				cells[column] = record[i]
+			}
+		}
+		t, err := parseCells(cells)
+		if err != nil {
+			line, _ := r.FieldPos(0)
+			err = badRow(name, fmt.Sprintf("line %d", line), err)
+		}
+		if !yield(t, err) {
+			return false
+		}
+	}
+}
+
+// onlyOnce refuses a header that names a column with meaning twice.
+func onlyOnce(name string, header []string) error {
+	for i, column := range header {
+		if slices.Contains(columnNames, column) && slices.Contains(header[:i], column) {
+			return failure.New(failure.Refused, "rename one of them", "%s has two columns %q", name, column)
+		}
+	}
+	return nil
+}
+
+// readColumns reads Parquet and Arrow.
+func readColumns(name string, f *os.File, yield func(Text, error) bool) bool {
+	in, err := openColumns(f)
+	if err != nil {
+		return yield(Text{}, cannotRead(name, err))
+	}
+	columns, err := columnsOf(name, in)
+	if err != nil {
+		return yield(Text{}, err)
+	}
+	row := 0
+	for batch, err := range in.Batches(columns) {
+		if err != nil {
+			return yield(Text{}, cannotRead(name, err))
+		}
+		texts := cellsOf(in, columns, batch)
+		for i := range batch.Rows {
+			row++
+			cells := map[string]string{}
+			for k, c := range columns {
+				cells[in.Columns[c].Name] = strings.Clone(texts[k][i])
+			}
+			t, err := parseCells(cells)
+			if err != nil {
+				err = badRow(name, fmt.Sprintf("row %d", row), err)
+			}
+			if !yield(t, err) {
+				batch.Release()
+				return false
+			}
+		}
+		batch.Release()
+	}
+	return true
+}
+
+func openColumns(f *os.File) (*columnar.Input, error) {
+	magic := make([]byte, 6)
+	if _, err := f.ReadAt(magic, 0); err != nil {
+		return nil, err
+	}
+	if _, err := f.Seek(0, io.SeekStart); err != nil {
+		return nil, err
+	}
+	switch {
+	case bytes.HasPrefix(magic, []byte("PAR1")):
+		return columnar.OpenParquetInput(f)
+	case bytes.HasPrefix(magic, []byte("ARROW1")):
+		return columnar.OpenArrowInput(f)
+	}
+	return columnar.OpenArrowStream(f)
+}
+
+// columnsOf are the columns with meaning, which must be strings, the id also a number.
+func columnsOf(name string, in *columnar.Input) ([]int, error) {
+	var header []string
+	var columns []int
+	for i, c := range in.Columns {
+		header = append(header, c.Name)
+		if !slices.Contains(columnNames, c.Name) {
+			continue
+		}
+		if c.Kind != columnar.Text && (c.Kind != columnar.Whole || c.Name != "id") {
+			return nil, failure.New(failure.Refused, "write the rows as JSON Lines; pandas: DataFrame.to_json(NAME, orient='records', lines=True)",
+				"%s: the column %q is of type %s, which is not read", name, c.Name, c.Type)
+		}
+		columns = append(columns, i)
+	}
+	if len(columns) == 0 || len(columns) == 1 && in.Columns[columns[0]].Name == "id" {
+		return nil, failure.New(failure.Refused, "name a column "+contents+"; a table of tokens goes to `tokenfork plan`",
+			"%s has no column with texts, only %s", name, strings.Join(header, ", "))
+	}
+	return columns, onlyOnce(name, header)
+}
+
+// cellsOf are the cells of each column, valid as long as the batch.
+func cellsOf(in *columnar.Input, columns []int, batch *columnar.InputBatch) [][]string {
+	all := make([][]string, len(columns))
+	for k, c := range columns {
+		if in.Columns[c].Kind == columnar.Text {
+			all[k] = batch.Text(k)
+			continue
+		}
+		all[k] = make([]string, batch.Rows)
+		for i, n := range batch.Whole(k) {
+			if n != columnar.Null {
+				all[k][i] = strconv.FormatInt(n, 10)
+			}
+		}
+	}
+	return all
+}
