@@ -13,21 +13,24 @@ import (
 	"github.com/alecthomas/kong"
 
 	"tokenfork/internal/failure"
+	"tokenfork/internal/version"
 	"tokenfork/internal/vllm"
 )
 
 type cli struct {
-	Predict predictCmd `cmd:"" help:"Make a table from texts: what both models would say at each position."`
+	Version kong.VersionFlag `help:"Print version, commit and Go version."`
+
+	Predict predictCmd `cmd:"" help:"Make a table from texts: each model's prediction at every position."`
 
 	Run    runCmd    `cmd:"" help:"Plan, infer, judge and merge, on this machine."`
-	Plan   planCmd   `cmd:"" help:"Find a table's mismatches and deal its texts out to shards."`
-	Infer  inferCmd  `cmd:"" help:"Carry every fork on to the end of its sentence."`
+	Plan   planCmd   `cmd:"" help:"Find the mismatches in a table and split its texts into shards."`
+	Infer  inferCmd  `cmd:"" help:"Generate the continuation of every fork, to the end of its sentence."`
 	Judge  judgeCmd  `cmd:"" help:"Ask a judge whether the two continuations of each mismatch mean the same."`
-	Merge  mergeCmd  `cmd:"" help:"Put the finished parts together: results as Arrow, Parquet and CSV."`
+	Merge  mergeCmd  `cmd:"" help:"Merge finished shards into one result table (Arrow, Parquet, CSV)."`
 	Report reportCmd `cmd:"" help:"Draw figures and tables for a paper from the results."`
-	Submit submitCmd `cmd:"" help:"Hand the stages to Slurm, each after the other."`
-	Status statusCmd `cmd:"" help:"Say how far a job is, and what mends what is not."`
-	Check  checkCmd  `cmd:"" help:"Read a job again, whole, and name what is missing or damaged."`
+	Submit submitCmd `cmd:"" help:"Submit all stages to Slurm as dependent jobs."`
+	Status statusCmd `cmd:"" help:"Show progress and the commands that fix problems."`
+	Check  checkCmd  `cmd:"" help:"Verify every file of a job and list missing or damaged ones."`
 	Doctor doctorCmd `cmd:"" help:"Check this node: GPUs, vLLM, models, store, Slurm."`
 }
 
@@ -48,6 +51,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		kong.Name("tokenfork"),
 		kong.WithHyphenPrefixedParameters(true), // --small-args "--dtype float32"
 		kong.Description("Label where two language models part ways, and whether it matters."),
+		kong.Vars{"version": "tokenfork " + version.Current().String()},
 		kong.Writers(stdout, stderr),
 		kong.Exit(func(code int) { exit = code }),
 		kong.BindTo(ctx, (*context.Context)(nil)),
@@ -59,7 +63,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	}
 	kctx, err := parser.Parse(args)
 	if exit >= 0 {
-		return exit // --help
+		return exit // --help, --version
 	}
 	if err != nil {
 		err = failure.New(failure.Usage, "see tokenfork --help", "%w", err)

@@ -5,9 +5,12 @@ import (
 	"flag"
 	"os"
 	"os/signal"
+	"runtime"
+	"strings"
 	"syscall"
 	"testing"
 
+	"tokenfork/internal/version"
 	"tokenfork/internal/vllm"
 	"tokenfork/internal/vllm/fakevllm"
 )
@@ -31,4 +34,14 @@ func TestMain(m *testing.M) {
 		panic(err)
 	}
 	os.Exit(m.Run())
+}
+
+func TestVersion(t *testing.T) {
+	var out, errs strings.Builder
+	if code := run(t.Context(), []string{"--version"}, &out, &errs); code != 0 || errs.Len() > 0 {
+		t.Fatalf("exit code %d: %s", code, &errs)
+	}
+	if want := "tokenfork " + version.Current().String() + "\n"; out.String() != want || !strings.Contains(want, runtime.Version()) {
+		t.Errorf("got %q, want %q", &out, want)
+	}
 }

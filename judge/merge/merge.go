@@ -18,6 +18,7 @@ import (
 	"tokenfork/internal/progress"
 	"tokenfork/internal/results"
 	"tokenfork/internal/store"
+	"tokenfork/internal/version"
 )
 
 // Keys of the merged outputs.
@@ -87,6 +88,7 @@ type Merged struct {
 
 // Run is how the job came about: it differs from run to run.
 type Run struct {
+	Version   string       `json:"version"` // of the tokenfork that merged
 	Small     job.Counters `json:"small"`
 	Reference job.Counters `json:"reference"`
 	Judge     job.Counters `json:"judge"`
@@ -167,7 +169,7 @@ type merger struct {
 
 func newSummary(settings job.Settings, jobs int) *Summary {
 	return &Summary{Jobs: make([]Merged, jobs), Settings: settings, ByStatus: map[string]int64{}, Verdicts: map[string]int64{},
-		Finish: [2]map[string]int64{{}, {}}, Run: Run{job.Counters{}, job.Counters{}, job.Counters{}}, engines: map[string]bool{}}
+		Finish: [2]map[string]int64{{}, {}}, Run: Run{version.Current().String(), job.Counters{}, job.Counters{}, job.Counters{}}, engines: map[string]bool{}}
 }
 
 func (m *merger) planned() (n int64) {

@@ -15,6 +15,7 @@ import (
 	"tokenfork/internal/progress"
 	"tokenfork/internal/stats"
 	"tokenfork/internal/store"
+	"tokenfork/internal/version"
 	"tokenfork/judge/agreement"
 )
 
@@ -38,6 +39,7 @@ type Options struct {
 
 // About is report.json: what the report was made from, and how.
 type About struct {
+	Version       string            `json:"version"`       // of the tokenfork that drew it
 	Job           string            `json:"job,omitempty"` // "" for merges of several jobs
 	Models        [2]string         `json:"models"`        // by Side
 	Inputs        []string          `json:"inputs,omitempty"`
@@ -61,7 +63,7 @@ func Make(ctx context.Context, o Options) (*About, error) {
 		return nil, failure.New(failure.Usage, "the usual is 1000", "%d resamples", o.Resamples)
 	}
 	b := &builder{Bootstrap: stats.Bootstrap{Seed: o.Seed, Times: o.Resamples}}
-	about := &About{Labels: len(o.Gold), Seed: o.Seed, Resamples: o.Resamples, NearTie: stats.NearTieGap, NotDrawn: map[string]string{}}
+	about := &About{Version: version.Current().String(), Labels: len(o.Gold), Seed: o.Seed, Resamples: o.Resamples, NearTie: stats.NearTieGap, NotDrawn: map[string]string{}}
 	expected, err := b.plan(ctx, o.Store, about)
 	if err != nil {
 		return nil, err
