@@ -189,7 +189,9 @@ func (w *owned) restart(ctx context.Context, n int, cause error) (*vllm.Server, 
 		return nil, fmt.Errorf("end the %s server: %w", w.config.Name, err)
 	}
 	if n > maxRestarts {
-		return nil, fmt.Errorf("the %s server died more than %d times: %w", w.config.Name, maxRestarts, w.server.Blame(cause))
+		blame := w.server.Blame(cause)
+		return nil, failure.New(failure.Server, cmp.Or(failure.Hint(blame), "its log says why; what is finished is kept, and the same command goes on"),
+			"the %s server died more than %d times: %w", w.config.Name, maxRestarts, blame)
 	}
 	return w.start(ctx)
 }

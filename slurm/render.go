@@ -51,8 +51,8 @@ func (d directive) String() string {
 		return "#SBATCH --" + d.name
 	}
 	value := d.value
-	if strings.ContainsAny(value, " \t'") {
-		value = `"` + value + `"`
+	if strings.ContainsAny(value, " '\"\\#") {
+		value = `"` + strings.NewReplacer(`\`, `\\`, `"`, `\"`).Replace(value) + `"`
 	}
 	return "#SBATCH --" + d.name + "=" + value
 }

@@ -183,26 +183,31 @@ func TestOfflineNodesGetNoHostedJudge(t *testing.T) {
 	}
 }
 
-// A model is copied to a node once, whole, under its own name.
-func TestStageCopiesOnce(t *testing.T) {
-	dir := t.TempDir()
-	from := filepath.Join(dir, "my model")
-	if err := os.MkdirAll(from, 0o755); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.WriteFile(filepath.Join(from, "config.json"), []byte("{}"), 0o644); err != nil {
-		t.Fatal(err)
-	}
-	cmd := exec.Command("bash", "-c", `source scripts/runner.bash; a=$(stage "$1"); touch "$a/mark"; stage "$1"`, "bash", from)
-	cmd.Env = append(os.Environ(), "TMPDIR="+dir)
-	out, err := cmd.CombinedOutput()
-	to := strings.TrimSpace(string(out))
-	if err != nil || filepath.Base(to) != "my model" || !strings.HasPrefix(to, dir) {
-		t.Fatalf("%v: %s", err, out)
-	}
-	for _, name := range []string{"config.json", "mark"} {
-		if _, err := os.Stat(filepath.Join(to, name)); err != nil {
-			t.Errorf("the second task did not find the first one's copy: %v", err)
+// What others may read holds no secret, and no line that a name made.
+func TestScriptsHoldNoSecretAndNoForeignLine(t *testing.T) {
+	for _, c := range []struct {
+		change func(*Settings)
+		want   string
+	}{
+		{func(s *Settings) { s.Prologue = "module load cuda\nexport TOKENFORK_JUDGE_KEY=abcdefgh" }, "--prologue holds a secret in plain text (TOKENFORK_JUDGE_KEY)"},
+		{func(s *Settings) { s.VLLM = "env HF_TOKEN=hf_abcdefgh vllm" }, "--vllm holds a secret"},
+		{func(s *Settings) { s.Sbatch = []string{"--export=ALL,OPENAI_API_KEY=abcdefgh"} }, "--sbatch holds a secret"},
+		{func(s *Settings) { s.InferFlags = []string{"--server-key", "letmein"} }, "--infer-flags holds a secret"},
+		{func(s *Settings) { s.Judge = "https://me:pass@judge/v1" }, "--judge holds a secret"},
+		{func(s *Settings) { s.JobFlags = []string{"--s3-endpoint", "http://me:pass@s3"} }, "--s3-endpoint holds a secret"},
+		{func(s *Settings) { s.Job = "/shared/job\n#SBATCH --uid=0" }, "holds a control character"},
+		{func(s *Settings) { s.Sbatch = []string{"--comment=a\nrm -rf /"} }, "holds a control character"},
+		{func(s *Settings) { s.Tokenfork = "/bin/\x1b[2Jtokenfork" }, "holds a control character"},
+	} {
+		s := settings()
+		c.change(&s)
+		if err := s.validate(); err == nil || !strings.Contains(err.Error(), c.want) || failure.Code(err) != failure.Usage {
+			t.Errorf("%v, want %q", err, c.want)
 		}
+	}
+	s := settings()
+	s.Prologue = "module load cuda\nexport TOKENFORK_JUDGE_KEY=$(cat ~/.judge-key)"
+	if err := s.validate(); err != nil {
+		t.Errorf("a key read from a file: %v", err)
 	}
 }

@@ -6,9 +6,11 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode"
 
 	"tokenfork/internal/failure"
 	"tokenfork/internal/job"
+	"tokenfork/internal/secret"
 )
 
 // Stages of a submission, in order.
@@ -78,6 +80,30 @@ func (s *Settings) validate() error {
 	if gpu != cpu || strings.Contains(gpu, ",") {
 		return failure.New(failure.Usage, "give one cluster to all stages, by --sbatch --clusters=NAME",
 			"stages on clusters %q and %q: a job cannot wait for one of another cluster", gpu, cpu)
+	}
+	return s.guard()
+}
+
+// guard refuses what a script, which others may read, must not hold.
+func (s *Settings) guard() error {
+	for _, given := range []struct{ flag, text string }{{"--prologue", s.Prologue}, {"--vllm", s.VLLM}, {"--judge", s.Judge}, {"--sbatch", strings.Join(s.Sbatch, " ")},
+		{"--cpu-sbatch", strings.Join(s.CPUSbatch, " ")}, {"--gpu-sbatch", strings.Join(s.GPUSbatch, " ")}, {"--infer-flags", strings.Join(s.InferFlags, " ")},
+		{"--judge-flags", strings.Join(s.JudgeFlags, " ")}, {"--s3-endpoint", strings.Join(s.JobFlags, " ")}} {
+		if found := secret.In(given.text); found != "" {
+			return failure.New(failure.Usage, "put it into a file of mode 0600 and read it on the node: --prologue 'export TOKENFORK_JUDGE_KEY=$(cat ~/.judge-key)'",
+				"%s holds a secret in plain text (%s), which scripts, the job's records and Slurm would show to others", given.flag, found)
+		}
+	}
+	lines := slices.Concat(s.Sbatch, s.CPUSbatch, s.GPUSbatch)
+	return printable(append(lines, s.Job, s.Tokenfork, s.Partition, s.Account, s.Memory, s.Scratch)...)
+}
+
+// printable refuses what would break a script's lines.
+func printable(texts ...string) error {
+	for _, text := range texts {
+		if strings.ContainsFunc(text, unicode.IsControl) {
+			return failure.New(failure.Usage, "use a name without it, such as a link to the folder", "%q holds a control character, which would break a script's lines", text)
+		}
 	}
 	return nil
 }

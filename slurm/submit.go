@@ -65,7 +65,7 @@ type plan struct {
 // job as they come; where Slurm refuses one the error says which, and a later
 // Submit goes on from there.
 func Submit(ctx context.Context, o Options) error {
-	if err := o.validate(); err != nil {
+	if err := errors.Join(o.validate(), printable(o.Folder, o.Print)); err != nil {
 		return err
 	}
 	p := &plan{Options: &o, alive: map[string][]string{}}

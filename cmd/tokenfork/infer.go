@@ -2,13 +2,13 @@ package main
 
 import (
 	"context"
+	"errors"
 	"time"
-
-	"github.com/mattn/go-shellwords"
 
 	"tokenfork/infer"
 	"tokenfork/internal/failure"
 	"tokenfork/internal/job"
+	"tokenfork/internal/shell"
 )
 
 // inferCmd carries the forks on.
@@ -88,7 +88,11 @@ func (f *inferFlags) infer(ctx context.Context, con *console, j *jobFlags, w *wo
 	if err != nil {
 		return o, err
 	}
-	common := infer.Servers{Command: command, Key: f.ServerKey, StartTimeout: w.StartTimeout, LogDir: j.logDir()}
+	logs, err := j.logDir()
+	if err != nil {
+		return o, err
+	}
+	common := infer.Servers{Command: command, Key: f.ServerKey, StartTimeout: w.StartTimeout, LogDir: logs}
 	for side, own := range [2]struct {
 		flag, args, model string
 		urls              []string
@@ -105,7 +109,11 @@ func (f *inferFlags) infer(ctx context.Context, con *console, j *jobFlags, w *wo
 
 // words splits a command as a shell does.
 func words(flag, line string) ([]string, error) {
-	ws, err := shellwords.Parse(line)
+	ws, err := shell.Split(line)
+	if operator := (*shell.OperatorError)(nil); errors.As(err, &operator) {
+		return nil, failure.New(failure.Usage, "put quotes around the word with it, or write the commands into a script and give the script",
+			"%s %q: %w", flag, line, err)
+	}
 	if err != nil {
 		return nil, failure.New(failure.Usage, "quote it as for a shell", "%s %q: %w", flag, line, err)
 	}

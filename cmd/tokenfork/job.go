@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"tokenfork/internal/job"
+	"tokenfork/internal/private"
 	"tokenfork/internal/store"
 )
 
@@ -27,23 +28,33 @@ type storeFlags struct {
 	Tmp          string `type:"path" placeholder:"DIR" env:"TMPDIR" help:"Folder for temporary files (default: $TMPDIR)."`
 }
 
+// openStore opens a job's store. Tests put points around its writes at which the
+// process is killed.
+var openStore = store.Open
+
 func (f *jobFlags) open(ctx context.Context, log *slog.Logger) (store.Store, error) {
-	return store.Open(ctx, f.Job, f.options(log))
+	return openStore(ctx, f.Job, f.options(log))
 }
 
 func (f *storeFlags) options(log *slog.Logger) store.Options {
 	return store.Options{S3Endpoint: f.S3Endpoint, S3PathStyle: f.S3PathStyle, SingleWriter: f.SingleWriter, TempDir: f.Tmp, Logger: log}
 }
 
-// logDir is where servers' logs go: into the job, or beside the temporary
-// files; array tasks keep theirs apart.
-func (f *jobFlags) logDir() string {
+// logDir is where servers' logs go: into the job's folder, or, if it has none, into
+// the user's cache; array tasks keep theirs apart.
+func (f *jobFlags) logDir() (string, error) {
 	dir := filepath.Join(f.Job, "logs")
 	if strings.Contains(f.Job, "://") {
-		dir = filepath.Join(os.TempDir(), "tokenfork-logs")
+		var err error
+		if dir, err = ownLogs(); err != nil {
+			return "", err
+		}
 	}
-	return filepath.Join(dir, attempt().Slurm)
+	return filepath.Join(dir, attempt().Slurm), nil
 }
+
+// ownLogs is a folder of this user's for the logs of servers on this host.
+func ownLogs() (string, error) { return private.Cache(filepath.Join("logs", attempt().Host)) }
 
 // watched does a task's work and keeps for status that it began, and why it
 // failed. Only a task has one shard: other runs are watched by who started them.

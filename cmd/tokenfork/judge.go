@@ -226,8 +226,12 @@ func (f *judgeFlags) ownServer(j *jobFlags, w *workFlags) (vllm.Config, error) {
 	if n := min(judgeLength, m.MaxPositions); n > 0 {
 		args = append([]string{"--max-model-len", strconv.Itoa(n)}, args...)
 	}
+	logs, err := j.logDir()
+	if err != nil {
+		return vllm.Config{}, err
+	}
 	return vllm.Config{Command: command, Model: dir, Name: "judge", TensorParallel: f.JudgeTP, Args: args,
-		LogPath: filepath.Join(j.logDir(), "vllm-judge.log"), StartTimeout: w.StartTimeout}, nil
+		LogPath: filepath.Join(logs, "vllm-judge.log"), StartTimeout: w.StartTimeout}, nil
 }
 
 func startJudge(ctx context.Context, own vllm.Config, cfg endpoint.Config) (judge.Server, error) {

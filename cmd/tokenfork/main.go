@@ -13,6 +13,7 @@ import (
 	"github.com/alecthomas/kong"
 
 	"tokenfork/internal/failure"
+	"tokenfork/internal/terminal"
 	"tokenfork/internal/version"
 	"tokenfork/internal/vllm"
 )
@@ -47,6 +48,7 @@ func main() {
 // run is the whole program but for the process: tests call it.
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	exit := -1
+	stdout, stderr = terminal.NewWriter(stdout), terminal.NewWriter(stderr)
 	parser, err := kong.New(&cli{},
 		kong.Name("tokenfork"),
 		kong.WithHyphenPrefixedParameters(true), // --small-args "--dtype float32"
@@ -73,7 +75,8 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	return report(stderr, err)
 }
 
-// console is where a command writes: results to out, everything else to err.
+// console is where a command writes: results to out, everything else to err. Both
+// are terminal.Writers: what came from elsewhere cannot act on the user's terminal.
 type console struct{ out, err io.Writer }
 
 // report prints an error, once, with its way out, and gives the exit code.

@@ -25,6 +25,7 @@ func TestMain(m *testing.M) {
 		os.Exit(vllm.GuardMain(os.Args[2:]))
 	}
 	if os.Getenv("TOKENFORK_TEST_MAIN") != "" {
+		killAtPoints(os.Getenv(pointVar))
 		ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGUSR1)
 		code := run(ctx, os.Args[1:], os.Stdout, os.Stderr)
 		stop()

@@ -24,6 +24,7 @@ type mergeCmd struct {
 	judgeFlags   `embed:""`
 	Judging      string `placeholder:"ID" help:"Which of the job's judgings to merge, if there are several and --judge names nobody."`
 	Format       string `enum:"results,r2r" default:"results" help:"r2r also writes r2r.csv, which R2R's step 4 reads."`
+	CSVSafe      bool   `name:"csv-safe" help:"In CSV files, put ' before text that a spreadsheet would take for a formula."`
 	AllowMissing bool   `help:"Merge what is there although tasks are unfinished; summary.json says so."`
 }
 
@@ -42,8 +43,8 @@ func (c *mergeCmd) Run(ctx context.Context, con *console) error {
 	if err != nil {
 		return err
 	}
-	o := merge.Options{AllowMissing: c.AllowMissing, R2R: c.Format == "r2r", TempDir: c.Tmp, Console: con.err}
-	if o.Out, err = store.Open(ctx, out, c.options(con.logger())); err != nil {
+	o := merge.Options{AllowMissing: c.AllowMissing, R2R: c.Format == "r2r", CSVSafe: c.CSVSafe, TempDir: c.Tmp, Console: con.err}
+	if o.Out, err = openStore(ctx, out, c.options(con.logger())); err != nil {
 		return err
 	}
 	var by []*judge.Record

@@ -119,7 +119,7 @@ func (c *planCmd) Run(ctx context.Context, con *console) error {
 	if e.Planned {
 		is = "was planned before, and nothing changed,"
 	}
-	_, err = fmt.Fprintf(con.out, "job %s %s at %s: next, tokenfork infer --job %s\n", j.ID, is, o.Store, o.Store)
+	_, err = fmt.Fprintf(con.out, "job %s %s at %s: next, %s\n", j.ID, is, o.Store, job.Command(o.Store, "infer"))
 	return err
 }
 
@@ -208,7 +208,9 @@ func (f *tableFlags) sources(ctx context.Context, o store.Options) ([]table.Sour
 	var all []table.Source
 	for _, in := range f.Inputs {
 		if in == "-" {
-			all = append(all, table.Source{Name: "standard input", Open: func(context.Context) (io.ReadCloser, error) { return io.NopCloser(os.Stdin), nil }})
+			all = append(all, table.Source{Name: "standard input", Open: func(context.Context) (io.ReadCloser, error) {
+				return store.Piped(func() (io.ReadCloser, error) { return os.Stdin, nil }), nil
+			}})
 			continue
 		}
 		names, err := store.Glob(ctx, in, o)

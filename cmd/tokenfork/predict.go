@@ -99,8 +99,12 @@ func (c *predictCmd) model(side job.Side, m *model.Model, log *slog.Logger) (pre
 		}
 		return p, nil
 	}
+	logs, err := ownLogs()
+	if err != nil {
+		return p, err
+	}
 	own := vllm.Config{Model: m.Dir, Name: side.String(), TensorParallel: tp, StartTimeout: c.StartTimeout, Logger: log,
-		LogPath: filepath.Join(os.TempDir(), "tokenfork-logs", "vllm-predict-"+side.String()+".log")}
+		LogPath: filepath.Join(logs, "vllm-predict-"+side.String()+".log")}
 	if own.Command, err = words("--vllm", c.VLLM); err != nil {
 		return p, err
 	}

@@ -7,7 +7,6 @@ import (
 	"slices"
 	"strings"
 
-	"tokenfork/internal/store"
 	"tokenfork/judge/agreement"
 	figures "tokenfork/judge/report" // report is what prints errors here
 )
@@ -30,7 +29,7 @@ func (c *reportCmd) Run(ctx context.Context, con *console) error {
 	if c.Out == "" {
 		c.Out = strings.TrimRight(c.Job, "/") + "/report"
 	}
-	out, err := store.Open(ctx, c.Out, c.options(con.logger()))
+	out, err := openStore(ctx, c.Out, c.options(con.logger()))
 	if err != nil {
 		return err
 	}

@@ -179,7 +179,7 @@ func follow(t *testing.T, dir, model, judge, superseded string) {
 			if !is {
 				t.Fatalf("status says %q", command)
 			}
-			args = strings.NewReplacer("URL|local|none", judge, "URL|local", judge).Replace(args)
+			args = strings.NewReplacer("'URL|local|none'", judge, "'URL|local'", judge).Replace(args)
 			if strings.HasPrefix(args, "check") {
 				if superseded != "" { // says: remove it: a later one counts
 					tokenfork(t, failure.Refused, args)

@@ -233,6 +233,7 @@ type options struct {
 	int64s   map[string]bool
 	drop     map[string]bool
 	batch    int
+	csvSafe  bool
 }
 
 // Metadata is kept in the file's schema.
@@ -243,6 +244,10 @@ func AsInt64(column string) Option { return func(o *options) { o.int64s[column] 
 
 // Without leaves a column out.
 func Without(column string) Option { return func(o *options) { o.drop[column] = true } }
+
+// CSVSafe writes ' before text in CSV that a spreadsheet would take for a formula:
+// that begins with = + - @ or a control character.
+func CSVSafe() Option { return func(o *options) { o.csvSafe = true } }
 
 // BatchRows sets the rows of a record batch or row group.
 func BatchRows(n int) Option { return func(o *options) { o.batch = n } }

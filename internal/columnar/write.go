@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"reflect"
+	"strings"
 
 	"github.com/apache/arrow/go/v15/arrow"
 	"github.com/apache/arrow/go/v15/arrow/array"
@@ -73,6 +74,7 @@ func NewCSVWriter[T any](w io.Writer, opts ...Option) (Writer[T], error) {
 	cw := &csvWriter[T]{w: csv.NewWriter(w), cols: o.apply(columnsOf[T]())}
 	for _, c := range cw.cols {
 		cw.cells = append(cw.cells, c.name)
+		cw.safe = append(cw.safe, o.csvSafe && textColumn(reflect.TypeFor[T]().Field(c.index).Type) && !o.int64s[c.name])
 	}
 	return cw, cw.w.Write(cw.cells)
 }
@@ -89,12 +91,20 @@ type csvWriter[T any] struct {
 	w     *csv.Writer
 	cols  []column
 	cells []string
+	safe  []bool // by column: formulas are quoted
+}
+
+func textColumn(t reflect.Type) bool {
+	return t.Kind() == reflect.String || t.Kind() == reflect.Pointer && t.Elem().Kind() == reflect.String
 }
 
 func (w *csvWriter[T]) Write(row *T) error {
 	v := reflect.ValueOf(row).Elem()
 	for i, c := range w.cols {
 		w.cells[i] = c.text(v.Field(c.index).Addr().Interface())
+		if w.safe[i] && w.cells[i] != "" && strings.Contains("=+-@\t\r\n", w.cells[i][:1]) {
+			w.cells[i] = "'" + w.cells[i]
+		}
 	}
 	return w.w.Write(w.cells)
 }

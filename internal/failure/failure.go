@@ -12,6 +12,7 @@ import (
 const (
 	Partial = 3  // done, but some rows failed and are listed
 	Refused = 4  // refused: incomplete, damaged or unfit input
+	Server  = 5  // a model server died more often than it is restarted
 	Stopped = 75 // stopped on request, resumable (EX_TEMPFAIL)
 	Usage   = 80 // bad command line (kong's own code)
 	Other   = 1  // everything else

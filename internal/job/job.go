@@ -16,6 +16,7 @@ import (
 
 	"tokenfork/internal/failure"
 	"tokenfork/internal/model"
+	"tokenfork/internal/shell"
 	"tokenfork/internal/store"
 	"tokenfork/internal/tokenizer"
 )
@@ -176,6 +177,11 @@ type TooLong struct {
 	SentenceID string `json:"sentence_id"`
 	Tokens     int    `json:"tokens"`
 	Mismatches int    `json:"mismatches"`
+}
+
+// Command is a command of this program's over the job, to be shown and pasted.
+func Command(s store.Store, verb string, flags ...string) string {
+	return "tokenfork " + verb + " " + shell.Join(append(store.Flags(s), flags...))
 }
 
 // Load reads job.json.

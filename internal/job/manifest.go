@@ -181,5 +181,59 @@ func (m *Manifest) Texts() iter.Seq2[*Text, error] {
 	if err != nil {
 		return func(yield func(*Text, error) bool) { yield(nil, err) }
 	}
-	return r.Rows()
+	return m.checked(r.Rows())
+}
+
+// checked yields texts that are what they say: a manifest's seal says that nobody has
+// changed it since, not that it makes sense.
+func (m *Manifest) checked(rows iter.Seq2[*Text, error]) iter.Seq2[*Text, error] {
+	absurd := func(format string, args ...any) error {
+		return failure.New(failure.Refused, "plan the job again", "manifest %s makes no sense: "+format, append([]any{ManifestKey(m.Index)}, args...)...)
+	}
+	return func(yield func(*Text, error) bool) {
+		texts, mismatches, last := 0, 0, int64(-1)
+		for s, err := range rows {
+			if err == nil {
+				if err = s.check(); err != nil {
+					err = absurd("text %q: %w", s.ID, err)
+				} else if s.Ordinal <= last {
+					err = absurd("text %d comes after text %d", s.Ordinal, last)
+				}
+			}
+			if !yield(s, err) || err != nil {
+				return
+			}
+			texts, mismatches, last = texts+1, mismatches+len(s.Mismatches), s.Ordinal
+		}
+		if texts != m.Shard.Texts || mismatches != m.Shard.Mismatches {
+			yield(nil, absurd("it has %d texts with %d mismatches, its header says %d with %d", texts, mismatches, m.Shard.Texts, m.Shard.Mismatches))
+		}
+	}
+}
+
+// check says how a text's parts do not fit each other.
+func (s *Text) check() error {
+	n := len(s.Real)
+	if s.TokenType != nil && len(s.TokenType) != n {
+		return fmt.Errorf("%d tokens have %d types", n, len(s.TokenType))
+	}
+	for _, side := range Sides {
+		if p := s.Predictions(side); len(p) != n+1 {
+			return fmt.Errorf("%d tokens have %d predictions of the %s model", n, len(p), side)
+		}
+	}
+	for i, p := range s.Mismatches {
+		if p < 0 || int(p) >= n || i > 0 && p <= s.Mismatches[i-1] {
+			return fmt.Errorf("mismatch %d is at position %d of %d", i, p, n)
+		}
+	}
+	for _, v := range [][]float64{s.SmallEntropy, s.SmallAU, s.SmallEU, s.ReferenceEntropy, s.ReferenceAU, s.ReferenceEU} {
+		if v != nil && len(v) != len(s.Mismatches) {
+			return fmt.Errorf("%d mismatches have %d values of a measure", len(s.Mismatches), len(v))
+		}
+	}
+	if len(s.RowRuns)%2 != 0 {
+		return fmt.Errorf("its row ids end within a run")
+	}
+	return nil
 }

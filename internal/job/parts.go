@@ -12,6 +12,7 @@ import (
 	"io/fs"
 	"maps"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -39,8 +40,8 @@ type Task struct {
 func (t Task) Prefix() string { return fmt.Sprintf("parts/%s/%05d/%s/", t.Stage, t.Shard, t.Side) }
 
 // Again is how a user has the task done again; flags are further ones of the command.
-func (t Task) Again(s store.Store, flags string) string {
-	command := fmt.Sprintf("`tokenfork %s --job %s --shard %d%s`", t.Stage, s, t.Shard, flags)
+func (t Task) Again(s store.Store, flags ...string) string {
+	command := "`" + Command(s, t.Stage, append([]string{"--shard", strconv.Itoa(t.Shard)}, flags...)...) + "`"
 	if t.Stage == "judge" {
 		return command + " with the same judge and its flags"
 	}

@@ -11,6 +11,8 @@ import (
 
 	"github.com/schollz/progressbar/v3"
 	"golang.org/x/term"
+
+	"tokenfork/internal/terminal"
 )
 
 // Meter counts the finished units of a stage. A nil Meter counts nothing.
@@ -31,6 +33,9 @@ type Meter struct {
 // New starts a meter over total units (-1 if not known).
 func New(w io.Writer, what, unit string, total int64) *Meter {
 	now := time.Now()
+	if safe, ok := w.(*terminal.Writer); ok { // a bar moves the cursor; its text is ours
+		w = safe.Unwrap()
+	}
 	m := &Meter{w: w, what: what, unit: unit, total: total, started: now, last: now, every: 30 * time.Second}
 	if f, ok := w.(*os.File); ok && term.IsTerminal(int(f.Fd())) {
 		m.bar = progressbar.NewOptions64(total, progressbar.OptionSetWriter(w), progressbar.OptionSetDescription(what),

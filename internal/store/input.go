@@ -2,6 +2,7 @@ package store
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"io/fs"
@@ -21,13 +22,45 @@ func OpenInput(ctx context.Context, url string, o Options) (io.ReadCloser, error
 		return nil, err
 	}
 	if !isS3 {
-		return os.Open(url)
+		return openLocal(url)
 	}
 	s, err := openS3(ctx, bucket, "", o)
 	if err != nil {
 		return nil, err
 	}
 	return s.open(ctx, key)
+}
+
+// openLocal opens a file, or a FIFO as a pipe.
+func openLocal(name string) (io.ReadCloser, error) {
+	info, err := os.Stat(name)
+	if err != nil {
+		return nil, err
+	}
+	switch mode := info.Mode(); {
+	case mode.IsRegular():
+		return os.Open(name)
+	case mode&fs.ModeNamedPipe != 0:
+		return Piped(func() (io.ReadCloser, error) { return os.Open(name) }), nil
+	case mode.IsDir():
+		return nil, failure.New(failure.Usage, "name its files, or a pattern such as 'DIR/*.parquet'", "%s is a folder", name)
+	}
+	return nil, failure.New(failure.Usage, "name a file, a FIFO or s3://bucket/key, or - for standard input", "%s is a device or socket, not a file", name)
+}
+
+// Piped reads what open opens. Its Close ends a read, or an open of a FIFO, that waits
+// for whoever writes.
+func Piped(open func() (io.ReadCloser, error)) io.ReadCloser {
+	r, w := io.Pipe()
+	go func() {
+		in, err := open()
+		if err == nil {
+			_, err = io.CopyBuffer(struct{ io.Writer }{w}, struct{ io.Reader }{in}, make([]byte, 1<<20))
+			err = errors.Join(err, in.Close())
+		}
+		w.CloseWithError(err) // nil is the end
+	}()
+	return r
 }
 
 // Glob returns, sorted, the local files or s3:// objects that the pattern

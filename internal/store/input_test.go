@@ -4,10 +4,12 @@ import (
 	"errors"
 	"io"
 	"io/fs"
+	"net"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 
 	"tokenfork/internal/failure"
@@ -86,4 +88,49 @@ func TestNames(t *testing.T) {
 			t.Errorf("%s is called %s", location, got)
 		}
 	}
+}
+
+func TestInputsThatAreNoFiles(t *testing.T) {
+	dir := t.TempDir()
+	socket := filepath.Join(shortTemp(t), "s")
+	l, err := net.Listen("unix", socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	for name, want := range map[string]string{dir: "is a folder", "/dev/zero": "is a device or socket", "/dev/null": "is a device or socket", socket: "is a device or socket"} {
+		if _, err := OpenInput(t.Context(), name, Options{}); failure.Code(err) != failure.Usage || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v, want %q", name, err, want)
+		}
+	}
+	fifo := filepath.Join(dir, "fifo")
+	if err := syscall.Mkfifo(fifo, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	in, err := OpenInput(t.Context(), fifo, Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	go os.WriteFile(fifo, []byte("through a FIFO"), 0o600)
+	if b, err := io.ReadAll(in); err != nil || string(b) != "through a FIFO" {
+		t.Errorf("read %q, %v", b, err)
+	}
+	if in, err = OpenInput(t.Context(), fifo, Options{}); err != nil {
+		t.Fatal(err)
+	}
+	read := make(chan error, 1)
+	go func() { _, err := in.Read(make([]byte, 1)); read <- err }()
+	in.Close() // nobody writes: the read must end all the same
+	if err := <-read; err == nil {
+		t.Error("a read of a closed FIFO succeeds")
+	}
+}
+
+func shortTemp(t *testing.T) string {
+	dir, err := os.MkdirTemp("/tmp", "tf")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	return dir
 }

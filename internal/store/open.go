@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"tokenfork/internal/failure"
+	"tokenfork/internal/secret"
 )
 
 // Options say how a store is reached. The zero value is right for a folder and for AWS.
@@ -44,10 +45,27 @@ func Open(ctx context.Context, location string, o Options) (Store, error) {
 	switch {
 	case err != nil:
 		return nil, err
+	case secret.URL(o.S3Endpoint):
+		return nil, failure.New(failure.Usage, "leave them out: keys of S3 come from AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE",
+			"open %s: the endpoint's URL holds a name and password", location)
 	case isS3:
 		return openS3(ctx, bucket, strings.Trim(prefix, "/"), o)
 	}
 	return newFolder(location, o), nil
+}
+
+// Flags are those of a tokenfork command by which the store is reached again.
+func Flags(s Store) []string {
+	flags := []string{"--job", s.String()}
+	if s, ok := s.(*s3Store); ok {
+		if s.o.S3Endpoint != "" {
+			flags = append(flags, "--s3-endpoint", s.o.S3Endpoint)
+		}
+		if s.o.S3PathStyle {
+			flags = append(flags, "--s3-path-style")
+		}
+	}
+	return flags
 }
 
 // parseS3 splits s3://bucket/key; anything else is a path or, with another scheme, an error.

@@ -106,20 +106,19 @@ func (v *view) logOf(k tasks.Key, slurm string) string {
 // next are the commands that mend what is not done, or lead on.
 func (v *view) next(r *Report) []string {
 	open, busy := v.openShards(r)
-	jobFlag := " --job " + v.Store.String()
 	switch {
 	case len(open) > 0 && len(v.Submissions) > 0:
 		return []string{v.Submissions[len(v.Submissions)-1].Again()}
 	case len(open) > 0:
-		return v.byHand(open, jobFlag)
+		return v.byHand(open)
 	case busy || len(r.Jobs) > 0:
-		return []string{"tokenfork status" + jobFlag + " --watch"}
+		return []string{job.Command(v.Store, "status", "--watch")}
 	case (r.Merged.IsZero() || r.Stale) && r.Stages[len(r.Stages)-1].Stage != "judge":
-		return []string{"tokenfork merge" + jobFlag + " --judge URL|local|none"}
+		return []string{job.Command(v.Store, "merge", "--judge", "URL|local|none")}
 	case r.Merged.IsZero() || r.Stale:
-		return []string{"tokenfork merge" + jobFlag}
+		return []string{job.Command(v.Store, "merge")}
 	}
-	return []string{"tokenfork check" + jobFlag}
+	return []string{job.Command(v.Store, "check")}
 }
 
 // openShards are those, by stage, that nobody works on and Slurm does not have.
@@ -145,10 +144,10 @@ func (v *view) openShards(r *Report) (open map[string][]int, busy bool) {
 }
 
 // judgeFlag is what the user must add: a job does not keep where its judge is.
-var judgeFlag = map[string]string{"judge": " --judge URL|local"}
+var judgeFlag = map[string][]string{"judge": {"--judge", "URL|local"}}
 
 // byHand are the commands for a job that is not on Slurm.
-func (v *view) byHand(open map[string][]int, jobFlag string) []string {
+func (v *view) byHand(open map[string][]int) []string {
 	var all []string
 	for _, stage := range tasks.Stages {
 		ks := open[stage]
@@ -157,10 +156,10 @@ func (v *view) byHand(open map[string][]int, jobFlag string) []string {
 		switch {
 		case len(ks) == 0:
 		case len(ks) == len(v.job.Shards) || len(ks) > 20:
-			all = append(all, "tokenfork "+stage+jobFlag+judgeFlag[stage])
+			all = append(all, job.Command(v.Store, stage, judgeFlag[stage]...))
 		default:
 			list := strings.ReplaceAll(strings.Trim(fmt.Sprint(ks), "[]"), " ", ",")
-			all = append(all, "tokenfork "+stage+jobFlag+" --shard "+list+judgeFlag[stage])
+			all = append(all, job.Command(v.Store, stage, append([]string{"--shard", list}, judgeFlag[stage]...)...))
 		}
 	}
 	return all

@@ -184,7 +184,7 @@ func TestMergeOnSlurm(t *testing.T) {
 		t.Errorf("waiting: %+v", r)
 	}
 	o.Live = nil
-	if r, _ := small(t, o); len(r.Jobs) > 0 || r.MergeLog != "/f/logs/merge-9.log" || !slices.Equal(r.Next, []string{"tokenfork merge --job " + dir + " --judge URL|local|none"}) {
+	if r, _ := small(t, o); len(r.Jobs) > 0 || r.MergeLog != "/f/logs/merge-9.log" || !slices.Equal(r.Next, []string{"tokenfork merge --job " + dir + " --judge 'URL|local|none'"}) {
 		t.Errorf("ended: %+v", r)
 	}
 	put(t, dir, "results.parquet", "x", 0)

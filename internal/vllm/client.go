@@ -46,6 +46,9 @@ func NewClient(rawURL, key string) (*Client, error) {
 	if err != nil {
 		return nil, fmt.Errorf("server url %q: %w", rawURL, err)
 	}
+	if u.User != nil {
+		return nil, fmt.Errorf("server url %s: a name or password in it would be logged; give the key by TOKENFORK_SERVER_KEY", u.Redacted())
+	}
 	transport := &http.Transport{
 		MaxIdleConns: maxIdle, MaxIdleConnsPerHost: maxIdle, IdleConnTimeout: idleTimeout,
 		Protocols: new(http.Protocols), DisableCompression: true,

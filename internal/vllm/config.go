@@ -6,6 +6,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"os"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -13,6 +14,7 @@ import (
 	"time"
 
 	"tokenfork/internal/failure"
+	"tokenfork/internal/secret"
 )
 
 // Config says how to run one server.
@@ -152,11 +154,25 @@ func (l *launch) environ(c *Config) []string {
 		// vLLM renames its processes, which overwrites the environment that
 		// /proc shows, and the marks in it, unless this is set.
 		"SPT_NOENV=1")
-	env := append(os.Environ(), set...)
+	// vLLM runs code that comes with models and lists its environment in logs.
+	env := append(secret.Strip(os.Environ()), l.caches(os.Getenv)...)
+	env = append(env, set...)
 	for _, kv := range set { // containers may pass on nothing but these
 		env = append(env, "APPTAINERENV_"+kv, "SINGULARITYENV_"+kv)
 	}
 	return env
+}
+
+// caches keep compiled code, which a server loads and runs, out of /tmp, where their
+// default names can be taken by other users. What the user has chosen stays.
+func (l *launch) caches(env func(string) string) []string {
+	var set []string
+	for _, name := range []string{"TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR"} {
+		if env(name) == "" {
+			set = append(set, name+"="+filepath.Join(l.cache, strings.ToLower(strings.TrimSuffix(name, "_CACHE_DIR"))))
+		}
+	}
+	return set
 }
 
 // portBase is where vLLM looks for ports for its own processes, upwards. Two

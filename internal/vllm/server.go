@@ -13,6 +13,7 @@ import (
 
 	"tokenfork/internal/failure"
 	"tokenfork/internal/gpu"
+	"tokenfork/internal/private"
 )
 
 // Server is a vLLM server that this process started.
@@ -166,7 +167,7 @@ func (s *Server) spawn() error {
 	if err := os.MkdirAll(filepath.Dir(s.config.LogPath), 0o777); err != nil {
 		return fmt.Errorf("make log folder: %w", err)
 	}
-	log, err := os.OpenFile(s.config.LogPath, os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o666)
+	log, err := private.Append(s.config.LogPath, 0o666)
 	if err != nil {
 		return fmt.Errorf("open log: %w", err)
 	}

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -262,5 +263,68 @@ func TestCompileCachesAreNotShared(t *testing.T) {
 	sweepAndCheck(t, r)
 	if _, lock, err := takeCache(c.CacheDir); err != nil || lock.Name() != filepath.Join(c.CacheDir, "0.lock") {
 		t.Errorf("a cache after all ended: %v, %v", lock.Name(), err)
+	}
+}
+
+// What the guard and all of the server's processes know, by /proc.
+func TestServerKnowsNoSecret(t *testing.T) {
+	secrets := map[string]string{"TOKENFORK_JUDGE_KEY": "judge-key-1", "TOKENFORK_SERVER_KEY": "server-key-2", "OPENAI_API_KEY": "openai-key-3",
+		"AWS_ACCESS_KEY_ID": "aws-id-4", "AWS_SECRET_ACCESS_KEY": "aws-secret-5", "AWS_SESSION_TOKEN": "aws-token-6", "HF_TOKEN": "hf-token-7", "https_proxy": "http://me:proxy-pass-8@proxy"}
+	for name, value := range secrets {
+		t.Setenv(name, value)
+	}
+	t.Setenv("CUDA_HOME", "/kept")
+	s := startFake(t, "")
+	members := live(t, s.launch.nonce)
+	if len(members) != 3 {
+		t.Fatalf("%d processes, want guard, server and engine", len(members))
+	}
+	for _, p := range members {
+		for _, file := range []string{"environ", "cmdline"} {
+			b, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(p.pid), file))
+			if err != nil {
+				t.Fatal(err)
+			}
+			for name, value := range secrets {
+				if bytes.Contains(b, []byte(value)) {
+					t.Errorf("%s of process %d holds %s", file, p.pid, name)
+				}
+			}
+			if file == "environ" && !bytes.Contains(b, []byte("CUDA_HOME=/kept")) {
+				t.Errorf("process %d lacks what the server needs", p.pid)
+			}
+		}
+	}
+}
+
+// Compiled code is loaded and run, so it comes from the server's own folder.
+func TestCompileCachesAreTheServersOwn(t *testing.T) {
+	l := launch{nonce: "n", dir: "/tmp/d", cache: "/tmp/d/cache"}
+	for _, want := range []string{"TORCHINDUCTOR_CACHE_DIR=/tmp/d/cache/torchinductor", "TRITON_CACHE_DIR=/tmp/d/cache/triton", "VLLM_CACHE_ROOT=/tmp/d/cache"} {
+		if !slices.Contains(l.environ(&Config{}), want) {
+			t.Errorf("environment lacks %s", want)
+		}
+	}
+	t.Setenv("TRITON_CACHE_DIR", "/mine")
+	if env := l.environ(&Config{}); slices.Contains(env, "TRITON_CACHE_DIR=/tmp/d/cache/triton") {
+		t.Error("the user's choice is overridden")
+	}
+}
+
+// A log is never written through a link that somebody put in its place.
+func TestLogThroughLink(t *testing.T) {
+	c := fakeConfig(t)
+	victim := filepath.Join(t.TempDir(), "victim")
+	if err := os.WriteFile(victim, []byte("precious"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink(victim, c.LogPath); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Start(t.Context(), c); failure.Code(err) != failure.Refused || !strings.Contains(err.Error(), "is a symbolic link") {
+		t.Errorf("Start = %v", err)
+	}
+	if b, err := os.ReadFile(victim); err != nil || string(b) != "precious" {
+		t.Errorf("the file behind the link holds %q, %v", b, err)
 	}
 }

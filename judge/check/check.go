@@ -87,7 +87,7 @@ func (c *checker) say(mend, format string, args ...any) error {
 func (c *checker) wrong(err error) error { return c.say(failure.Hint(err), "%v", err) }
 
 func (c *checker) command(verb string) string {
-	return "tokenfork " + verb + " --job " + c.Store.String()
+	return job.Command(c.Store, verb)
 }
 
 // replan is how files of plan's come back.

@@ -24,7 +24,7 @@ func (c *checker) results(ctx context.Context) error {
 		}
 		flags := ""
 		if len(c.judgings) == 0 {
-			flags = " --judge URL|local|none"
+			flags = " --judge 'URL|local|none'"
 		}
 		return c.say(c.command("merge")+flags, "the job is not merged: %s is missing", merge.SummaryKey)
 	}
@@ -67,6 +67,9 @@ func mergeFlags(s *merge.Summary) string {
 	if s.R2R {
 		flags += " --format r2r"
 	}
+	if s.CSVSafe {
+		flags += " --csv-safe"
+	}
 	return flags
 }
 
@@ -74,7 +77,7 @@ func mergeFlags(s *merge.Summary) string {
 func (c *checker) compare(ctx context.Context, o merge.Source, mend string) error {
 	s := &comparing{Store: c.Store}
 	o.Store = s
-	_, err := merge.Merge(ctx, merge.Options{Jobs: []merge.Source{o}, Out: s, R2R: c.summary.R2R, TempDir: c.TempDir, Console: c.Console})
+	_, err := merge.Merge(ctx, merge.Options{Jobs: []merge.Source{o}, Out: s, R2R: c.summary.R2R, CSVSafe: c.summary.CSVSafe, TempDir: c.TempDir, Console: c.Console})
 	if failure.Code(err) != failure.Partial { // rows that failed are in the results too
 		if err := c.tolerate(err); err != nil {
 			return err

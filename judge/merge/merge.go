@@ -17,6 +17,7 @@ import (
 	"tokenfork/internal/job"
 	"tokenfork/internal/progress"
 	"tokenfork/internal/results"
+	"tokenfork/internal/shell"
 	"tokenfork/internal/store"
 	"tokenfork/internal/version"
 )
@@ -36,6 +37,7 @@ type Options struct {
 	Out          store.Store // where the results go: the job itself, or elsewhere for several
 	AllowMissing bool        // merge although shards are not finished
 	R2R          bool        // write R2R's table too; one that is there is written anew in any case
+	CSVSafe      bool        // quote formulas in CSV
 	TempDir      string
 	Console      io.Writer
 }
@@ -67,6 +69,8 @@ type Summary struct {
 	Repeated   int64               `json:"repeated,omitempty"` // mismatches that more than one job has, counted once
 	Judging    string              `json:"judging,omitempty"`  // whose verdicts these are
 	R2R        bool                `json:"r2r,omitempty"`      // R2R's table was written too
+	CSVSafe    bool                `json:"csv_safe,omitempty"` // formulas in CSV are quoted
+	SHA256     map[string]string   `json:"files_sha256"`       // of the results; failures.csv, which names the place, has none
 	ByStatus   map[string]int64    `json:"by_status"`
 	Verdicts   map[string]int64    `json:"verdicts"`               // same, different
 	Finish     [2]map[string]int64 `json:"finish"`                 // by side
@@ -290,7 +294,7 @@ func (m *merger) note(src *source, r *job.Result) {
 		r.Job = &src.Tag
 	}
 	if r.Stage != nil {
-		again := fmt.Sprintf("tokenfork %s --job %s --retry", *r.Stage, src.Place)
+		again := fmt.Sprintf("tokenfork %s --job %s --retry", *r.Stage, shell.Quote(src.Place))
 		r.Stage = &again
 	}
 	if r.MeaningMatch == nil {
@@ -333,20 +337,26 @@ func (m *merger) result() error {
 
 // write merges the spool's runs into the results, all files in one pass.
 func (m *merger) write(ctx context.Context, spool *spool) error {
-	options := m.columns()
+	options, plain := m.columns(), []columnar.Option(nil)
+	if m.CSVSafe {
+		m.sum.CSVSafe = true
+		options, plain = append(options, columnar.CSVSafe()), append(plain, columnar.CSVSafe())
+	}
 	outs := []output{
 		to(ArrowKey, columnar.NewArrowWriter[job.Result], options, same),
 		to(ParquetKey, columnar.NewParquetWriter[job.Result], options, same),
 		to(CSVKey, columnar.NewCSVWriter[job.Result], options, same),
-		to(FailuresKey, columnar.NewCSVWriter[Failure], nil, failed),
+		to(FailuresKey, columnar.NewCSVWriter[Failure], plain, failed),
 	}
 	if m.R2R {
 		outs = append(outs, to(R2RKey, columnar.NewCSVWriter[R2RRow], nil, m.r2r))
 		m.sum.R2RLeftOut = m.leftOut()
 	}
-	if err := writeAll(ctx, m.Out, outs, m.counted(spool.ordered(m.runs, &m.sum.Repeated))); err != nil {
+	var err error
+	if m.sum.SHA256, err = writeAll(ctx, m.Out, outs, m.counted(spool.ordered(m.runs, &m.sum.Repeated))); err != nil {
 		return err
 	}
+	delete(m.sum.SHA256, FailuresKey)
 	b, err := job.SealJSON(m.sum)
 	if err != nil {
 		return fmt.Errorf("encode summary: %w", err)

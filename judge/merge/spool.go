@@ -5,8 +5,11 @@ import (
 	"cmp"
 	"container/heap"
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
+	"hash"
 	"io"
 	"iter"
 	"os"
@@ -292,8 +295,10 @@ func to[T any](key string, open func(io.Writer, ...columnar.Option) (columnar.Wr
 
 // writeAll writes the rows to every output and puts them all in place once all
 // are whole: a full disk leaves the earlier ones as they were.
-func writeAll(ctx context.Context, s store.Store, outs []output, rows iter.Seq2[*job.Result, error]) error {
+// It gives their sha256 by key.
+func writeAll(ctx context.Context, s store.Store, outs []output, rows iter.Seq2[*job.Result, error]) (map[string]string, error) {
 	g, gctx := errgroup.WithContext(ctx)
+	sums := make([]hash.Hash, len(outs))
 	feeds := make([]chan []*job.Result, len(outs))
 	var whole sync.WaitGroup
 	whole.Add(len(outs))
@@ -301,7 +306,8 @@ func writeAll(ctx context.Context, s store.Store, outs []output, rows iter.Seq2[
 		feeds[i] = make(chan []*job.Result, 4)
 		g.Go(func() error {
 			return s.Replace(gctx, o.key, func(w io.Writer) error {
-				if err := o.copy(gctx, w, feeds[i]); err != nil {
+				sums[i] = sha256.New()
+				if err := o.copy(gctx, io.MultiWriter(w, sums[i]), feeds[i]); err != nil {
 					return fmt.Errorf("write %s: %w", o.key, err)
 				}
 				whole.Done()
@@ -310,7 +316,14 @@ func writeAll(ctx context.Context, s store.Store, outs []output, rows iter.Seq2[
 		})
 	}
 	g.Go(func() error { return distribute(gctx, rows, feeds) })
-	return g.Wait()
+	if err := g.Wait(); err != nil {
+		return nil, err
+	}
+	said := map[string]string{}
+	for i, o := range outs {
+		said[o.key] = hex.EncodeToString(sums[i].Sum(nil))
+	}
+	return said, nil
 }
 
 func (o *output) copy(ctx context.Context, w io.Writer, feed <-chan []*job.Result) error {

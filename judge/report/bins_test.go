@@ -69,6 +69,21 @@ func TestLaTeX(t *testing.T) {
 	}
 }
 
+// Text from a job is text in a paper and on a page, whatever it holds.
+func TestLaTeXOfHostileText(t *testing.T) {
+	x := &table{columns: []string{"judge", "text"}}
+	x.add("[3em]*", "\x1b[2J\a^^41 \\input{/etc/passwd}\r\n\\end{tabular}\u202e% \xff")
+	var b strings.Builder
+	if err := x.writeLaTeX(&b); err != nil {
+		t.Fatal(err)
+	}
+	want := `{}[3em]* & \textbackslash{}x1b[2J\textbackslash{}x07\textasciicircum{}\textasciicircum{}41 \textbackslash{}input\{/etc/passwd\}` +
+		`$\hookleftarrow$\textbackslash{}end\{tabular\}\textbackslash{}u202e\% \textbackslash{}xff \\`
+	if !strings.Contains(b.String(), want) {
+		t.Errorf("no %s in\n%s", want, &b)
+	}
+}
+
 func TestEvenTicks(t *testing.T) {
 	for _, c := range []struct {
 		from, to float64

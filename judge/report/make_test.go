@@ -131,7 +131,7 @@ func (s synthetic) labels(t testing.TB, st store.Store) agreement.Labels {
 	var text strings.Builder
 	text.WriteString("sentence_id,mismatch_position,label\nnowhere,1,true\n")
 	r := rand.New(rand.NewPCG(s.seed, 2))
-	_, err := each(t.Context(), st, ResultsKey, t.TempDir(), func(row *row) error {
+	_, err := each(t.Context(), st, ResultsKey, t.TempDir(), "", func(row *row) error {
 		if row.MeaningMatch != nil && r.IntN(2) == 0 {
 			sure := 0.8
 			if row.Confidence != nil {

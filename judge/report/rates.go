@@ -3,6 +3,7 @@ package report
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io/fs"
 
 	"tokenfork/internal/job"
@@ -23,13 +24,16 @@ type tokens struct {
 }
 
 // readTokens reads rates.parquet; nil if there is none, as after a merge of several jobs.
-func readTokens(ctx context.Context, s store.Store, tempDir string) (*tokens, error) {
+func readTokens(ctx context.Context, s store.Store, tempDir, want string) (*tokens, error) {
 	t := &tokens{overall: stats.NewGrouping(), byBin: stats.NewGrouping(), byClass: stats.NewGrouping(), histograms: map[string][]job.Rate{}}
 	var open *string
-	sum, err := each(ctx, s, job.RatesKey, tempDir, func(r *job.Rate) error {
+	sum, err := each(ctx, s, job.RatesKey, tempDir, want, func(r *job.Rate) error {
 		if r.Measure != job.MeasurePosition {
 			t.histograms[r.Measure] = append(t.histograms[r.Measure], *r)
 			return nil
+		}
+		if r.SentenceID == nil || r.Bin < 0 {
+			return fmt.Errorf("a count by position without a text, or in bin %d", r.Bin)
 		}
 		if open != nil && *open != *r.SentenceID {
 			t.next()

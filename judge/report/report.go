@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 
 	"tokenfork/internal/failure"
 	"tokenfork/internal/job"
@@ -17,6 +18,7 @@ import (
 	"tokenfork/internal/store"
 	"tokenfork/internal/version"
 	"tokenfork/judge/agreement"
+	"tokenfork/judge/merge"
 )
 
 // Keys of what the report reads and writes.
@@ -79,7 +81,7 @@ func Make(ctx context.Context, o Options) (*About, error) {
 	if b.sample.gold != nil {
 		b.sample.gold.next()
 	}
-	if b.tokens, err = readTokens(ctx, o.Store, o.TempDir); err != nil {
+	if b.tokens, err = readTokens(ctx, o.Store, o.TempDir, b.sums[job.RatesKey]); err != nil {
 		return nil, err
 	}
 	if b.tokens != nil {
@@ -92,8 +94,16 @@ func Make(ctx context.Context, o Options) (*About, error) {
 	return about, b.write(ctx, o.Out, about)
 }
 
-// plan reads what job.json knows, if there is one, and gives the number of mismatches.
+// plan reads what summary.json and job.json know, where they are there, and gives the
+// number of mismatches.
 func (b *builder) plan(ctx context.Context, s store.Store, about *About) (int64, error) {
+	b.sums = map[string]string{}
+	sum, err := merge.LoadSummary(ctx, s)
+	if err == nil {
+		maps.Copy(b.sums, sum.SHA256)
+	} else if !errors.Is(err, fs.ErrNotExist) {
+		return 0, err
+	}
 	r, err := s.Open(ctx, job.Key)
 	if errors.Is(err, fs.ErrNotExist) {
 		return 0, nil
@@ -108,6 +118,7 @@ func (b *builder) plan(ctx context.Context, s store.Store, about *About) (int64,
 	if err != nil {
 		return 0, err
 	}
+	maps.Copy(b.sums, j.Files)
 	b.names = [2]string{j.Settings.Small, j.Settings.Reference}
 	b.first, b.limit = int64(j.Settings.FirstPosition), j.Settings.MaxNewTokens
 	about.Job, about.Models, about.Inputs = j.ID, b.names, j.Input.Sources
@@ -120,12 +131,12 @@ func (b *builder) read(ctx context.Context, o Options, expected int64) (string, 
 	}
 	meter := progress.New(o.Console, "report", "mismatches", expected)
 	defer meter.Close()
-	sum, err := each(ctx, o.Store, ResultsKey, o.TempDir, func(r *row) error {
+	sum, err := each(ctx, o.Store, ResultsKey, o.TempDir, b.sums[ResultsKey], func(r *row) error {
 		meter.Add(1)
 		return b.sample.add(r)
 	})
 	if errors.Is(err, fs.ErrNotExist) {
-		return "", failure.New(failure.Refused, "run `tokenfork merge --job "+o.Store.String()+"` first", "no %s at %s", ResultsKey, o.Store)
+		return "", failure.New(failure.Refused, "run `"+job.Command(o.Store, "merge")+"` first", "no %s at %s", ResultsKey, o.Store)
 	}
 	return sum, err
 }

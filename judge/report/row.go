@@ -1,6 +1,7 @@
 package report
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -10,6 +11,8 @@ import (
 	"os"
 
 	"tokenfork/internal/columnar"
+	"tokenfork/internal/failure"
+	"tokenfork/internal/job"
 	"tokenfork/internal/store"
 )
 
@@ -96,25 +99,29 @@ func (l *local) close() error {
 	return err
 }
 
-// each reads a Parquet object's rows, one after the other, and gives its sha256.
-func each[T any](ctx context.Context, s store.Store, key, tempDir string, f func(*T) error) (sum string, err error) {
+// each reads a Parquet object's rows, one after the other, and gives its sha256, which
+// must be want where that is known.
+func each[T any](ctx context.Context, s store.Store, key, tempDir, want string, f func(*T) error) (sum string, err error) {
 	l, err := fetch(ctx, s, key, tempDir)
 	if err != nil {
 		return "", err
 	}
 	defer func() { err = errors.Join(err, l.close()) }()
+	damaged := func(err error) error {
+		return failure.New(failure.Refused, job.Command(s, "check")+" names all that is damaged, and how it comes back", "%s of %s is damaged: %w", key, s, err)
+	}
+	if want != "" && want != l.sha256 {
+		return "", damaged(fmt.Errorf("its sha256 is %s, not %s", l.sha256, want))
+	}
 	rows, err := columnar.ReadParquet[T](l)
 	if err != nil {
-		return "", fmt.Errorf("read %s of %s: %w", key, s, err)
+		return "", damaged(err)
 	}
 	for r, err := range rows.Rows() {
-		if err == nil {
-			err = ctx.Err()
-		}
-		if err == nil {
-			err = f(r)
-		}
 		if err != nil {
+			return "", damaged(err)
+		}
+		if err := cmp.Or(ctx.Err(), f(r)); err != nil {
 			return "", fmt.Errorf("read %s of %s: %w", key, s, err)
 		}
 	}

@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"tokenfork/internal/stats"
+	"tokenfork/internal/terminal"
 )
 
 // table is figures' numbers. Cells are strings, int64, float64 or stats.Estimate; NaN is empty.
@@ -73,7 +74,7 @@ func (t *table) writeCSV(w io.Writer) error {
 	return c.Error()
 }
 
-// short is a cell for people.
+// short is a cell for people, in one line.
 func short(cell any) string {
 	switch c := cell.(type) {
 	case int64:
@@ -86,7 +87,7 @@ func short(cell any) string {
 		}
 		return fmt.Sprintf("%s [%s, %s]", rounded(c.Value), rounded(c.Low), rounded(c.High))
 	}
-	return fmt.Sprint(cell)
+	return terminal.Safe(visible(fmt.Sprint(cell)))
 }
 
 // grouped writes thousands apart.
@@ -130,6 +131,9 @@ func (t *table) writeLaTeX(w io.Writer) error {
 	for _, r := range t.rows {
 		for i, c := range r {
 			cells[i] = latexEscapes.Replace(short(c))
+		}
+		if cells[0] != "" && strings.Contains("[*", cells[0][:1]) { // after \\ they would be its arguments
+			cells[0] = "{}" + cells[0]
 		}
 		b.WriteString(strings.Join(cells, " & ") + " \\\\\n")
 	}

@@ -64,19 +64,55 @@ set_up() {
   export HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1
 }
 
+# own_folder NAME: prints a folder in TMPDIR that is closed to other users. In /tmp another
+# one may hold the name already: then it is a folder with a random end.
+own_folder() {
+  local folder
+  mkdir -m 700 "$TMPDIR/$1" 2>/dev/null
+  for folder in "$TMPDIR/$1" "$TMPDIR/$1".??????; do
+    if is_own "$folder"; then
+      echo "$folder"
+      return
+    fi
+  done
+  say "$TMPDIR/$1 belongs to another user or is open to others: not used"
+  mktemp -d "$TMPDIR/$1.XXXXXX"
+}
+
+is_own() { [[ -d $1 && ! -L $1 && -O $1 && $(stat -c %a "$1") == 700 ]]; }
+
 # stage FOLDER: copies a model to the node once and prints where; tasks on the node share
 # it. The folder keeps its own name, by which results call a judge.
 stage() {
   local to
-  to=$TMPDIR/tokenfork-models-$UID/$(printf '%s' "$1" | cksum | cut -d' ' -f1)/$(basename "$1")
-  mkdir -p "$(dirname "$to")"
+  to=$(own_folder "tokenfork-models-$UID") || return 1
+  to+=/$(printf '%s' "$1" | cksum | cut -d' ' -f1)/$(basename "$1")
+  mkdir -p "$(dirname "$to")" || return 1
   (
     flock 8
-    [[ -e $to/.complete ]] && exit
-    rm -rf "$to"
-    cp -rL "$1" "$to" && touch "$to/.complete"
-  ) 8>"$to.lock" || return 1
+    [[ -s $to.staged && $(listing "$1"; listing "$to") == "$(cat "$to.staged")" ]] && exit
+    rm -rf "$to" "$to.staged"
+    mkdir "$to" && copy "$1" "$to" || exit 1
+    { listing "$1"; listing "$to"; } >"$to.staged.new" && mv "$to.staged.new" "$to.staged"
+  ) 8>>"$to.lock" || return 1
   echo "$to"
+}
+
+# listing FOLDER: name, size and time of change of every file. What was staged is used
+# again only while both folders are as they were.
+listing() { (cd "$1" && find -L . -type f -printf '%P %s %T@\n' | LC_ALL=C sort); }
+
+# copy FROM TO: copies all files and compares each with the sha256 of what was read.
+copy() {
+  local file sum
+  while IFS= read -r -d '' file; do
+    mkdir -p "$2/$(dirname "$file")" || return 1
+    sum=$(set -o pipefail; tee "$2/$file" <"$1/$file" | sha256sum) || return 1
+    if [[ $(sha256sum <"$2/$file") != "$sum" ]]; then
+      say "$2/$file differs from $1/$file after copying"
+      return 1
+    fi
+  done < <(cd "$1" && find -L . -type f -printf '%P\0')
 }
 
 # kept: how many objects with results the job holds for the shard.

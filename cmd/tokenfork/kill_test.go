@@ -1,0 +1,215 @@
+package main
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"io"
+	"maps"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"tokenfork/internal/store"
+	"tokenfork/internal/store/storetest"
+	"tokenfork/internal/vllm/fakevllm"
+)
+
+var (
+	killN    = flag.Int("kill.n", 6, "kills of TestRandomKills, in a folder and in S3 each")
+	killSeed = flag.Uint64("kill.seed", 0, "seed of their moments; 0 takes one from the clock")
+)
+
+// pointVar holds a point at which the process ends by SIGKILL, or "list FILE", which
+// appends every point that is passed to the file.
+const pointVar = "TOKENFORK_TEST_POINT"
+
+// killAtPoints puts points around every write: before it, when all is written but not
+// yet visible (before the rename, link or last request), and after it.
+func killAtPoints(spec string) {
+	if spec == "" {
+		return
+	}
+	openStore = func(ctx context.Context, location string, o store.Options) (store.Store, error) {
+		s, err := store.Open(ctx, location, o)
+		return &pointed{Store: s, spec: spec}, err
+	}
+}
+
+type pointed struct {
+	store.Store
+	spec string
+	mu   sync.Mutex
+}
+
+var varying = regexp.MustCompile(`\b[0-9a-f]{8,}\b|[0-9A-Z]{20,}|[0-9]+`)
+
+// pass is at a point: a write of a kind of key.
+func (s *pointed) pass(when, verb, key string) {
+	point := when + " " + verb + " " + strings.Join(strings.Fields(varying.ReplaceAllString(key, "N")), "_")
+	if path, ok := strings.CutPrefix(s.spec, "list "); ok {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		f, err := os.OpenFile(path, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o600)
+		if err != nil {
+			panic(err)
+		}
+		fmt.Fprintln(f, point)
+		_ = f.Close() // a list for a test
+	}
+	if point == s.spec {
+		_ = syscall.Kill(os.Getpid(), syscall.SIGKILL)
+		select {}
+	}
+}
+
+func (s *pointed) write(verb, key string, write func(io.Writer) error, do func(func(io.Writer) error) error) error {
+	s.pass("before", verb, key)
+	err := do(func(w io.Writer) error {
+		err := write(w)
+		s.pass("within", verb, key)
+		return err
+	})
+	s.pass("after", verb, key)
+	return err
+}
+
+func (s *pointed) Create(ctx context.Context, key string, write func(io.Writer) error) error {
+	return s.write("create", key, write, func(w func(io.Writer) error) error { return s.Store.Create(ctx, key, w) })
+}
+
+func (s *pointed) Replace(ctx context.Context, key string, write func(io.Writer) error) error {
+	return s.write("replace", key, write, func(w func(io.Writer) error) error { return s.Store.Replace(ctx, key, w) })
+}
+
+func (s *pointed) Remove(ctx context.Context, key string) error {
+	s.pass("before", "remove", key)
+	err := s.Store.Remove(ctx, key)
+	s.pass("after", "remove", key)
+	return err
+}
+
+// place is where a job of a kill test lies: for tokenfork, and as a folder to read.
+type place struct{ name, folder string }
+
+// onBoth runs a test on a folder and on a real S3 server.
+func onBoth(t *testing.T, test func(t *testing.T, place func() place)) {
+	t.Run("folder", func(t *testing.T) {
+		root, n := t.TempDir(), 0
+		test(t, func() place {
+			n++
+			p := filepath.Join(root, fmt.Sprint(n), "job")
+			return place{p, p}
+		})
+	})
+	t.Run("S3", func(t *testing.T) {
+		s3, n := storetest.StartS3(t), 0
+		t.Setenv("TOKENFORK_S3_ENDPOINT", s3.URL)
+		t.Setenv("TOKENFORK_S3_PATH_STYLE", "true")
+		test(t, func() place {
+			n++
+			key := fmt.Sprint("jobs/", n)
+			return place{"s3://" + s3.Bucket + "/" + key, filepath.Join(s3.Folder, key)}
+		})
+	})
+}
+
+// finish starts the job again until it is done, and compares the results with those of
+// a job that nobody disturbed.
+func (j *fakeJob) finish(t *testing.T, at place, clean, what string) {
+	t.Helper()
+	cmd, out := command(j.args(at.name)...)
+	if err := cmd.Run(); err != nil {
+		t.Fatalf("%s: the restart ends with %v:\n%s", what, err, out)
+	}
+	if d := differs(t, clean, at.folder); len(d) > 0 {
+		t.Errorf("%s: %v differ from the undisturbed job's", what, d)
+	}
+}
+
+// A kill at every named point, then a restart: the results are the same bytes.
+func TestKillAtEveryPoint(t *testing.T) {
+	j := newFakeJob(t, 6, 40, 2)
+	onBoth(t, func(t *testing.T, next func() place) {
+		clean := next()
+		list := filepath.Join(t.TempDir(), "points")
+		t.Setenv(pointVar, "list "+list)
+		cmd, out := command(j.args(clean.name)...)
+		if err := cmd.Run(); err != nil {
+			t.Fatalf("%v: %s", err, out)
+		}
+		points := map[string]bool{}
+		b, err := os.ReadFile(list)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for line := range strings.Lines(string(b)) {
+			points[strings.TrimSpace(line)] = true
+		}
+		for _, part := range []string{"create parts/infer", "commit.json", "create parts/judge", "create job.json", "create shards/", "replace results.parquet", "replace summary.json"} {
+			for _, when := range []string{"before", "within", "after"} {
+				if !slices.ContainsFunc(slices.Collect(maps.Keys(points)), func(p string) bool { return strings.HasPrefix(p, when) && strings.Contains(p, part) }) {
+					t.Errorf("no point %s %s", when, part)
+				}
+			}
+		}
+		for _, point := range slices.Sorted(maps.Keys(points)) {
+			at := next()
+			t.Setenv(pointVar, point)
+			cmd, out := command(j.args(at.name)...)
+			err := cmd.Run()
+			if status, ok := cmd.ProcessState.Sys().(syscall.WaitStatus); !ok || status.Signal() != syscall.SIGKILL {
+				t.Errorf("%s: not killed (%v):\n%s", point, err, out)
+			}
+			t.Setenv(pointVar, "")
+			j.finish(t, at, clean.folder, point)
+		}
+		t.Logf("%d points", len(points))
+	})
+}
+
+// Kills at random moments of whole runs, one to three for each job.
+//
+//	go test ./cmd/tokenfork -run TestRandomKills -kill.n 200
+func TestRandomKills(t *testing.T) {
+	seed := *killSeed
+	if seed == 0 {
+		seed = uint64(time.Now().UnixNano())
+	}
+	t.Logf("seed %d", seed)
+	r := rand.New(rand.NewPCG(seed, 9))
+	j := newFakeJob(t, 8, 60, 3, fakevllm.Fault{Kind: fakevllm.Late, Every: 3, For: 5 * time.Millisecond})
+	onBoth(t, func(t *testing.T, next func() place) {
+		clean := next()
+		began := time.Now()
+		j.finish(t, clean, clean.folder, "undisturbed")
+		took := time.Since(began)
+		killed := 0
+		for killed < *killN {
+			at := next()
+			for range 1 + r.IntN(3) {
+				cmd, out := command(j.args(at.name)...)
+				if err := cmd.Start(); err != nil {
+					t.Fatal(err)
+				}
+				time.Sleep(time.Duration(r.Int64N(int64(took))))
+				_ = cmd.Process.Kill() // it may have ended
+				if err := cmd.Wait(); err == nil {
+					break // done before
+				} else if !strings.Contains(err.Error(), "killed") {
+					t.Fatalf("%v:\n%s", err, out)
+				}
+				killed++
+			}
+			j.finish(t, at, clean.folder, fmt.Sprintf("after %d kills, seed %d", killed, seed))
+		}
+		t.Logf("%d kills", killed)
+	})
+}

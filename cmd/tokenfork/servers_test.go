@@ -1,0 +1,49 @@
+package main
+
+import (
+	"bytes"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"tokenfork/internal/failure"
+	"tokenfork/internal/vllm/fakevllm"
+)
+
+// ownServers plans the job and carries it on with servers that the task starts, which
+// show a fault. It gives the exit code and what was said.
+func (j *fakeJob) ownServers(t *testing.T, at string, c fakevllm.Config, more ...string) (int, string) {
+	t.Helper()
+	t.Setenv(fakevllm.Var, c.Env(t))
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var plan []string
+	infer := append([]string{"infer", "--job", at, "--vllm", self + " " + fakevllm.Command}, more...)
+	for i := 0; i < len(j.flags); i += 2 {
+		switch flag := j.flags[i]; {
+		case strings.HasSuffix(flag, "-model") && flag != "--judge-model":
+			plan, infer = append(plan, j.flags[i:i+2]...), append(infer, j.flags[i:i+2]...)
+		case slices.Contains([]string{"--shards", "--max-new-tokens", "--alignment"}, flag):
+			plan = append(plan, j.flags[i:i+2]...)
+		}
+	}
+	var said bytes.Buffer
+	if code := run(t.Context(), append([]string{"plan", j.table, "--job", at}, plan...), &said, &said); code != 0 {
+		t.Fatalf("plan: %d\n%s", code, &said)
+	}
+	said.Reset()
+	return run(t.Context(), infer, &said, &said), said.String()
+}
+
+// A server that dies again and again ends the task with an exit code of its own.
+func TestRestartsUsedUp(t *testing.T) {
+	j := newFakeJob(t, 8, 60, 1)
+	code, said := j.ownServers(t, filepath.Join(j.dir, "job"), fakevllm.Config{Faults: []fakevllm.Fault{{Kind: fakevllm.Die, Server: "small", After: 30}}})
+	if code != failure.Server || !strings.Contains(said, "the small server died more than 5 times") || !strings.Contains(said, "restart 5 of 5") {
+		t.Errorf("exit code %d, want %d:\n%s", code, failure.Server, said)
+	}
+}
