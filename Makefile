@@ -4,7 +4,7 @@ MODELS := $(or $(TOKENFORK_MODELS),$(CURDIR)/.cache/models)
 export TOKENFORK_VENV = $(VENV)
 export TOKENFORK_MODELS = $(MODELS)
 
-.PHONY: all build install setup demo test check bench bench-plan bench-infer clean
+.PHONY: all build install setup demo test fuzz check bench bench-plan bench-infer clean
 
 all: build
 
@@ -37,6 +37,9 @@ test: build setup ## all tests, with real vLLM, Slurm, S3 and readers
 	go vet ./...
 	go test -p 1 -timeout 40m $$(go list ./... | grep -v /terraform)
 	terraform/check
+
+fuzz: ## every reader's fuzz target for a minute
+	scripts/fuzz
 
 check: ## style
 	gofmt -l . | (! grep .)

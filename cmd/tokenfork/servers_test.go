@@ -42,7 +42,7 @@ func (j *fakeJob) ownServers(t *testing.T, at string, c fakevllm.Config, more ..
 // A server that dies again and again ends the task with an exit code of its own.
 func TestRestartsUsedUp(t *testing.T) {
 	j := newFakeJob(t, 8, 60, 1)
-	code, said := j.ownServers(t, filepath.Join(j.dir, "job"), fakevllm.Config{Faults: []fakevllm.Fault{{Kind: fakevllm.Die, Server: "small", After: 30}}})
+	code, said := j.ownServers(t, filepath.Join(j.dir, "job"), fakevllm.Config{Faults: []fakevllm.Fault{{Kind: fakevllm.Die, Server: "small", After: 3}}})
 	if code != failure.Server || !strings.Contains(said, "the small server died more than 5 times") || !strings.Contains(said, "restart 5 of 5") {
 		t.Errorf("exit code %d, want %d:\n%s", code, failure.Server, said)
 	}
