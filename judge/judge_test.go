@@ -323,6 +323,7 @@ func TestJudgingID(t *testing.T) {
 	seen := map[string]bool{base.ID(): true}
 	for _, change := range []func(*Judging){
 		func(j *Judging) { j.Model = "n" },
+		func(j *Judging) { j.Identity = "another checkpoint" },
 		func(j *Judging) { j.PromptHash = "g" },
 		func(j *Judging) { j.Settings.Context.N = 1 },
 		func(j *Judging) { j.Settings.Blind = true },

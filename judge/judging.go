@@ -26,6 +26,7 @@ const judgingFormat = 2
 type Judging struct {
 	Format        int      `json:"format"`
 	Model         string   `json:"judge_model"`
+	Identity      string   `json:"judge_identity,omitempty"` // what the judge is, where that is known beside its name
 	PromptVersion string   `json:"prompt_version"`
 	PromptHash    string   `json:"prompt_hash"`
 	Settings      Settings `json:"settings"`

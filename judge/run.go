@@ -32,6 +32,7 @@ type Options struct {
 	Retry    bool  // open committed shards again where verdicts failed or parts are damaged
 	Settings Settings
 	Model    string // the judge's name in the results; "" takes what the server calls it
+	Identity string // what the judge is, beside its name: part of the judging
 
 	// Batch sends the questions as batches of the OpenAI Batch API, which cost
 	// less and take up to a day, and waits for them.
@@ -133,7 +134,7 @@ func newRunner(ctx context.Context, o *Options) (*runner, error) {
 }
 
 func (r *runner) named(model string) Judging {
-	return Judging{Format: judgingFormat, Model: model, PromptVersion: r.prompt.Version, PromptHash: r.prompt.Hash, Settings: r.Settings}
+	return Judging{Format: judgingFormat, Model: model, Identity: r.Identity, PromptVersion: r.prompt.Version, PromptHash: r.prompt.Hash, Settings: r.Settings}
 }
 
 // findWork sorts the shards by what is there of them.

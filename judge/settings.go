@@ -112,6 +112,7 @@ func (j Judging) Differences(other Judging) []string {
 	}
 	a, b := j.Settings, other.Settings
 	add("judge model", j.Model, other.Model)
+	add("judge identity", j.Identity, other.Identity)
 	add("prompt", j.PromptVersion+" "+j.PromptHash[:min(12, len(j.PromptHash))], other.PromptVersion+" "+other.PromptHash[:min(12, len(other.PromptHash))])
 	add("judge context", a.Context, b.Context)
 	add("blind", a.Blind, b.Blind)

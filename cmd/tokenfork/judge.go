@@ -132,6 +132,9 @@ func (f *judgeFlags) judge(ctx context.Context, con *console, j *jobFlags, w *wo
 		return o, err
 	}
 	own.Logger = log
+	if o.Identity, err = localIdentity(own); err != nil {
+		return o, err
+	}
 	o.Connect = func(ctx context.Context) (judge.Server, error) { return startJudge(ctx, own, cfg) }
 	return o, nil
 }
@@ -162,6 +165,17 @@ func (f *judgeFlags) name() string {
 		}
 	}
 	return f.JudgeModel
+}
+
+// localIdentity is what a local judge is: its files' content and the flags of
+// its server, some of which decide what it answers. Two checkpoints in folders of
+// one name are two judges, and one in two places is one.
+func localIdentity(own vllm.Config) (string, error) {
+	sum, err := model.ContentSum(own.Model)
+	if err != nil {
+		return "", err
+	}
+	return strings.Join(append([]string{"sha256:" + sum}, own.Args...), " "), nil
 }
 
 // address adds what the judge's server wants beside its URL.
