@@ -140,13 +140,17 @@ func (f form) find(r *endpoint.Reply, from int) (*object, string, error) {
 	rest := []byte(strings.Repeat(" ", from) + text[from:])
 	var found *object
 	var failed error
+	work := readings * (len(text) + 1<<20)
 	for at := from; ; at++ {
 		next := strings.IndexByte(text[at:], '{')
 		if next < 0 {
 			break
 		}
 		at += next
-		o, err := parseObject(text, at)
+		o, reached, err := parseObjectTo(text, at)
+		if work -= reached - at + 1<<10; work < 0 {
+			return nil, "", errors.New("too many braces to find a verdict among them")
+		}
 		if err == nil && r.Masked && o.broken {
 			err = errors.New("not JSON")
 		}
@@ -155,6 +159,7 @@ func (f form) find(r *endpoint.Reply, from int) (*object, string, error) {
 			continue
 		}
 		at = o.end - 1
+		work -= lineAround(text, o.start, o.end)
 		if !alone(text[from:], o.start-from, o.end-from) {
 			continue
 		}
@@ -170,6 +175,19 @@ func (f form) find(r *endpoint.Reply, from int) (*object, string, error) {
 		return nil, "", fmt.Errorf("not a JSON object: %w", failed)
 	}
 	return found, fence.ReplaceAllStringFunc(string(rest), func(f string) string { return strings.Repeat(" ", len(f)) }), nil
+}
+
+// readings bounds the work for one reply: it is read that often in all, and
+// has a few thousand braces that begin no object.
+const readings = 8
+
+// lineAround is the length of the lines that text[from:to] stands on.
+func lineAround(text string, from, to int) int {
+	end := strings.IndexByte(text[to:], '\n')
+	if end < 0 {
+		end = len(text) - to
+	}
+	return from - strings.LastIndexByte(text[:from], '\n') + end
 }
 
 // considered takes an object's place in what is left of a reply.

@@ -25,19 +25,30 @@ type object struct {
 // and reorder what they cannot read; here that is an error, for a verdict must
 // not come of a guess.
 type parser struct {
-	text string
-	at   int
+	text  string
+	at    int
+	depth int
 }
+
+// deepest is more than any answer nests: a text of braces must not be read
+// again from each of them to its end.
+const deepest = 16
 
 // parseObject reads the object that begins at the place in the text.
 func parseObject(text string, at int) (*object, error) {
-	p := parser{text, at}
+	o, _, err := parseObjectTo(text, at)
+	return o, err
+}
+
+// parseObjectTo also says how far it read.
+func parseObjectTo(text string, at int) (*object, int, error) {
+	p := parser{text: text, at: at}
 	o, err := p.object()
 	if err != nil {
-		return nil, fmt.Errorf("at byte %d: %w", p.at, err)
+		return nil, p.at, fmt.Errorf("at byte %d: %w", p.at, err)
 	}
 	o.broken = !json.Valid([]byte(text[o.start:o.end]))
-	return o, nil
+	return o, p.at, nil
 }
 
 var errEnds = errors.New("it ends too early")
@@ -66,6 +77,10 @@ func (p *parser) object() (*object, error) {
 
 // list reads what stands between brackets, with commas between and perhaps one at the end.
 func (p *parser) list(closing byte, one func() error) error {
+	if p.depth++; p.depth > deepest {
+		return errors.New("it is nested too deep")
+	}
+	defer func() { p.depth-- }()
 	p.at++
 	for {
 		if p.next() == closing {
@@ -201,7 +216,7 @@ func (p *parser) str(quote byte, before string) (string, error) {
 }
 
 func (p *parser) endsBefore(closers string) bool {
-	after := parser{p.text, p.at + 1}
+	after := parser{text: p.text, at: p.at + 1}
 	c := after.next()
 	return c != 0 && strings.IndexByte(closers, c) >= 0
 }

@@ -179,7 +179,7 @@ func TestSweepOfEndpoints(t *testing.T) {
 				if code := failure.Code(err); code != failure.Refused && code != failure.Stopped || !strings.Contains(err.Error(), c.stops) || !strings.Contains(failure.Hint(err), c.hint) {
 					t.Errorf("got %v, hint %s", err, failure.Hint(err))
 				}
-				if f.n > 80 {
+				if f.n > 150 { // 62 questions, each three times, would be 186
 					t.Errorf("asked %d times", f.n)
 				}
 			})

@@ -185,7 +185,7 @@ func TestJudgeGold(t *testing.T) {
 		t.Fatal(err)
 	}
 	out := tokenfork(t, 0, "judge --job "+s.String()+" --judge "+url+" --gold "+labels)
-	if !strings.Contains(out, "4 labels from 2 texts") || !strings.Contains(out, "accuracy 0.750") || !strings.Contains(out, "fake, prompt seed-1") {
+	if !strings.Contains(out, "4 labels from 2 texts") || !strings.Contains(out, "accuracy 0.750") || !strings.Contains(out, "fake, prompt seed-2") {
 		t.Errorf("got %s", out)
 	}
 }

@@ -24,7 +24,8 @@ type Client struct {
 	Model string // the id that requests name; Start and Check set it
 	API   API    // where completions are asked
 
-	url   string // as given, for messages
+	url   string // as given but without a password, for messages
+	via   string // names the proxy on the way, for messages; "" for none
 	base  string
 	key   string
 	http  *http.Client
@@ -44,7 +45,10 @@ const (
 func NewClient(rawURL, key string) (*Client, error) {
 	u, err := url.Parse(rawURL)
 	if err != nil {
-		return nil, fmt.Errorf("server url %q: %w", rawURL, err)
+		return nil, errors.New("server url: not a URL") // it may hold a password
+	}
+	if u.User != nil {
+		rawURL = u.Redacted()
 	}
 	if u.User != nil {
 		return nil, fmt.Errorf("server url %s: a name or password in it would be logged; give the key by TOKENFORK_SERVER_KEY", u.Redacted())
@@ -67,6 +71,9 @@ func NewClient(rawURL, key string) (*Client, error) {
 		c.base = strings.TrimSuffix(strings.TrimSuffix(u.String(), "/"), "/v1")
 		transport.DialContext = dialer.DialContext
 		transport.Proxy = http.ProxyFromEnvironment
+		if proxy, err := http.ProxyFromEnvironment(&http.Request{URL: u}); err == nil && proxy != nil {
+			c.via = fmt.Sprintf(" (through the proxy %s: if the server is reached without it, set NO_PROXY=%s)", proxy.Host, u.Hostname())
+		}
 	default:
 		return nil, fmt.Errorf("server url %q: want http://host:port, https://host or unix:///path", rawURL)
 	}
@@ -119,7 +126,9 @@ func (c *Client) do(ctx context.Context, method, path string, body *body) ([]byt
 			c.http.CloseIdleConnections() // they are as old
 			continue
 		case err != nil:
-			return nil, transportError(ctx, request, err)
+			return nil, transportError(ctx, request+c.via, err)
+		case status != http.StatusOK && !json.Valid(data): // no vLLM's
+			return nil, statusError(request+c.via, status, data)
 		case status != http.StatusOK:
 			return nil, statusError(request, status, data)
 		}
