@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"tokenfork/internal/failure"
 	"tokenfork/internal/job"
@@ -52,7 +53,8 @@ func (planCmd) Help() string {
 
 // tableFlags say what is read.
 type tableFlags struct {
-	Inputs         []string `arg:"" name:"input" help:"The table: CSV, .csv.gz, .csv.zst, Parquet or Arrow; paths, patterns, s3://… or - for standard input."`
+	Inputs         []string `arg:"" name:"input" help:"The table: CSV (plain, gzip, zstd, xz or bzip2), Parquet or Arrow; paths, patterns, s3://… or - for standard input."`
+	Delimiter      string   `default:"," placeholder:"CHAR" help:"Delimiter of the cells in CSV: a character, or tab."`
 	Layout         string   `enum:"auto,study,r2r" default:"auto" help:"Columns of the table: auto, study or r2r."`
 	Small          string   `placeholder:"NAME" help:"Small model, as the table names it (default: 1.5)."`
 	Reference      string   `placeholder:"NAME" help:"Reference model, as the table names it (default: 32.0)."`
@@ -206,9 +208,16 @@ func (f *tableFlags) settle(s *job.Settings) {
 // sources are the table's files.
 func (f *tableFlags) sources(ctx context.Context, o store.Options) ([]table.Source, error) {
 	var all []table.Source
+	delimiter := f.Delimiter
+	if delimiter == "tab" || delimiter == `\t` {
+		delimiter = "\t"
+	}
+	if len(delimiter) != 1 || strings.ContainsAny(delimiter, "\"\r\n") || delimiter[0] >= utf8.RuneSelf {
+		return nil, failure.New(failure.Usage, "give one ASCII character, or tab", "--delimiter %q", f.Delimiter)
+	}
 	for _, in := range f.Inputs {
 		if in == "-" {
-			all = append(all, table.Source{Name: "standard input", Open: func(context.Context) (io.ReadCloser, error) {
+			all = append(all, table.Source{Name: "standard input", Delimiter: delimiter[0], Open: func(context.Context) (io.ReadCloser, error) {
 				return store.Piped(func() (io.ReadCloser, error) { return os.Stdin, nil }), nil
 			}})
 			continue
@@ -218,7 +227,7 @@ func (f *tableFlags) sources(ctx context.Context, o store.Options) ([]table.Sour
 			return nil, err
 		}
 		for _, name := range names {
-			s := table.Source{Name: name, Open: func(ctx context.Context) (io.ReadCloser, error) { return store.OpenInput(ctx, name, o) }}
+			s := table.Source{Name: name, Delimiter: delimiter[0], Open: func(ctx context.Context) (io.ReadCloser, error) { return store.OpenInput(ctx, name, o) }}
 			if info, err := os.Stat(name); err == nil && info.Mode().IsRegular() {
 				s.Size = info.Size()
 			} else if err == nil && info.IsDir() {

@@ -19,7 +19,7 @@ func BenchmarkScan(b *testing.B) {
 	}
 	req := request
 	req.SentenceIDType = Int64
-	p := newParser("t.csv", s, req)
+	p := newParser("t.csv", s, req, ',')
 	data := content[at+1:]
 	b.SetBytes(int64(len(data)))
 	for b.Loop() {

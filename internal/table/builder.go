@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math"
 	"strconv"
+	"unicode/utf8"
 
 	"tokenfork/internal/columnar"
 )
@@ -179,8 +180,13 @@ func (b *builder) run(v *values) {
 	if b.req.SentenceIDType == String {
 		r.ID = string([]byte(v.text)) // a copy
 		b.last.text = r.ID
-		if isBlank([]byte(v.text)) {
+		switch {
+		case isBlank([]byte(v.text)):
 			b.problem(v.line, b.schema.names[smallSentence], "", isBlankReason).Lost = true
+		case !utf8.ValidString(v.text):
+			b.problem(v.line, b.schema.names[smallSentence], v.text, "is not UTF-8").Lost = true
+		case v.text == b.schema.names[smallSentence]:
+			b.problem(v.line, b.schema.names[smallSentence], v.text, headerReason).Lost = true
 		}
 	} else {
 		r.ID = strconv.FormatInt(v.sentence, 10)
@@ -222,11 +228,10 @@ func (b *builder) differs(r role, small string) string {
 }
 
 // lost notes a row that cannot be read at all.
-func (b *builder) lost(line int64, reason error) {
-	b.problem(line, "", "", reason.Error()).Lost = true
-	if b.n == 0 {
-		b.Runs = append(b.Runs, Run{Line: line})
-	}
+func (b *builder) lost(line int64, reason string) {
+	b.problem(line, "", "", reason).Lost = true
+	b.Runs = append(b.Runs, Run{Row: b.n, Line: line})
+	b.last = values{sentence: blank}
 	b.RowID[b.n], b.Real[b.n], b.Small[b.n] = 0, NoPrediction, NoPrediction
 	b.n++
 }

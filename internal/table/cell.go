@@ -1,6 +1,7 @@
 package table
 
 import (
+	"bytes"
 	"errors"
 	"math"
 	"strconv"
@@ -19,10 +20,10 @@ var (
 	errFloat32  = errors.New("is 2^24 or more in a float32 column, where digits are already lost")
 )
 
-// isBlank knows the spellings that pandas, R and Python write for nothing.
+// isBlank knows the spellings that pandas, R, SQL and Python write for nothing.
 func isBlank(b []byte) bool {
 	switch string(b) {
-	case "", "nan", "NaN", "NA", "<NA>", "None", "null":
+	case "", "nan", "NaN", "NAN", "-nan", "-NaN", "NA", "<NA>", "N/A", "n/a", "#N/A", "#NA", "None", "null", "NULL", `\N`:
 		return true
 	}
 	return false
@@ -55,6 +56,8 @@ func parseCountSlowly(b []byte, i int, n int64) (int64, error) {
 		return blank, nil
 	case b[0] == '-' && len(b) > 1 && isDigit(b[1]):
 		return 0, errNegative
+	case i > 0 && bytes.ContainsAny(b[i:], "eE"):
+		return parseExponent(b)
 	case i == 0 || b[i] != '.':
 		return 0, errNumber
 	}
@@ -70,6 +73,21 @@ func parseCountSlowly(b []byte, i int, n int64) (int64, error) {
 		return checkLarge(b[:i])
 	}
 	return n, nil
+}
+
+// parseExponent reads a whole number as R and spreadsheets write it: 1e+05, 1.5e3.
+func parseExponent(b []byte) (int64, error) {
+	const exact = 20 // characters of which nothing is lost in a float64 below 2^53
+	f, err := strconv.ParseFloat(string(b), 64)
+	switch {
+	case err != nil && !errors.Is(err, strconv.ErrRange) || bytes.ContainsAny(b, "xX_"):
+		return 0, errNumber
+	case f >= tooLarge:
+		return 0, errLarge
+	case f != math.Trunc(f) || len(b) > exact:
+		return 0, errWhole
+	}
+	return int64(f), nil
 }
 
 func isDigit(c byte) bool { return c-'0' <= 9 }

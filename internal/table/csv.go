@@ -32,20 +32,21 @@ var buffers = sync.Pool{New: func() any { return new([]byte) }}
 
 // csvFile cuts a file into chunks.
 type csvFile struct {
-	name   string
-	r      io.Reader
-	schema *Schema
-	chunk  int // bytes
-	line   int64
-	rest   []byte // read, but not yet part of a chunk
-	eof    bool
+	name      string
+	r         io.Reader
+	schema    *Schema
+	chunk     int // bytes
+	delimiter byte
+	line      int64
+	rest      []byte // read, but not yet part of a chunk
+	eof       bool
 }
 
 var bom = []byte("\xef\xbb\xbf")
 
 // openCSV reads the header.
-func openCSV(name string, r io.Reader, req Request, chunk int) (*csvFile, error) {
-	f := &csvFile{name: name, r: r, chunk: chunk, line: 1}
+func openCSV(name string, r io.Reader, delimiter byte, req Request, chunk int) (*csvFile, error) {
+	f := &csvFile{name: name, r: r, delimiter: delimiter, chunk: chunk, line: 1}
 	c, err := f.next()
 	if err == io.EOF {
 		return nil, failure.New(failure.Refused, "is it the right file, and was it written to the end?", "%s is empty", name)
@@ -54,7 +55,11 @@ func openCSV(name string, r io.Reader, req Request, chunk int) (*csvFile, error)
 		return nil, err
 	}
 	data := bytes.TrimPrefix(c.data, bom)
+	if err := isText(name, data); err != nil {
+		return nil, err
+	}
 	cr := csv.NewReader(bytes.NewReader(data))
+	cr.Comma = rune(delimiter)
 	header, err := cr.Read()
 	if err != nil {
 		return nil, failure.New(failure.Refused, "is it a CSV file?", "read the header of %s: %w", name, err)
@@ -159,13 +164,14 @@ func lastRecord(b []byte, eof bool) (end int, quoted bool) {
 	return end, true
 }
 
-// firstCell is the cell of the first record in the column.
-func firstCell(data []byte, column int) ([]byte, error) {
-	cr := csv.NewReader(bytes.NewReader(data))
+// firstRecord are the cells of the first record, and its line.
+func (f *csvFile) firstRecord(c *chunk) (cells []string, line int64, err error) {
+	cr := csv.NewReader(bytes.NewReader(c.data))
 	cr.FieldsPerRecord = -1
-	record, err := cr.Read()
-	if err != nil || column >= len(record) {
-		return nil, fmt.Errorf("no column %d in the first record", column)
+	cr.Comma = rune(f.delimiter)
+	if cells, err = cr.Read(); err != nil {
+		return nil, 0, err
 	}
-	return []byte(record[column]), nil
+	at, _ := cr.FieldPos(0)
+	return cells, c.line + int64(at) - 1, nil
 }

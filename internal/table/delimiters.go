@@ -6,19 +6,21 @@ import (
 )
 
 const (
-	commas   = 0x2c2c2c2c2c2c2c2c
-	newlines = 0x0a0a0a0a0a0a0a0a
+	ones     = 0x0101010101010101
+	newlines = ones * '\n'
 	low      = 0x7f7f7f7f7f7f7f7f
 	high     = 0x8080808080808080
 )
 
-// delimitersGeneric is delimiters for any processor, eight bytes at a time.
-func delimitersGeneric(b []byte, out []uint64) {
+// delimiters writes a bit for each byte of b: set for delimiters of cells and
+// newlines. The length of b is 64 times that of out.
+func delimiters(b []byte, delimiter byte, out []uint64) {
+	cells := ones * uint64(delimiter)
 	for i := range out {
 		var mask uint64
 		for k := range 8 {
 			x := binary.LittleEndian.Uint64(b[64*i+8*k:])
-			mask |= (zeroBytes(x^commas) | zeroBytes(x^newlines)) << (8 * k)
+			mask |= (zeroBytes(x^cells) | zeroBytes(x^newlines)) << (8 * k)
 		}
 		out[i] = mask
 	}

@@ -3,12 +3,15 @@ package table
 import (
 	"bufio"
 	"bytes"
+	"compress/bzip2"
+	"errors"
 	"fmt"
 	"io"
 	"os"
 
 	"github.com/klauspost/compress/gzip"
 	"github.com/klauspost/compress/zstd"
+	"github.com/ulikunitz/xz"
 
 	"tokenfork/internal/columnar"
 	"tokenfork/internal/failure"
@@ -24,7 +27,8 @@ type opened struct {
 // openFormat tells the format by the first bytes: names may be missing (pipes)
 // or wrong.
 func openFormat(name string, in io.Reader, tmp string) (*opened, error) {
-	b := bufio.NewReaderSize(in, 64<<10)
+	source := &noted{r: in}
+	b := bufio.NewReaderSize(source, 64<<10)
 	magic, err := b.Peek(8)
 	if err != nil && err != io.EOF {
 		return nil, readError(name, err)
@@ -32,18 +36,6 @@ func openFormat(name string, in io.Reader, tmp string) (*opened, error) {
 	err = nil // a short file is no error here
 	o := &opened{close: func() {}}
 	switch {
-	case bytes.HasPrefix(magic, []byte{0x1f, 0x8b}):
-		z, err := gzip.NewReader(b)
-		if err != nil {
-			return nil, readError(name, err)
-		}
-		o.text = z
-	case bytes.HasPrefix(magic, []byte{0x28, 0xb5, 0x2f, 0xfd}):
-		z, err := zstd.NewReader(b)
-		if err != nil {
-			return nil, readError(name, err)
-		}
-		o.text, o.close = z, z.Close
 	case bytes.HasPrefix(magic, []byte("PAR1")):
 		err = o.seekable(name, in, b, tmp, func(f *os.File) (*columnar.Input, error) { return columnar.OpenParquetInput(f) })
 	case bytes.HasPrefix(magic, []byte("ARROW1")):
@@ -51,9 +43,142 @@ func openFormat(name string, in io.Reader, tmp string) (*opened, error) {
 	case bytes.HasPrefix(magic, []byte{0xff, 0xff, 0xff, 0xff}):
 		err = o.seekable(name, in, b, tmp, func(f *os.File) (*columnar.Input, error) { return columnar.OpenArrowStream(f) })
 	default:
-		o.text = &plain{b, in}
+		unpacked, done, err := unpack(magic, b)
+		if err != nil {
+			return nil, damagedText(name, source, err)
+		}
+		if o.text = (&plain{b, in}); unpacked != nil {
+			o.text, o.close = &packed{name, unpacked, source}, done
+		}
+		return o, o.translate(name)
 	}
 	return o, err
+}
+
+// unpack opens a compression that the first bytes name; nil if there is none.
+func unpack(magic []byte, b io.Reader) (r io.Reader, done func(), err error) {
+	done = func() {}
+	switch {
+	case bytes.HasPrefix(magic, []byte{0x1f, 0x8b}):
+		r, err = gzip.NewReader(b)
+	case bytes.HasPrefix(magic, []byte{0x28, 0xb5, 0x2f, 0xfd}):
+		var z *zstd.Decoder
+		if z, err = zstd.NewReader(b, zstd.WithDecoderMaxWindow(maxWindow)); err == nil {
+			r, done = z, z.Close
+		}
+	case bytes.HasPrefix(magic, []byte("\xfd7zXZ\x00")):
+		r, err = xz.NewReader(b)
+	case bytes.HasPrefix(magic, []byte("BZh")):
+		r = bzip2.NewReader(b)
+	}
+	return r, done, err
+}
+
+// maxWindow is the largest part of a zstd file that must be kept to read on.
+const maxWindow = 128 << 20
+
+// noted keeps the error of the file itself apart from what a decompressor says of its content.
+type noted struct {
+	r   io.Reader
+	err error
+}
+
+func (n *noted) Read(b []byte) (int, error) {
+	m, err := n.r.Read(b)
+	if err != nil && err != io.EOF {
+		n.err = err
+	}
+	return m, err
+}
+
+// packed reads a compressed text.
+type packed struct {
+	name   string
+	r      io.Reader
+	source *noted
+}
+
+func (p *packed) Read(b []byte) (int, error) {
+	n, err := p.r.Read(b)
+	if err != nil && err != io.EOF {
+		err = damagedText(p.name, p.source, err)
+	}
+	return n, err
+}
+
+// damagedText is an error of a compressed text: of the file, or of what it holds.
+func damagedText(name string, source *noted, err error) error {
+	if source.err != nil {
+		return source.err
+	}
+	if errors.Is(err, io.EOF) {
+		err = io.ErrUnexpectedEOF
+	}
+	return failure.New(failure.Refused, "fetch or write the file again", "read %s: the compressed data is damaged or cut off: %w", name, err)
+}
+
+// translate reads lines that end with carriage returns alone, as old Macs and
+// some spreadsheets write them.
+func (o *opened) translate(name string) error {
+	b := bufio.NewReaderSize(o.text, 64<<10)
+	head, err := b.Peek(64 << 10)
+	if err != nil && err != io.EOF {
+		return err
+	}
+	if bytes.IndexByte(head, '\r') < 0 || bytes.IndexByte(head, '\n') >= 0 {
+		if p, ok := o.text.(*plain); ok {
+			o.text = &plain{b, p.in}
+		} else {
+			o.text = b
+		}
+		return nil
+	}
+	o.text = &returns{b}
+	return nil
+}
+
+type returns struct{ r io.Reader }
+
+func (r *returns) Read(b []byte) (int, error) {
+	n, err := r.r.Read(b)
+	for i, c := range b[:n] {
+		if c == '\r' {
+			b[i] = '\n'
+		}
+	}
+	return n, err
+}
+
+// others are formats that are not read, by how their files begin.
+var others = []struct{ begin, is, hint string }{
+	{"PK\x03\x04", "a zip archive (or an Excel file)", "unzip -p FILE | tokenfork plan -"},
+	{"\x04\x22\x4d\x18", "compressed with lz4", "lz4 -dc FILE | tokenfork plan -"},
+	{"7z\xbc\xaf\x27\x1c", "a 7z archive", "7z x -so FILE | tokenfork plan -"},
+	{"Rar!", "a rar archive", "unpack it"},
+	{"PAR1", "a compressed Parquet file", "decompress it: Parquet is compressed inside"},
+	{"ARROW1", "a compressed Arrow file", "decompress it"},
+	{"PARE", "an encrypted Parquet file", "write it without encryption"},
+	{"FEA1", "a Feather file of version 1", "write it as Arrow or Parquet"},
+	{"ORC", "an ORC file", "write it as Parquet"},
+	{"Obj\x01", "an Avro file", "write it as Parquet"},
+	{"\x89HDF", "an HDF5 file", "write it as Parquet"},
+	{"SQLite format 3", "an SQLite file", "write it as Parquet"},
+	{"\xff\xfe", "text in UTF-16", "write the table as CSV in UTF-8"},
+	{"\xfe\xff", "text in UTF-16", "write the table as CSV in UTF-8"},
+}
+
+// isText refuses what is no text, by what it is.
+func isText(name string, head []byte) error {
+	for _, o := range others {
+		if bytes.HasPrefix(head, []byte(o.begin)) {
+			return failure.New(failure.Refused, o.hint, "%s is %s, which is not read", name, o.is)
+		}
+	}
+	line, _, _ := bytes.Cut(head, newline)
+	if bytes.IndexByte(line, 0) >= 0 {
+		return failure.New(failure.Refused, "write the table as CSV in UTF-8, or as Parquet", "%s: the header holds zero bytes: UTF-16 without its mark, or no text at all", name)
+	}
+	return nil
 }
 
 // notWhole is the complaint about a file that does not hold what it begins as.

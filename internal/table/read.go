@@ -1,6 +1,7 @@
 package table
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -17,7 +18,9 @@ import (
 type Source struct {
 	Name string // for messages
 	Size int64  // bytes; 0 if not known
-	Open func(context.Context) (io.ReadCloser, error)
+	// Delimiter of the cells in CSV; 0 is a comma.
+	Delimiter byte
+	Open      func(context.Context) (io.ReadCloser, error)
 }
 
 // Reader reads a table of one or more files, in their order, as one.
@@ -95,7 +98,7 @@ func (r *Reader) file(ctx context.Context, s Source, yield func(*Batch, error) b
 	if o.columns != nil {
 		err = r.columns(ctx, s.Name, o.columns, out)
 	} else {
-		err = r.csv(ctx, s.Name, o.text, out)
+		err = r.csv(ctx, s, o.text, out)
 	}
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
@@ -121,8 +124,9 @@ func (r *Reader) columns(ctx context.Context, name string, in *columnar.Input, o
 	return ordered.Map(ctx, runtime.GOMAXPROCS(0), f.pieces(), c.convert, out)
 }
 
-func (r *Reader) csv(ctx context.Context, name string, in io.Reader, out func(*Batch) error) error {
-	f, err := openCSV(name, in, r.req, r.chunk)
+func (r *Reader) csv(ctx context.Context, s Source, in io.Reader, out func(*Batch) error) error {
+	name, delimiter := s.Name, cmp.Or(s.Delimiter, ',')
+	f, err := openCSV(name, in, delimiter, r.req, r.chunk)
 	if err != nil {
 		return err
 	}
@@ -136,7 +140,7 @@ func (r *Reader) csv(ctx context.Context, name string, in io.Reader, out func(*B
 	if _, plain := in.(*plain); plain && r.perRow == 0 {
 		r.perRow = float64(len(first.data)) / float64(first.lines)
 	}
-	p := newParser(name, f.schema, r.req)
+	p := newParser(name, f.schema, r.req, delimiter)
 	chunks := func(yield func(*chunk, error) bool) {
 		if yield(first, nil) {
 			f.chunks()(yield)
@@ -157,20 +161,33 @@ func (r *Reader) agree(name string, s *Schema) error {
 	return nil
 }
 
-// settleIDs reads the first chunk and, if nobody has said it, sees from its
-// first row whether sentence ids are numbers. It gives nil for a file without rows.
+// settleIDs reads the first chunk and checks the width of its first row. If
+// nobody has said it, the row tells whether sentence ids are numbers. It gives
+// nil for a file without rows.
 func (r *Reader) settleIDs(f *csvFile) (*chunk, error) {
 	c, err := f.next()
 	if err == io.EOF {
 		return nil, nil
 	}
-	if err != nil || r.req.SentenceIDType != "" {
+	if err != nil {
 		return c, err
 	}
-	r.req.SentenceIDType = String
-	id, err := firstCell(c.data, f.schema.fields[smallSentence])
-	if err == nil && isNumber(id) {
-		r.req.SentenceIDType = Int64
+	first, line, err := f.firstRecord(c)
+	if err != nil {
+		return c, nil // the parser says where and what
+	}
+	if len(first) != f.schema.width {
+		hint := "write all rows with the fields of the header"
+		if len(first) == f.schema.width+1 {
+			hint = "a name is missing in the header, as R's write.table leaves it out for the row names: write with row.names=FALSE, or col.names=NA"
+		}
+		return nil, failure.New(failure.Refused, hint, "%s:%d: %d fields, the header has %d", f.name, line, len(first), f.schema.width)
+	}
+	if r.req.SentenceIDType == "" {
+		r.req.SentenceIDType = String
+		if isNumber([]byte(first[f.schema.fields[smallSentence]])) {
+			r.req.SentenceIDType = Int64
+		}
 	}
 	return c, nil
 }

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"math"
+	"sync"
 )
 
 // parser turns chunks into batches. It is used by many goroutines.
@@ -14,11 +15,13 @@ type parser struct {
 	name   string
 	schema *Schema
 	req    Request
-	roleAt []role // by column; roles where nothing is wanted
+
+	delimiter byte   // of cells
+	roleAt    []role // by column; roles where nothing is wanted
 }
 
-func newParser(name string, s *Schema, req Request) *parser {
-	p := &parser{name: name, schema: s, req: req, roleAt: make([]role, s.width)}
+func newParser(name string, s *Schema, req Request, delimiter byte) *parser {
+	p := &parser{name: name, schema: s, req: req, delimiter: delimiter, roleAt: make([]role, s.width)}
 	for i := range p.roleAt {
 		p.roleAt[i] = roles
 	}
@@ -37,21 +40,27 @@ func (p *parser) parse(c *chunk) *Batch {
 			return b
 		}
 	}
-	r := &records{builder: newBuilder(p.name, p.schema, p.req, c.lines), parser: p}
+	r := recordsPool.Get().(*records)
+	defer recordsPool.Put(r)
+	r.parser, r.cells = p, [roles][]byte{} // those of the chunk before may lie in memory that is used again
+	r.start(p.name, p.schema, p.req, c.line, c.lines)
 	if c.quoted {
 		r.quoted(c)
 	} else {
 		r.plain(c.data, c.line)
 	}
-	return r.done()
+	r.rows = len(r.lines)
+	return r.batch()
 }
 
 // records reads rows cell by cell: those that the scanner does not understand.
 type records struct {
-	*builder
+	vectors
 	*parser
 	cells [roles][]byte // of the row at hand
 }
+
+var recordsPool = sync.Pool{New: func() any { return new(records) }}
 
 // plain reads records without quotes.
 func (r *records) plain(data []byte, line int64) {
@@ -74,10 +83,10 @@ func (r *records) record(record []byte, line int64) {
 	if len(record) == 0 {
 		return
 	}
-	width := 0
+	width, delimiter := 0, []byte{r.delimiter}
 	for more := true; more; width++ {
 		var cell []byte
-		cell, record, more = bytes.Cut(record, comma)
+		cell, record, more = bytes.Cut(record, delimiter)
 		if width < len(r.roleAt) && r.roleAt[width] < roles {
 			r.cells[r.roleAt[width]] = cell
 		}
@@ -85,13 +94,12 @@ func (r *records) record(record []byte, line int64) {
 	r.row(width, line)
 }
 
-var comma = []byte(",")
-
 // quoted reads records the long way.
 func (r *records) quoted(c *chunk) {
 	cr := csv.NewReader(bytes.NewReader(c.data))
 	cr.FieldsPerRecord = -1
 	cr.ReuseRecord = true
+	cr.Comma = rune(r.delimiter)
 	for {
 		record, err := cr.Read()
 		if err == io.EOF {
@@ -99,7 +107,8 @@ func (r *records) quoted(c *chunk) {
 		}
 		var bad *csv.ParseError
 		if errors.As(err, &bad) {
-			r.lost(c.line+int64(bad.StartLine)-1, bad.Err)
+			r.spoilRow(len(r.lines), bad.Err)
+			r.lines = append(r.lines, c.line+int64(bad.StartLine)-1)
 			return
 		}
 		at, _ := cr.FieldPos(0)
@@ -114,66 +123,45 @@ func (r *records) quoted(c *chunk) {
 
 // row takes the cells of a record of the given number of fields.
 func (r *records) row(width int, line int64) {
-	if width != r.builder.schema.width {
-		r.lost(line, fmt.Errorf("%d fields, the header has %d", width, r.builder.schema.width))
+	row := len(r.lines)
+	r.lines = append(r.lines, line)
+	if width != r.parser.schema.width {
+		r.spoilRow(row, fmt.Errorf("%d fields, the header has %d", width, r.parser.schema.width))
 		return
 	}
-	v := values{line: line, rowID: r.number(rowID, line), real: r.number(smallReal, line), position: r.number(smallPosition, line), small: r.number(smallPrediction, line)}
-	v.reference, v.kind = r.optional(referencePrediction, line), r.optional(tokenType, line)
-	r.sentence(&v)
-	if r.has(referencePosition) {
-		r.merge(line, smallPosition, &v.position, r.number(referencePosition, line))
-		r.merge(line, smallReal, &v.real, r.number(referenceReal, line))
-	}
-	for k := range r.Measures {
-		if r.Measures[k] != nil {
-			r.Measures[k][r.n] = r.measure(firstMeasure+role(k), line)
+	for k := range firstMeasure {
+		switch {
+		case r.parser.schema.fields[k] < 0:
+		case r.isText(k):
+			r.texts[sideOf(k)][row] = string(r.cells[k])
+		default:
+			r.ints[k][row] = r.number(k, row)
 		}
 	}
-	r.add(&v)
-}
-
-func (r *records) has(k role) bool { return r.builder.schema.fields[k] >= 0 }
-
-// optional is 0 where the table has no such column.
-func (r *records) optional(k role, line int64) int64 {
-	if !r.has(k) {
-		return 0
-	}
-	return r.number(k, line)
-}
-
-func (r *records) sentence(v *values) {
-	if r.builder.req.SentenceIDType == String {
-		v.text = text(r.cells[smallSentence])
-		if r.has(referenceSentence) {
-			r.mergeText(v.line, &v.text, text(r.cells[referenceSentence]))
+	for k, m := range r.Measures {
+		if m != nil {
+			m[row] = r.measure(firstMeasure+role(k), row)
 		}
-		return
-	}
-	v.sentence = r.number(smallSentence, v.line)
-	if r.has(referenceSentence) {
-		r.merge(v.line, smallSentence, &v.sentence, r.number(referenceSentence, v.line))
 	}
 }
 
-func (r *records) number(k role, line int64) int64 {
+func (r *records) number(k role, row int) int64 {
 	parse := parseCount
 	if isSentence(k) {
 		parse = parseID
 	}
 	n, err := parse(r.cells[k])
 	if err != nil {
-		r.problem(line, r.builder.schema.names[k], string(r.cells[k]), err.Error()).Lost = isSentence(k)
+		r.spoil(row, k, string(r.cells[k]), err)
 		return blank
 	}
 	return n
 }
 
-func (r *records) measure(k role, line int64) float64 {
+func (r *records) measure(k role, row int) float64 {
 	f, err := parseMeasure(r.cells[k])
 	if err != nil {
-		r.problem(line, r.builder.schema.names[k], string(r.cells[k]), err.Error())
+		r.spoil(row, k, string(r.cells[k]), err)
 		return math.NaN()
 	}
 	return f

@@ -11,7 +11,7 @@ import (
 )
 
 // The scanner reads chunks whose rows all have the header's number of fields and
-// none is quoted: it finds all commas and newlines at once and then goes through
+// none is quoted: it finds all delimiters and newlines at once and then goes through
 // the wanted columns one by one. Other chunks it leaves to records, and cells
 // that are not plain numbers to the same functions that records use.
 
@@ -21,7 +21,7 @@ const slack = 64 + 8
 type scanner struct {
 	vectors
 	b     []byte   // the chunk and slack
-	masks []uint64 // a bit for each byte: a comma or newline
+	masks []uint64 // a bit for each byte: a delimiter or newline
 	at    []uint32 // where they are; cell i is between the i-th, which is before the chunk for i = 0, and the next
 }
 
@@ -31,7 +31,7 @@ var scanners = sync.Pool{New: func() any { return new(scanner) }}
 func (p *parser) scan(c *chunk) *Batch {
 	s := scanners.Get().(*scanner)
 	defer scanners.Put(s)
-	if !s.index(c, p.schema.width) {
+	if !s.index(c, p) {
 		return nil
 	}
 	s.start(p.name, p.schema, p.req, c.line, c.lines)
@@ -63,10 +63,11 @@ func (s *scanner) columns(from, to int) {
 }
 
 // index finds the cells; false if the rows are not all of one width.
-func (s *scanner) index(c *chunk, width int) bool {
+func (s *scanner) index(c *chunk, p *parser) bool {
+	width := p.schema.width
 	s.b = padded(c)
 	s.masks = grow(s.masks, (len(c.data)+64)/64) // a newline may have been added
-	delimiters(s.b, s.masks)
+	delimiters(s.b, p.delimiter, s.masks)
 	found := 0
 	for _, m := range s.masks {
 		found += bits.OnesCount64(m)

@@ -99,13 +99,14 @@ func resolve(header []string, req Request) (*Schema, error) {
 }
 
 func checkHeader(header []string) error {
-	if len(header) > 0 && strings.Contains(header[0], "\x00") {
-		return failure.New(failure.Refused, "write the table as CSV in UTF-8", "the header holds zero bytes: UTF-16, or no text at all?")
-	}
 	if len(header) == 1 {
 		for _, d := range []string{";", "\t", "|"} {
 			if strings.Contains(header[0], d) {
-				return failure.New(failure.Refused, "write the table with commas", "the header is one column with %q in it: another delimiter?", d)
+				name := d
+				if d == "\t" {
+					name = "tab"
+				}
+				return failure.New(failure.Refused, "--delimiter '"+name+"'", "the header is one column with %q in it: another delimiter", d)
 			}
 		}
 	}

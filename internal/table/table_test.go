@@ -8,6 +8,7 @@ import (
 	"io"
 	"math"
 	"math/rand/v2"
+	"os/exec"
 	"slices"
 	"strconv"
 	"strings"
@@ -222,7 +223,7 @@ func reversed(plain string) string {
 
 func TestBlanks(t *testing.T) {
 	const head = "row_id,1.5_token_id,1.5_sentence_id,1.5_real_token,1.5_predictions,32.0_token_id,32.0_sentence_id,32.0_real_token,32.0_predictions\n"
-	for _, blank := range []string{"", "nan", "NaN", "NA", "<NA>", "None", "null"} {
+	for _, blank := range []string{"", "nan", "NaN", "NA", "<NA>", "None", "null", "NULL", `\N`, "#N/A", "#NA"} {
 		got, problem := readAll(head+"0,0,5,10,11,0,5,10,12\n1,1.0,5.0,11.0,"+blank+",1,5,11,12\n2,"+blank+","+blank+","+blank+","+blank+",2,5,12,13\n", request, chunkSize)
 		want := []row{{id: "5", real: 10, small: 11, reference: 12}, {id: "5", rowID: 1, position: 1, real: 11, small: -1, reference: 12}, {id: "5", rowID: 2, position: 2, real: 12, small: -1, reference: 13}}
 		if problem != "" || !slices.Equal(got, want) {
@@ -306,13 +307,106 @@ func slowly(t *testing.T, head, body string, req Request) ([]row, string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p := newParser("t.csv", s, req)
-	r := &records{parser: p, builder: newBuilder(p.name, s, req, strings.Count(body, "\n")+1)}
-	r.quoted(&chunk{data: []byte(body), line: 2, lines: strings.Count(body, "\n") + 1})
-	b := r.done()
+	p := newParser("t.csv", s, req, ',')
+	b := p.parse(&chunk{data: []byte(body), line: 2, lines: strings.Count(body, "\n") + 1, quoted: true, buffer: new([]byte)})
 	rows := rowsIn(b)
 	if len(b.Problems) > 0 {
 		return rows[:b.Problems[0].Row], b.Problems[0].Error()
 	}
 	return rows, ""
+}
+
+// TestSpellings reads whole numbers as other programs write them.
+func TestSpellings(t *testing.T) {
+	for cell, want := range map[string]int64{"1e+05": 100_000, "15e3": 15_000, "1.5E3": 1500, "3.0": 3, "1e0": 1, "120e-1": 12} {
+		if got, err := parseCount([]byte(cell)); err != nil || got != want {
+			t.Errorf("%s: %d, %v", cell, got, err)
+		}
+	}
+	for cell, want := range map[string]error{"1e-3": errWhole, "1e16": errLarge, "1e999": errLarge, "1e": errNumber, "e5": errNumber, "0x1p4": errNumber, "1_0e1": errNumber, "-1e3": errNegative} {
+		if got, err := parseCount([]byte(cell)); err != want {
+			t.Errorf("%s: %d, %v, want %v", cell, got, err, want)
+		}
+	}
+	if got, err := parseID([]byte("-2e3")); err != nil || got != -2000 {
+		t.Errorf("-2e3: %d, %v", got, err)
+	}
+}
+
+// packedBy compresses with a program of the system.
+func packedBy(t *testing.T, program, content string) string {
+	t.Helper()
+	cmd := exec.Command(program, "-c")
+	cmd.Stdin = strings.NewReader(content)
+	out, err := cmd.Output()
+	if err != nil {
+		t.Fatalf("%s: %v", program, err)
+	}
+	return string(out)
+}
+
+// TestOtherForms reads tables as R, spreadsheets and compressors write them.
+func TestOtherForms(t *testing.T) {
+	plain := generated(t, tabletest.Config{Layout: "study", Rows: 2000, Tokens: 100, Vocab: 5000, Mismatch: 0.2, Seed: 7})
+	want := expect(t, plain)
+	semicolons := strings.ReplaceAll(plain, ",", ";")
+	for name, c := range map[string]struct {
+		content   string
+		delimiter byte
+	}{
+		"CR":             {strings.ReplaceAll(plain, "\n", "\r"), 0},
+		"CR, gzip":       {packedBy(t, "gzip", strings.ReplaceAll(plain, "\n", "\r")), 0},
+		"gzip":           {packedBy(t, "gzip", plain), 0},
+		"xz":             {packedBy(t, "xz", plain), 0},
+		"bzip2":          {packedBy(t, "bzip2", plain), 0},
+		"two bzip2":      {packedBy(t, "bzip2", plain[:5000]) + packedBy(t, "bzip2", plain[5000:]), 0},
+		"semicolons":     {semicolons, ';'},
+		"quoted, tabs":   {strings.ReplaceAll(quoted(plain), ",", "\t"), '\t'},
+		"tabs":           {strings.ReplaceAll(plain, ",", "\t"), '\t'},
+		"semicolons, xz": {packedBy(t, "xz", semicolons), ';'},
+	} {
+		s := source("t", c.content)
+		s.Delimiter = c.delimiter
+		got, problem := rowsOf(NewReader([]Source{s}, request, ""))
+		if problem != "" {
+			t.Errorf("%s: %s", name, problem)
+			continue
+		}
+		equal(t, got, want, false)
+	}
+}
+
+// TestRefusedForms names what is wrong with a file, and where.
+func TestRefusedForms(t *testing.T) {
+	plain := generated(t, tabletest.Config{Layout: "study", Rows: 2000, Tokens: 100, Vocab: 5000, Mismatch: 0.2, Seed: 7})
+	head, rows, _ := strings.Cut(plain, "\n")
+	packed := packedBy(t, "gzip", plain)
+	flipped := []byte(packed)
+	flipped[len(flipped)-6] ^= 1 // in the checksum
+	utf16 := "\xff\xfe" + strings.Join(strings.Split(plain, ""), "\x00")
+	for name, c := range map[string][2]string{
+		"header again":          {plain + plain, `t:2002: column row_id: "row_id" is the column's name: the header stands here again`},
+		"header again, quoted":  {plain + quoted(plain), `t:2002: column row_id: "row_id" is the column's name: the header stands here again`},
+		"header a name short":   {strings.TrimPrefix(head, "row_id,") + "\n" + rows, `column "row_id" is missing`},
+		"row names":             {head + "\n\"1\"," + strings.ReplaceAll(rows, "\n", "\n\"2\","), "t:2: 30 fields, the header has 29"},
+		"semicolons":            {strings.ReplaceAll(plain, ",", ";"), `the header is one column with ";" in it`},
+		"UTF-16":                {utf16, "t is text in UTF-16"},
+		"zip":                   {"PK\x03\x04 and so on", "t is a zip archive"},
+		"Parquet in gzip":       {packedBy(t, "gzip", "PAR1 and so on"), "t is a compressed Parquet file"},
+		"cut gzip":              {packed[:len(packed)/2], "read t: the compressed data is damaged or cut off"},
+		"flipped gzip":          {string(flipped), "read t: the compressed data is damaged or cut off"},
+		"cut xz":                {packedBy(t, "xz", plain)[:3000], "read t: the compressed data is damaged or cut off"},
+		"cut bzip2":             {packedBy(t, "bzip2", plain)[:3000], "read t: the compressed data is damaged or cut off"},
+		"sentence id no UTF-8":  {"row_id,data_id,token_id,real_token,token_type,SLM_predictions,LLM_predictions\n0,caf\xe9,0,1,1,2,3\n", "is not UTF-8"},
+		"sentence id no number": {strings.Replace(plain, "\n50,", "\n50x,", 1), `t:52: column row_id: "50x" is not a number`},
+	} {
+		req := request
+		if strings.Contains(name, "UTF-8") {
+			req.SentenceIDType = String
+		}
+		_, problem := rowsOf(NewReader([]Source{source("t", c[0])}, req, ""))
+		if !strings.Contains(problem, c[1]) {
+			t.Errorf("%s: %q, want %q", name, problem, c[1])
+		}
+	}
 }

@@ -8,7 +8,9 @@ import (
 // compared and checked.
 type vectors struct {
 	*builder
+	rows    int
 	first   int64                 // line of the first row
+	lines   []int64               // of each row, where they do not just follow each other
 	ints    [firstMeasure][]int64 // by role; blank where there is no number
 	texts   [2][]string           // sentence ids that are text, by side
 	spoiled map[int][]Problem     // cells that cannot be used, by row
@@ -16,7 +18,7 @@ type vectors struct {
 
 // start makes place for rows.
 func (v *vectors) start(name string, s *Schema, req Request, first int64, rows int) {
-	v.builder, v.first, v.spoiled = newBuilder(name, s, req, rows), first, nil
+	v.builder, v.rows, v.first, v.lines, v.spoiled = newBuilder(name, s, req, rows), rows, first, v.lines[:0], nil
 	for r := range v.ints {
 		v.ints[r] = grow(v.ints[r], rows)
 		if s.fields[r] < 0 || v.isText(role(r)) {
@@ -46,20 +48,35 @@ func (v *vectors) spoil(row int, r role, value string, reason error) {
 	if v.spoiled == nil {
 		v.spoiled = map[int][]Problem{}
 	}
-	v.spoiled[row] = append(v.spoiled[row], Problem{Column: v.schema.names[r], Value: value, Reason: reason.Error(), Lost: isSentence(r)})
+	p := Problem{Column: v.schema.names[r], Value: value, Reason: reason.Error(), Lost: isSentence(r)}
+	if value == p.Column {
+		p.Reason, p.Lost = headerReason, true
+	}
+	v.spoiled[row] = append(v.spoiled[row], p)
+}
+
+const headerReason = "is the column's name: the header stands here again, as where files were put together; remove this line"
+
+// spoilRow notes a row that cannot be read at all.
+func (v *vectors) spoilRow(row int, reason error) {
+	if v.spoiled == nil {
+		v.spoiled = map[int][]Problem{}
+	}
+	v.spoiled[row] = []Problem{{Reason: reason.Error(), Lost: true}}
 }
 
 // batch builds the batch.
 func (v *vectors) batch() *Batch {
-	rows, alike := len(v.ints[rowID]), v.alike()
+	alike := v.alike()
 	x := values{}
-	for i := range rows {
-		x.line, x.rowID, x.position, x.sentence = v.first+int64(i), v.ints[rowID][i], v.ints[smallPosition][i], v.ints[smallSentence][i]
+	for i := range v.rows {
+		if x.line = v.first + int64(i); len(v.lines) > 0 {
+			x.line = v.lines[i]
+		}
+		x.rowID, x.position, x.sentence = v.ints[rowID][i], v.ints[smallPosition][i], v.ints[smallSentence][i]
 		x.real, x.small, x.reference, x.kind = v.ints[smallReal][i], v.ints[smallPrediction][i], v.ints[referencePrediction][i], v.ints[tokenType][i]
-		if v.spoiled != nil {
-			for _, p := range v.spoiled[i] {
-				v.problem(x.line, p.Column, p.Value, p.Reason).Lost = p.Lost
-			}
+		if v.spoiled != nil && v.tell(x.line, v.spoiled[i]) {
+			continue
 		}
 		if v.isText(smallSentence) {
 			x.text = v.texts[0][i]
@@ -70,6 +87,21 @@ func (v *vectors) batch() *Batch {
 		v.add(&x)
 	}
 	return v.done()
+}
+
+// tell notes what is wrong with the cells of a row; true if there is no more to say of it.
+func (v *vectors) tell(line int64, spoiled []Problem) (lost bool) {
+	for _, p := range spoiled {
+		lost = lost || p.Lost
+		if p.Column == "" {
+			v.lost(line, p.Reason)
+			return true
+		}
+	}
+	for _, p := range spoiled {
+		v.problem(line, p.Column, p.Value, p.Reason).Lost = lost
+	}
+	return false
 }
 
 // alike says whether both models' copies of columns are the same throughout.
