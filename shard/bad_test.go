@@ -5,6 +5,7 @@ import (
 	"compress/gzip"
 	"context"
 	"io"
+	"log/slog"
 	"slices"
 	"strings"
 	"testing"
@@ -59,7 +60,7 @@ func TestBadInput(t *testing.T) {
 		"missing position":   {r2rHead + goodR2R + "3,5,5,1,1,2,2\n", "t.csv:5: column token_id: position 5 follows 2: 2 missing", ""},
 		"falling position":   {r2rHead + goodR2R + "3,5,1,1,1,2,2\n", "t.csv:5: column token_id: position 1 comes after 2", ""},
 		"late start":         {r2rHead + "0,5,2,10,1,11,11\n", "t.csv:2: text 5 begins at position 2, want 0 or 1", ""},
-		"two numberings":     {r2rHead + goodR2R + "3,6,1,10,1,11,11\n", "t.csv:5: text 6 begins at position 1, the ones before at 0", ""},
+		"two numberings":     {r2rHead + goodR2R + "3,6,1,10,1,11,11\n", "t.csv:5: text 6 begins at position 1, most others at 0", ""},
 		"falling row_id":     {r2rHead + goodR2R + "2,5,3,1,1,2,2\n", "t.csv:5: column row_id: row_id 2 comes after 2: it must rise within a text", ""},
 		"unequal real tokens": {studyHead + "0,0,5,10,11,1,1,1,0,5,10,11,1,1,1\n1,1,5,11,12,1,1,1,1,5,13,12,1,1,1\n",
 			`t.csv:3: column 32.0_real_token: "13" differs between the two models: column 1.5_real_token has "11"`, ""},
@@ -129,6 +130,47 @@ func TestTruncated(t *testing.T) {
 	}
 }
 
+// A damaged text at the head does not decide for the others where positions start.
+func TestFirstPositionOfMost(t *testing.T) {
+	shifted := func(id, row, first string) string { return row + "," + id + "," + first + ",10,1,11,11\n" }
+	good := "7,7,0,10,1,11,11\n8,7,1,11,1,12,13\n9,7,2,12,1,14,14\n"
+	o := small(t, r2rHead+shifted("4", "1", "1")+good+shifted("9", "20", "0")+shifted("8", "21", "0"))
+	o.Settings.OnBadText = "skip"
+	j, e, err := Plan(t.Context(), o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(j.Skipped) != 1 || j.Skipped[0].Reason != "t.csv:2: text 4 begins at position 1, most others at 0" || e.Texts != 3 || j.Settings.FirstPosition != 0 {
+		t.Errorf("%d texts, first position %d, skipped %+v", e.Texts, j.Settings.FirstPosition, j.Skipped)
+	}
+}
+
+func TestRowIDsOfTwoTexts(t *testing.T) {
+	for _, test := range []struct {
+		rows, want string
+	}{
+		{"3,6,0,10,1,11,11\n9,6,1,11,1,12,12\n", ""},                      // rising
+		{"2,6,0,10,1,11,11\n", "the row_id 2 is in two texts, 5 and 6"},   // the last of one, the first of the other
+		{"0,6,0,10,1,11,11\n9,6,1,11,1,12,12\n", "the row_id 0 is in"},    // counted from 0 in each text
+		{"5,6,0,10,1,11,11\n5,7,0,11,1,12,12\n", "two texts, 6 and 7"},    // of one row each
+		{"7,6,0,10,1,11,11\n4,7,0,11,1,12,12\n", ""},                      // falling from text to text
+		{"1,6,0,10,1,11,11\n9,6,1,11,1,12,12\n", "whether one is in two"}, // mixed: not known
+	} {
+		var log bytes.Buffer
+		o := small(t, r2rHead+goodR2R+test.rows)
+		o.Logger = slog.New(slog.NewTextHandler(&log, nil))
+		_, _, err := Plan(t.Context(), o)
+		said := log.String()
+		if err != nil {
+			said = err.Error()
+		}
+		if test.want == "" && (err != nil || strings.Contains(said, "row_ids")) || !strings.Contains(said, test.want) ||
+			strings.HasPrefix(test.want, "the row_id") && failure.Code(err) != failure.Refused {
+			t.Errorf("%q: %s, want %q", test.rows, said, test.want)
+		}
+	}
+}
+
 func TestSkipBadTexts(t *testing.T) {
 	bad := "3,6,0,1,1,2,2\n4,6,1,x,1,2,2\n5,6,2,1,1,2,2\n" + // a bad cell
 		"6,7,0,1,1,2,2\n7,7,2,1,1,2,2\n" + // a gap
@@ -142,7 +184,7 @@ func TestSkipBadTexts(t *testing.T) {
 	want := []job.Skipped{
 		{SentenceID: "6", Line: 6, Reason: `t.csv:6: column real_token: "x" is not a number`},
 		{SentenceID: "7", Line: 9, Reason: "t.csv:9: column token_id: position 2 follows 0: 1 missing"},
-		{SentenceID: "8", Line: 10, Reason: "t.csv:10: text 8 begins at position 3, the ones before at 0"},
+		{SentenceID: "8", Line: 10, Reason: "t.csv:10: text 8 begins at position 3, most others at 0"},
 	}
 	if !slices.Equal(j.Skipped, want) {
 		t.Errorf("skipped %+v", j.Skipped)

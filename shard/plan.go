@@ -200,19 +200,39 @@ func (p *planner) settle(r *table.Reader, head []*table.Batch) error {
 	return nil
 }
 
-// firstPosition is that of the first text that begins at 0 or 1, -1 if none does.
+// firstPosition is where most texts of the head begin, 0 or 1; where as many begin at
+// either 0, since a lost first row makes a 1 of it. It is -1 if none begins at either.
 func firstPosition(head []*table.Batch) int64 {
+	var n starts
 	last := ""
 	for i, b := range head {
 		for k, run := range b.Runs {
-			goesOn := i > 0 && k == 0 && run.ID == last
-			if !goesOn && (run.Position == 0 || run.Position == 1) {
-				return run.Position
+			if i == 0 || k > 0 || run.ID != last {
+				n.count(run.Position)
 			}
 			last = run.ID
 		}
 	}
-	return -1
+	return n.most()
+}
+
+// starts counts texts that begin at 0 and at 1.
+type starts [2]int64
+
+func (n *starts) count(position int64) {
+	if position == 0 || position == 1 {
+		n[position]++
+	}
+}
+
+func (n *starts) most() int64 {
+	switch {
+	case n[0]+n[1] == 0:
+		return -1
+	case n[1] > n[0]:
+		return 1
+	}
+	return 0
 }
 
 // prepare makes what the job's files are written through.
@@ -285,6 +305,9 @@ func (p *planner) sum() error {
 	if p.Settings.Alignment == alignAuto && p.total.agreement.alignment() != p.settings.Alignment {
 		return fmt.Errorf("the head of the table says --alignment %s, the whole table does not: %w", p.settings.Alignment, p.total.agreement.unclear())
 	}
+	if err := p.checkTexts(); err != nil {
+		return err
+	}
 	histograms, err := json.Marshal(p.total.histograms)
 	if err != nil {
 		return fmt.Errorf("hash the histograms: %w", err)
@@ -307,6 +330,23 @@ func (p *planner) sum() error {
 	}
 	e.Spool = p.spool.size
 	return p.spool.flush()
+}
+
+// checkTexts looks at what only the whole table can show of its texts.
+func (p *planner) checkTexts() error {
+	st := p.stitcher
+	if most := st.starts.most(); most >= 0 && most != st.firstPosition {
+		return failure.New(failure.Refused, "number the positions of all texts from 0, or all from 1",
+			"at the head of the table most texts begin at position %d, in the whole table %d begin at 0 and %d at 1", st.firstPosition, st.starts[0], st.starts[1])
+	}
+	overlapping, err := st.rowIDs.check()
+	if err != nil {
+		return err
+	}
+	if overlapping != nil {
+		p.Logger.Warn("row_ids of several texts are mixed: whether one is in two texts is not checked", "texts", overlapping)
+	}
+	return nil
 }
 
 // shards is how many shards there are: never one without a text.

@@ -30,7 +30,9 @@ var textPool = sync.Pool{New: func() any { return new(text) }}
 type stitcher struct {
 	skipBad       bool
 	textIDs       bool
-	firstPosition int64 // -1 until the first text is seen
+	firstPosition int64 // -1 until a text begins at 0 or 1
+	starts        starts
+	rowIDs        rowIDs
 	seen          seen
 	skipped       []job.Skipped
 	rows          int64
@@ -122,6 +124,7 @@ func (st *stitcher) place(b *table.Batch, k int, yield func(*text, error) bool) 
 
 // checkFirst wants every text to begin at 0, or every one at 1.
 func (st *stitcher) checkFirst(b *table.Batch, run *table.Run) error {
+	st.starts.count(run.Position)
 	if st.firstPosition < 0 && (run.Position == 0 || run.Position == 1) {
 		st.firstPosition = run.Position
 	}
@@ -130,7 +133,7 @@ func (st *stitcher) checkFirst(b *table.Batch, run *table.Run) error {
 	}
 	reason := fmt.Sprintf("text %s begins at position %d, want 0 or 1", run.ID, run.Position)
 	if st.firstPosition >= 0 {
-		reason = fmt.Sprintf("text %s begins at position %d, the ones before at %d", run.ID, run.Position, st.firstPosition)
+		reason = fmt.Sprintf("text %s begins at position %d, most others at %d", run.ID, run.Position, st.firstPosition)
 	}
 	return st.bad(&table.Problem{Place: b.Place(run.Line), Line: run.Line, Reason: reason})
 }
@@ -181,5 +184,6 @@ func (st *stitcher) close(yield func(*text, error) bool) bool {
 		textPool.Put(s)
 		return true
 	}
+	st.rowIDs.add(s)
 	return yield(s, nil)
 }

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -108,7 +109,7 @@ func (c *planCmd) Run(ctx context.Context, con *console) error {
 		if err := describePlan(con.out, e); err != nil {
 			return err
 		}
-		return c.describeLayout(ctx, con.out, o.Settings.Servers(), e)
+		return errors.Join(c.describeLayout(ctx, con.out, o.Settings.Servers(), e), leftOut(e))
 	}
 	j, e, err := shard.Plan(ctx, o)
 	if err != nil {
@@ -121,8 +122,19 @@ func (c *planCmd) Run(ctx context.Context, con *console) error {
 	if e.Planned {
 		is = "was planned before, and nothing changed,"
 	}
-	_, err = fmt.Fprintf(con.out, "job %s %s at %s: next, %s\n", j.ID, is, o.Store, job.Command(o.Store, "infer"))
-	return err
+	if _, err = fmt.Fprintf(con.out, "job %s %s at %s: next, %s\n", j.ID, is, o.Store, job.Command(o.Store, "infer")); err != nil {
+		return err
+	}
+	return leftOut(e)
+}
+
+// leftOut says that a plan lacks texts, which are listed with the plan.
+func leftOut(e *shard.Estimate) error {
+	if len(e.Skipped) == 0 {
+		return nil
+	}
+	return failure.New(failure.Partial, "the stages go on without them; correct the table and plan into another place to have them all",
+		"%d texts are left out (skipped_sentences in job.json)", len(e.Skipped))
 }
 
 // options turns the flags into options.

@@ -28,7 +28,8 @@ Examples:
 }
 
 // Run is the command. Rows that failed do not keep later stages from the
-// others: the exit code is the last stage's, which counts them all.
+// others: the exit code is the last stage's, which counts them all but for the texts
+// that plan left out.
 func (c *runCmd) Run(ctx context.Context, con *console) error {
 	if c.Judge == "" { // known before hours of GPU time, not after
 		return failure.New(failure.Usage, "give --judge URL, --judge local, or --judge none", "nobody is named to judge")
@@ -36,12 +37,19 @@ func (c *runCmd) Run(ctx context.Context, con *console) error {
 	plan := planCmd{jobFlags: c.jobFlags, modelFlags: c.modelFlags, planFlags: c.planFlags}
 	infer := inferCmd{jobFlags: c.jobFlags, workFlags: c.workFlags, modelFlags: c.modelFlags, inferFlags: c.inferFlags, Side: "both"}
 	merge := mergeCmd{Job: c.Job, storeFlags: c.storeFlags, workFlags: c.workFlags, judgeFlags: c.judgeFlags}
+	var skipped error
 	for _, stage := range []interface {
 		Run(context.Context, *console) error
 	}{&plan, &infer, &merge} {
-		if err := stage.Run(ctx, con); err != nil && failure.Code(err) != failure.Partial {
+		err := stage.Run(ctx, con)
+		switch {
+		case err != nil && failure.Code(err) != failure.Partial:
 			return err
-		} else if stage == &merge {
+		case stage == &plan:
+			skipped = err // which no later stage counts
+		case stage == &merge && err == nil:
+			return skipped
+		case stage == &merge:
 			return err
 		}
 	}

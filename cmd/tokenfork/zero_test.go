@@ -69,3 +69,18 @@ func TestTextsWithoutMismatch(t *testing.T) {
 		t.Errorf("exit code %d: %s%s", code, out, complaint)
 	}
 }
+
+// Texts that plan leaves out are listed and change the exit code, of run too.
+func TestSkippedTextsAreTold(t *testing.T) {
+	dir := t.TempDir()
+	models := fmt.Sprintf(" --small-model %[1]s/small --reference-model %[1]s/reference --tmp %[2]s", vllmtest.Models(), dir)
+	table := write(t, dir, "table.csv", agreeing(3)+"180,t3,5,1,2,1,1\n")
+	for _, command := range []string{"plan --dry-run", "plan", "plan", "run --judge none"} {
+		said := tokenfork(t, 3, command+" "+table+" --on-bad-text skip --job "+filepath.Join(dir, "job")+models)
+		for _, part := range []string{"t3: ", "text t3 begins at position 5, most others at 0", "1 texts are left out"} {
+			if !strings.Contains(said, part) {
+				t.Errorf("%s does not say %q:\n%s", command, part, said)
+			}
+		}
+	}
+}

@@ -92,7 +92,7 @@ def mismatches(frame: pd.DataFrame, trajectories: str, alignment: str) -> list[d
                 continue
             found.append(
                 dict(
-                    sentence=str(sentence),
+                    text=str(sentence),
                     position=int(here[names["position"]]),
                     small=int(small),
                     reference=int(against),
