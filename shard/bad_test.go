@@ -73,8 +73,8 @@ func TestBadInput(t *testing.T) {
 		"few fields":        {r2rHead + goodR2R + "3,5,3,1\n", "t.csv:5: 4 fields, the header has 7", ""},
 		"many fields":       {r2rHead + "0,5,0,10,1,11,11,\n", "t.csv:2: 8 fields, the header has 7", ""},
 		"cut in two":        {r2rHead + goodR2R + "3,5,3\n,1,1,2,2\n", "t.csv:5: 3 fields, the header has 7", ""},
-		"wrong delimiter":   {strings.ReplaceAll(r2rHead+goodR2R, ",", ";"), `t.csv: the header is one column with ";" in it: another delimiter?`, "with commas"},
-		"UTF-16":            {"\xff\xfer\x00o\x00w\x00\n\x00", "t.csv: the header holds zero bytes", "UTF-8"},
+		"wrong delimiter":   {strings.ReplaceAll(r2rHead+goodR2R, ",", ";"), `t.csv: the header is one column with ";" in it: another delimiter`, "--delimiter"},
+		"UTF-16":            {"\xff\xfer\x00o\x00w\x00\n\x00", "t.csv is text in UTF-16, which is not read", "UTF-8"},
 		"open quote":        {r2rHead + goodR2R + "3,5,\"3,1,1,2,2\n", `t.csv:5: extraneous or missing " in quoted-field`, ""},
 	} {
 		t.Run(name, func(t *testing.T) {
