@@ -169,6 +169,9 @@ func (f *arrowFile) messages(end int64) error {
 			head, size = 8, int64(le.Uint32(prefix[4:]))
 		}
 		if size == 0 {
+			if left := end - at - head; left > 4 {
+				return badArrow("the stream is said to end at byte %d, but %d bytes follow", at, left)
+			}
 			break
 		}
 		if size > end-at-head {
