@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sync/semaphore"
 
 	"tokenfork/internal/failure"
+	"tokenfork/internal/fleet"
 	"tokenfork/internal/job"
 	"tokenfork/internal/progress"
 	"tokenfork/internal/store"
@@ -51,6 +52,9 @@ type Options struct {
 // what is finished, and returns an error with failure.Stopped.
 func Run(ctx context.Context, o Options) error {
 	todo, plan, err := open(ctx, &o)
+	if ctx.Err() != nil {
+		return failure.New(failure.Stopped, "run the same command again to go on", "stopped on request before anything began")
+	}
 	if err != nil {
 		return err
 	}
@@ -74,7 +78,7 @@ func Run(ctx context.Context, o Options) error {
 	g, gctx := errgroup.WithContext(work)
 	for _, side := range job.Sides {
 		if len(todo[side]) > 0 {
-			g.Go(func() error { return runSide(ctx, gctx, &o, plan, side, &fleets[side], todo[side], meter, &sum) })
+			g.Go(func() error { return runSide(ctx, gctx, &o, plan, side, fleets[side], todo[side], meter, &sum) })
 		}
 	}
 	if err := g.Wait(); err != nil {
@@ -197,10 +201,10 @@ func unfinished(ctx context.Context, o *Options, all []job.Task) ([]job.Task, er
 
 // runSide brings up the side's servers and sends its shards through those that
 // are up; the others join as they come, and once all is done none is waited for.
-func runSide(admit, ctx context.Context, o *Options, plan *job.Plan, side job.Side, f *fleet, shards []int, meter *progress.Meter, sum *summary) (err error) {
+func runSide(admit, ctx context.Context, o *Options, plan *job.Plan, side job.Side, f *fleet.Fleet, shards []int, meter *progress.Meter, sum *summary) (err error) {
 	l := &lane{side: side, store: o.Store, who: o.Who, options: o, plan: plan, meter: meter, sum: sum, log: o.Log}
 	up := l.bringUp(admit, f)
-	defer func() { err = errors.Join(err, up.close()) }()
+	defer func() { err = errors.Join(err, up.Close(o.Servers[side].Keep)) }()
 	first, ok := <-up.replicas
 	switch {
 	case !ok && admit.Err() != nil: // told to stop before anything was up
@@ -209,7 +213,7 @@ func runSide(admit, ctx context.Context, o *Options, plan *job.Plan, side job.Si
 		}
 		return nil
 	case !ok:
-		return up.err
+		return up.Err()
 	}
 	l.length = first.length
 	if l.engine, err = recordEngine(ctx, o, plan, side, first.server, l.length); err != nil {
@@ -219,7 +223,7 @@ func runSide(admit, ctx context.Context, o *Options, plan *job.Plan, side job.Si
 }
 
 // newReplica asks the server what it can hold.
-func (l *lane) newReplica(ctx context.Context, s Server) (*replica, error) {
+func (l *lane) newReplica(ctx context.Context, s fleet.Server) (*replica, error) {
 	plan := l.plan
 	client, _, err := s.Client(ctx)
 	if err != nil {
@@ -237,7 +241,7 @@ func (l *lane) newReplica(ctx context.Context, s Server) (*replica, error) {
 	if capacity == 0 {
 		capacity = int64(model.MaxModelLen) // not told: one full text always fits
 	}
-	r := &replica{server: s, length: model.MaxModelLen, set: &plan.Settings, capacity: capacity, block: max(m.BlockSize, 1), tokens: semaphore.NewWeighted(capacity),
+	r := &replica{server: s, length: model.MaxModelLen, set: &plan.Settings, capacity: capacity, block: max(m.BlockSize, 1), vocab: int32(plan.Models[l.side].VocabSize), tokens: semaphore.NewWeighted(capacity),
 		gate: newGate(cmp.Or(l.options.InFlight, startInFlight)), stop: vllm.NewSequence(plan.Ends.IDs()), isStop: map[int32]bool{}}
 	for _, id := range plan.Ends.IDs() {
 		r.isStop[id] = true

@@ -73,7 +73,7 @@ func (l *lane) run(admit, ctx context.Context, shards []int, first *replica, mor
 		if l.options.InFlight == 0 {
 			go r.tune(ctx, l.log.With("server", l.side))
 		}
-		if _, theirs := r.server.(*remote); theirs {
+		if _, own := r.server.Engine(); !own {
 			go r.watch(ctx, l.options.Stall, giveUp)
 		}
 	}
@@ -85,10 +85,10 @@ func (l *lane) run(admit, ctx context.Context, shards []int, first *replica, mor
 			}
 			join(r)
 		}
-		if more.loading.Err() != nil {
+		if more.Loading.Err() != nil {
 			return nil // whoever was still loading is not needed
 		}
-		return more.err
+		return more.Err()
 	})
 	opened := make(chan *shardRun) // one ahead of the one that is fed
 	g.Go(func() error {
@@ -97,7 +97,7 @@ func (l *lane) run(admit, ctx context.Context, shards []int, first *replica, mor
 	})
 	g.Go(func() error {
 		defer close(l.queue)
-		defer more.enough()
+		defer more.Enough()
 		for run := range opened {
 			if err := l.shard(admit, gctx, g, run); err != nil {
 				return err

@@ -2,14 +2,11 @@ package infer
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"hash/fnv"
-	"net/http"
 	"slices"
 	"strings"
 	"sync"
-	"time"
 
 	"golang.org/x/sync/errgroup"
 
@@ -155,8 +152,8 @@ func hashOf(of ...any) uint64 {
 	return h.Sum64()
 }
 
-// next asks for the next token at the recorded position, of another server if
-// one dies meanwhile.
+// next asks for the next token at the recorded position, again if the server is
+// busy, and of another one if it dies meanwhile.
 func (r *replica) next(ctx context.Context, p recorded) (vllm.Completion, error) {
 	q := vllm.CompletionRequest{Prompt: vllm.Tokens(p.from.Real[:p.at]...), MaxTokens: 1, StopTokenIDs: r.stop, Margins: true}
 	for try := 1; ; try++ {
@@ -167,16 +164,13 @@ func (r *replica) next(ctx context.Context, p recorded) (vllm.Completion, error)
 		r.fly(1)
 		answer, err := client.Complete(ctx, q)
 		r.fly(-1)
-		var status *vllm.StatusError
-		busy := errors.As(err, &status) && (status.Status == http.StatusTooManyRequests || status.Status >= 500)
+		busy := overloaded(err)
 		if err == nil || !busy && !vllm.IsGone(err) || ctx.Err() != nil || try == refusedTries {
 			return answer, err
 		}
-		if !busy || status.Status >= 500 {
-			r.server.Lost(ctx, generation)
-		}
+		r.server.Lost(ctx, generation)
 		if busy {
-			if err := sleep(ctx, time.Second<<min(try, 5)); err != nil {
+			if err := sleep(ctx, retryUnit<<min(try, 5)); err != nil {
 				return vllm.Completion{}, err
 			}
 		}

@@ -7,31 +7,21 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"net/http"
 	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/semaphore"
 
 	"tokenfork/internal/failure"
+	"tokenfork/internal/fleet"
 	"tokenfork/internal/job"
 	"tokenfork/internal/vllm"
 )
 
-// Server is a model server that may be replaced while it is in use.
-type Server interface {
-	// Client gives the present server and its generation; it waits while a new
-	// one starts, and fails for good when there will be none.
-	Client(ctx context.Context) (*vllm.Client, int, error)
-	// Lost says that the server of that generation does not answer any more. What
-	// can be done about it is under way when Lost returns, or ctx has ended.
-	Lost(ctx context.Context, generation int)
-	// Flying adds to the number of requests that wait for an answer.
-	Flying(n int)
-}
-
 // replica carries on forks on one server.
 type replica struct {
-	server   Server
+	server   fleet.Server
 	length   int                 // tokens that the served model takes
 	gate     *gate               // requests in flight
 	tokens   *semaphore.Weighted // KV cache, in tokens of the texts in flight
@@ -39,7 +29,8 @@ type replica struct {
 	set      *job.Settings
 	stop     *vllm.Sequence // ids at which the server stops
 	isStop   map[int32]bool
-	block    int // tokens of a KV cache block
+	block    int   // tokens of a KV cache block
+	vocab    int32 // ids of the model
 	answers  atomic.Int64
 	inFlight atomic.Int64 // requests that wait for an answer
 }
@@ -48,6 +39,10 @@ const (
 	crashesBeforeAlone = 2 // a rest in flight at so many crashes is sent alone
 	refusedTries       = 8 // for 429 and 5xx
 )
+
+// retryUnit is half of the first wait before a refused request is sent again. Tests
+// shorten it.
+var retryUnit = time.Second
 
 // finish generates the rest; what can't be had is marked at its sharers. Only
 // errors that end the whole task are returned.
@@ -69,21 +64,24 @@ func (r *replica) generate(ctx context.Context, w *text, rest *rest) error {
 		}
 		err = r.send(ctx, client, w, rest)
 		var status *vllm.StatusError
+		var failed *failedError
 		switch {
 		case err == nil:
 			tries = 0
+		case errors.As(err, &failed):
+			return err
 		case ctx.Err() != nil:
 			return context.Cause(ctx)
 		case vllm.IsContextLength(err):
 			return &failedError{ClassContextLength, err}
-		case errors.As(err, &status) && (status.Status == 429 || status.Status >= 500):
+		case overloaded(err):
 			if tries++; tries == refusedTries {
 				return &failedError{ClassServer, err}
 			}
-			if status.Status >= 500 { // the engine may be dead behind a server that still answers
+			if !errors.As(err, &status) || status.Status >= 500 { // the engine may be dead behind a server that still answers
 				r.server.Lost(ctx, generation)
 			}
-			if err := sleep(ctx, time.Second<<min(tries, 5)); err != nil {
+			if err := sleep(ctx, retryUnit<<min(tries, 5)); err != nil {
 				return err
 			}
 		case errors.As(err, &status):
@@ -99,6 +97,12 @@ func (r *replica) generate(ctx context.Context, w *text, rest *rest) error {
 		}
 	}
 	return nil
+}
+
+// overloaded says whether another try may do: 429 and 5xx.
+func overloaded(err error) bool {
+	var status *vllm.StatusError
+	return errors.As(err, &status) && (status.Status == http.StatusTooManyRequests || status.Status >= http.StatusInternalServerError)
 }
 
 func sleep(ctx context.Context, d time.Duration) error {
@@ -126,6 +130,9 @@ func (r *replica) send(ctx context.Context, client *vllm.Client, w *text, rest *
 }
 
 func (r *replica) complete(ctx context.Context, client *vllm.Client, w *text, rest *rest) error {
+	if rest.Token >= r.vocab { // an engine may die of an id that it does not have
+		return &failedError{ClassRefused, fmt.Errorf("token id %d: the served model has %d ids", rest.Token, r.vocab)}
+	}
 	wants := rest.wants()
 	q := vllm.CompletionRequest{Prompt: w.encoded.Prompt(int(rest.At), rest.forced()...), MaxTokens: wants,
 		StopTokenIDs: r.stop, Margins: r.set.Margins || rest.audits != nil, Sampling: vllm.Sampling{Temperature: r.set.Temperature, TopP: r.set.TopP}}
@@ -141,6 +148,9 @@ func (r *replica) complete(ctx context.Context, client *vllm.Client, w *text, re
 	r.answers.Add(1)
 	w.count(&answer)
 	for i, id := range answer.TokenIDs {
+		if id < 0 || id >= r.vocab {
+			return &vllm.AnswerError{Reason: fmt.Sprintf("token id %d of a model with %d ids", id, r.vocab)}
+		}
 		gap := math.NaN()
 		if answer.Gaps != nil {
 			gap = answer.Gaps[i]

@@ -2,21 +2,22 @@ package infer
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
-	"log/slog"
-	"runtime"
+	"os"
 	"strconv"
-	"sync"
+	"strings"
 	"time"
 
 	"tokenfork/internal/failure"
-	"tokenfork/internal/gpu"
+	"tokenfork/internal/fleet"
 	"tokenfork/internal/job"
+	"tokenfork/internal/model"
 	"tokenfork/internal/vllm"
 )
 
@@ -32,185 +33,94 @@ type Servers struct {
 	Args           []string // to vllm serve, after ours
 	StartTimeout   time.Duration
 	LogDir         string
-}
 
-// fleet is where a side's own servers run.
-type fleet struct {
-	dir     string // the model's folder
-	servers []gpu.Server
-	turns   [][]*sync.Mutex // by server: of its GPUs, in the same order for all
-	fronts  int             // API processes of each server; 0 leaves them to vLLM
+	// Length is what servers of the task's own must take at least, in tokens, where
+	// Keep is to have them for a later stage.
+	Length int
+	Keep   *fleet.Pool
 }
-
-// mostFronts is where more API processes stopped being worth it, see docs/performance.md.
-const mostFronts = 4
 
 // arrange finds the models that the task serves itself, and a place for each server.
-func arrange(ctx context.Context, o *Options, plan *job.Plan, todo [2][]int) (fleets [2]fleet, err error) {
-	var needs [2]*gpu.Need
+func arrange(ctx context.Context, o *Options, plan *job.Plan, todo [2][]int) ([2]*fleet.Fleet, error) {
+	var models [2]*fleet.Model
 	for _, side := range job.Sides {
 		s := &o.Servers[side]
-		if len(todo[side]) == 0 || len(s.URLs) > 0 {
+		if len(todo[side]) == 0 {
 			continue
 		}
-		m, err := findModel(&plan.Models[side], side, s.Model)
-		if err != nil {
-			return fleets, err
+		f := &fleet.Model{Name: side.String(), URLs: s.URLs, Key: s.Key, Command: s.Command, Args: s.Args, TensorParallel: s.TensorParallel,
+			MaxModelLen: servedLength(plan, side, s.Length), StartTimeout: s.StartTimeout, Stall: o.Stall, LogDir: s.LogDir,
+			Longest: max(plan.Longest, s.Length), Cost: plan.Cost[side]}
+		if plan.Settings.Deterministic {
+			f.Env = append(f.Env, "VLLM_BATCH_INVARIANT=1")
 		}
-		fleets[side].dir = m.Dir
-		needs[side] = &gpu.Need{Name: side.String(), Model: m, Longest: plan.Longest, Cost: plan.Cost[side], TP: s.TensorParallel, Args: s.Args}
-	}
-	devices, err := gpu.Visible(ctx)
-	if err != nil {
-		return fleets, err
-	}
-	layout, err := gpu.Arrange(devices, needs)
-	if err != nil {
-		return fleets, err
-	}
-	for _, line := range layout.Lines() {
-		o.Log.Info(line)
-	}
-	fronts := 0
-	if n := len(layout[job.Small]) + len(layout[job.Reference]); len(devices) > 0 && n > 0 {
-		fronts = min(mostFronts, runtime.NumCPU()/n/2)
-	}
-	turns := map[string]*sync.Mutex{}
-	for side := range fleets {
-		fleets[side].servers, fleets[side].fronts = layout[side], fronts
-		for _, s := range layout[side] {
-			var own []*sync.Mutex
-			for _, entry := range s.GPUs {
-				if turns[entry] == nil {
-					turns[entry] = new(sync.Mutex)
-				}
-				own = append(own, turns[entry])
-			}
-			fleets[side].turns = append(fleets[side].turns, own)
+		if models[side] = f; len(s.URLs) > 0 {
+			continue
+		}
+		var err error
+		if f.Model, err = findModel(&plan.Models[side], side, s.Model); err != nil {
+			return [2]*fleet.Fleet{}, err
 		}
 	}
-	return fleets, nil
+	return fleet.Arrange(ctx, models, o.Log)
 }
 
-// arrivals are a side's servers on their way up, each on its own.
+// findModel finds the side's model, here perhaps in another place than where
+// the job was planned, and makes sure that it is the same.
+func findModel(planned *job.Model, side job.Side, name string) (*model.Model, error) {
+	dir, err := model.Resolve(cmp.Or(name, planned.Name), os.Getenv)
+	if err != nil {
+		return nil, fmt.Errorf("find the %s model: %w", side, err)
+	}
+	m, err := model.Load(dir)
+	if err != nil {
+		return nil, err
+	}
+	if d := planned.Fingerprint.Diff(m.Fingerprint()); len(d) > 0 {
+		return nil, failure.New(failure.Refused, fmt.Sprintf("give the planned one by --%s-model, or plan anew", side),
+			"%s is not the %s model that the job was planned for: %s", dir, side, strings.Join(d, "; "))
+	}
+	return m, nil
+}
+
+// servedLength is what the longest fork needs, in full blocks of 256, and at least so
+// many tokens, if the model can take it: the KV cache of a 128k window often does not
+// fit a GPU.
+func servedLength(plan *job.Plan, side job.Side, least int) int {
+	n := max(least, (plan.Longest+255)/256*256)
+	if most := plan.Models[side].MaxPositions; most > 0 {
+		n = min(n, most)
+	}
+	return n
+}
+
+// arrivals are a side's replicas on their way up.
 type arrivals struct {
-	replicas chan *replica   // closed when all that will come have come
-	loading  context.Context // done once no more are wanted: enough was called, or the task told to stop
-	enough   context.CancelFunc
-
-	loads   sync.WaitGroup
-	mu      sync.Mutex
-	servers []Server
-	err     error // why one did not come
+	*fleet.Arrivals
+	replicas chan *replica // closed when all that will come have come
 }
 
-// bringUp connects to the side's servers, or starts its own, side by side where
-// they share no GPU. The end of admit, or enough, ends those that are not up yet.
-func (l *lane) bringUp(admit context.Context, f *fleet) *arrivals {
-	loading, enough := context.WithCancel(admit)
-	up := &arrivals{replicas: make(chan *replica), loading: loading, enough: enough}
-	o := l.options
-	for _, url := range o.Servers[l.side].URLs {
-		up.loads.Go(func() {
-			up.come(l, func() (Server, error) { return newRemote(url, o.Servers[l.side].Key, o.Log) })
-		})
-	}
-	for i := range f.servers {
-		up.loads.Go(func() {
-			up.come(l, func() (Server, error) { return newOwned(loading, o, l.plan, l.side, f, i) })
-		})
-	}
+// bringUp connects to the side's servers, or starts its own. The end of admit ends
+// those that are not up yet.
+func (l *lane) bringUp(admit context.Context, f *fleet.Fleet) *arrivals {
+	up := &arrivals{replicas: make(chan *replica)}
+	up.Arrivals = f.Up(admit, func(loading context.Context, s fleet.Server) error {
+		r, err := l.newReplica(loading, s)
+		if err != nil {
+			return err
+		}
+		select {
+		case up.replicas <- r:
+		case <-loading.Done():
+		}
+		return nil
+	})
 	go func() {
-		up.loads.Wait()
+		<-up.Done
 		close(up.replicas)
 	}()
 	return up
 }
-
-func (up *arrivals) come(l *lane, start func() (Server, error)) {
-	s, err := start()
-	var r *replica
-	if err == nil {
-		up.mu.Lock()
-		up.servers = append(up.servers, s)
-		up.mu.Unlock()
-		r, err = l.newReplica(up.loading, s)
-	}
-	if err != nil {
-		up.mu.Lock()
-		defer up.mu.Unlock()
-		if up.err == nil {
-			up.err = err
-		}
-		return
-	}
-	select {
-	case up.replicas <- r:
-	case <-up.loading.Done():
-	}
-}
-
-// close ends all servers.
-func (up *arrivals) close() error {
-	up.enough()
-	up.loads.Wait()
-	return stopServers(up.servers)
-}
-
-func stopServers(all []Server) error {
-	errs := make([]error, len(all))
-	var wg sync.WaitGroup
-	for i, s := range all {
-		if c, ok := s.(io.Closer); ok {
-			wg.Go(func() { errs[i] = c.Close() })
-		}
-	}
-	wg.Wait()
-	return errors.Join(errs...)
-}
-
-// remote is a server that somebody else runs.
-type remote struct {
-	client *vllm.Client
-	url    string
-	log    *slog.Logger
-}
-
-// remoteWait is how long a server at a URL may be gone before the task stops, resumable.
-const remoteWait = 2 * time.Minute
-
-func newRemote(url, key string, log *slog.Logger) (*remote, error) {
-	c, err := vllm.NewClient(url, key)
-	if err != nil {
-		return nil, failure.New(failure.Usage, "", "%w", err)
-	}
-	return &remote{c, url, log}, nil
-}
-
-// Client waits until the server answers.
-func (r *remote) Client(ctx context.Context) (*vllm.Client, int, error) {
-	ctx, cancel := context.WithTimeoutCause(ctx, remoteWait,
-		failure.New(failure.Stopped, "start it again and run the same command", "the server at %s has been gone for %s", r.url, remoteWait))
-	defer cancel()
-	for told := false; ; told = true {
-		err := r.client.Health(ctx)
-		if err == nil {
-			return r.client, 0, nil
-		}
-		if !told {
-			r.log.Warn("server does not answer, waiting", "url", r.url, "error", err)
-		}
-		if err := sleep(ctx, time.Second); err != nil {
-			return nil, 0, err
-		}
-	}
-}
-
-// Lost needs no action: Client waits for the server.
-func (r *remote) Lost(context.Context, int) {}
-
-// Flying is of no interest: nobody watches over this server.
-func (r *remote) Flying(int) {}
 
 // engine is what answers: recorded once per side, since another one may
 // answer differently. Of a server that somebody else runs less is known.
@@ -223,10 +133,14 @@ type engine struct {
 
 // recordEngine writes the side's engine-<side>.json, or compares with the one
 // that is there, and gives the record's hash.
-func recordEngine(ctx context.Context, o *Options, plan *job.Plan, side job.Side, s Server, length int) (string, error) {
+func recordEngine(ctx context.Context, o *Options, plan *job.Plan, side job.Side, s fleet.Server, length int) (string, error) {
 	e := engine{Deterministic: plan.Settings.Deterministic}
-	if own, ok := s.(*owned); ok {
-		e.Engine, e.Args = own.server.Engine(), o.Servers[side].Args
+	if own, ok := s.Engine(); ok {
+		e.Engine, e.Args = own, o.Servers[side].Args
+		// What a later stage wants beyond that changes no label.
+		if longer := servedLength(plan, side, o.Servers[side].Length); e.MaxModelLen == strconv.Itoa(longer) {
+			e.MaxModelLen = strconv.Itoa(servedLength(plan, side, 0))
+		}
 	} else {
 		client, _, err := s.Client(ctx)
 		if err != nil {

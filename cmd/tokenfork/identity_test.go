@@ -5,7 +5,8 @@ import (
 	"path/filepath"
 	"testing"
 
-	"tokenfork/internal/vllm"
+	"tokenfork/internal/fleet"
+	"tokenfork/internal/model"
 )
 
 // Two checkpoints in folders of one name are two judges; one in two places is one.
@@ -21,7 +22,7 @@ func TestLocalIdentity(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		id, err := localIdentity(vllm.Config{Model: dir, Args: args})
+		id, err := localIdentity(&fleet.Model{Model: &model.Model{Dir: dir}, Args: args})
 		if err != nil {
 			t.Fatal(err)
 		}

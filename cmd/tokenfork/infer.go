@@ -7,6 +7,7 @@ import (
 
 	"tokenfork/infer"
 	"tokenfork/internal/failure"
+	"tokenfork/internal/fleet"
 	"tokenfork/internal/job"
 	"tokenfork/internal/shell"
 )
@@ -20,6 +21,8 @@ type inferCmd struct {
 	Shard      []int  `placeholder:"K,…" help:"Shards to work on (default: every unfinished one)."`
 	Retry      bool   `help:"Do again what failed or is damaged in finished shards."`
 	Side       string `enum:"small,reference,both" default:"both" help:"Which model's server to run: small, reference or both."`
+
+	keep *fleet.Pool `kong:"-"` // of run: takes the reference's servers, for a local judge
 }
 
 // Help shows how it is used.
@@ -66,6 +69,9 @@ func (c *inferCmd) run(ctx context.Context, con *console) error {
 		return err
 	}
 	o.Shards, o.Retry = c.Shard, c.Retry
+	if c.keep != nil {
+		o.Servers[job.Reference].Keep, o.Servers[job.Reference].Length = c.keep, judgeLength
+	}
 	switch c.Side {
 	case job.Small.String():
 		o.Sides = []job.Side{job.Small}

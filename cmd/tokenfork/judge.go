@@ -1,8 +1,11 @@
 package main
 
 import (
+	"cmp"
 	"context"
+	"errors"
 	"fmt"
+	"log/slog"
 	"net/http"
 	"net/url"
 	"os"
@@ -12,8 +15,8 @@ import (
 	"time"
 
 	"tokenfork/internal/failure"
+	"tokenfork/internal/fleet"
 	"tokenfork/internal/model"
-	"tokenfork/internal/vllm"
 	"tokenfork/judge"
 	"tokenfork/judge/agreement"
 	"tokenfork/judge/endpoint"
@@ -60,12 +63,14 @@ type judgeFlags struct {
 	JudgeHeader      map[string]string `placeholder:"NAME=ENVVAR" help:"Headers added to each request to the judge, each with the value of an environment variable."`
 	JudgeInFlight    int               `placeholder:"N" help:"Most questions at once (256); how many is found by measuring."`
 	JudgeTimeout     time.Duration     `default:"5m" help:"How long an answer may take."`
-	JudgeTP          int               `name:"judge-tp" default:"1" placeholder:"N" help:"GPUs that a local judge is spread over (tensor parallel)."`
+	JudgeTP          int               `name:"judge-tp" placeholder:"N" help:"GPUs that each server of a local judge is spread over (tensor parallel; default: the fewest that will do)."`
 	JudgeArgs        string            `placeholder:"ARGS" help:"Further flags for vllm serve of a local judge."`
 	Batch            bool              `help:"Send the questions through the OpenAI Batch API: cheaper, within a day."`
 	Budget           string            `placeholder:"N|$N" help:"Stop before this run uses more tokens, or dollars by the prices; go on later."`
 	PriceIn          float64           `placeholder:"$" help:"Dollars per million tokens of questions."`
 	PriceOut         float64           `placeholder:"$" help:"Dollars per million tokens of answers."`
+
+	kept *fleet.Pool `kong:"-"` // of run: servers of the judge's model that already run
 }
 
 // judgeNobody leaves the verdict columns null.
@@ -127,15 +132,14 @@ func (f *judgeFlags) judge(ctx context.Context, con *console, j *jobFlags, w *wo
 	if f.Judge != "local" {
 		return o, nil
 	}
-	own, err := f.ownServer(j, w)
+	own, err := f.ownServers(j, w)
 	if err != nil {
 		return o, err
 	}
-	own.Logger = log
 	if o.Identity, err = localIdentity(own); err != nil {
 		return o, err
 	}
-	o.Connect = func(ctx context.Context) (judge.Server, error) { return startJudge(ctx, own, cfg) }
+	o.Connect = func(ctx context.Context) (judge.Server, error) { return f.startJudge(ctx, own, cfg, log) }
 	return o, nil
 }
 
@@ -170,12 +174,16 @@ func (f *judgeFlags) name() string {
 // localIdentity is what a local judge is: its files' content and the flags of
 // its server, some of which decide what it answers. Two checkpoints in folders of
 // one name are two judges, and one in two places is one.
-func localIdentity(own vllm.Config) (string, error) {
-	sum, err := model.ContentSum(own.Model)
+func localIdentity(own *fleet.Model) (string, error) {
+	sum, err := model.ContentSum(own.Model.Dir)
 	if err != nil {
 		return "", err
 	}
-	return strings.Join(append([]string{"sha256:" + sum}, own.Args...), " "), nil
+	words := []string{"sha256:" + sum}
+	if own.MaxModelLen > 0 {
+		words = append(words, "--max-model-len", strconv.Itoa(own.MaxModelLen))
+	}
+	return strings.Join(append(words, own.Args...), " "), nil
 }
 
 // address adds what the judge's server wants beside its URL.
@@ -216,43 +224,58 @@ func judgeKey(url string, header bool, env func(string) string) string {
 // own window often does not fit the GPU.
 const judgeLength = 8192
 
-// ownServer is the vLLM of a local judge.
-func (f *judgeFlags) ownServer(j *jobFlags, w *workFlags) (vllm.Config, error) {
+// judgeStall is how long a local judge may give no token before it is probed.
+const judgeStall = 2 * time.Minute
+
+// ownServers are those of a local judge.
+func (f *judgeFlags) ownServers(j *jobFlags, w *workFlags) (*fleet.Model, error) {
 	if f.JudgeModel == "" {
-		return vllm.Config{}, failure.New(failure.Usage, "add --judge-model PATH", "no model for a local judge")
+		return nil, failure.New(failure.Usage, "add --judge-model PATH", "no model for a local judge")
 	}
 	dir, err := model.Resolve(f.JudgeModel, os.Getenv)
 	if err != nil {
-		return vllm.Config{}, err
+		return nil, err
 	}
-	m, err := model.Load(dir)
-	if err != nil {
-		return vllm.Config{}, err
+	own := &fleet.Model{Name: "judge", TensorParallel: f.JudgeTP, StartTimeout: w.StartTimeout, Stall: judgeStall, Cost: 1}
+	if own.LogDir, err = j.logDir(); err != nil {
+		return nil, err
 	}
-	command, err := words("--vllm", w.VLLM)
-	if err != nil {
-		return vllm.Config{}, err
+	if own.Model, err = model.Load(dir); err != nil {
+		return nil, err
 	}
-	args, err := words("--judge-args", f.JudgeArgs)
-	if err != nil {
-		return vllm.Config{}, err
+	if own.Command, err = words("--vllm", w.VLLM); err != nil {
+		return nil, err
 	}
-	if n := min(judgeLength, m.MaxPositions); n > 0 {
-		args = append([]string{"--max-model-len", strconv.Itoa(n)}, args...)
+	if own.Args, err = words("--judge-args", f.JudgeArgs); err != nil {
+		return nil, err
 	}
-	logs, err := j.logDir()
-	if err != nil {
-		return vllm.Config{}, err
-	}
-	return vllm.Config{Command: command, Model: dir, Name: "judge", TensorParallel: f.JudgeTP, Args: args,
-		LogPath: filepath.Join(logs, "vllm-judge.log"), StartTimeout: w.StartTimeout}, nil
+	own.MaxModelLen = min(judgeLength, own.Model.MaxPositions)
+	own.Longest = cmp.Or(own.MaxModelLen, judgeLength)
+	return own, nil
 }
 
-func startJudge(ctx context.Context, own vllm.Config, cfg endpoint.Config) (judge.Server, error) {
-	s, err := vllm.Start(ctx, own)
-	if err != nil {
-		return judge.Server{}, err
+// startJudge gives the local judge's servers: those that run has kept, else new ones.
+func (f *judgeFlags) startJudge(ctx context.Context, own *fleet.Model, cfg endpoint.Config, log *slog.Logger) (judge.Server, error) {
+	var servers []fleet.Server
+	if f.kept != nil {
+		servers = f.kept.Take()
 	}
-	cfg.URL, cfg.Model, cfg.Key = s.Endpoint().URL(), s.Endpoint().Model, ""
-	return judge.Server{Config: cfg, Done: s.Done(), Err: s.Err, Close: func() error { return s.Stop(context.WithoutCancel(ctx)) }}, nil
+	if len(servers) == 0 {
+		fleets, err := fleet.Arrange(ctx, [2]*fleet.Model{own}, log)
+		if err != nil {
+			return judge.Server{}, err
+		}
+		if servers, err = fleets[0].All(ctx); err != nil {
+			return judge.Server{}, err
+		}
+	} else {
+		log.Info("the judge is the reference's model: its servers are used")
+	}
+	t := fleet.NewTransport(servers)
+	var err error
+	if cfg.URL, cfg.Model, err = t.Describe(ctx); err != nil {
+		return judge.Server{}, errors.Join(err, t.Close())
+	}
+	cfg.Key, cfg.HTTP, cfg.Patience = "", &http.Client{Transport: t}, own.StartTimeout+10*time.Minute // a restart loads the model again
+	return judge.Server{Config: cfg, Done: t.Gone(), Err: t.Err, Close: t.Close}, nil
 }

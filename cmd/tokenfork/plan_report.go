@@ -82,7 +82,7 @@ func (c *planCmd) describeLayout(ctx context.Context, w io.Writer, sides []job.S
 	if err != nil {
 		l.add("  %v: %s", err, failure.Hint(err)) // a plan is none the worse for it
 	}
-	for _, line := range layout.Lines() {
+	for _, line := range layout.Lines(needs) {
 		l.add("  %s", line)
 	}
 	return l.err

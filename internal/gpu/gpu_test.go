@@ -178,7 +178,8 @@ func TestArrangeHoldsTogether(t *testing.T) {
 	for trial := range 5000 {
 		devices := machine(1+r.IntN(8), []int64{l40s, h100, h200}[r.IntN(3)])
 		longest := 256 << r.IntN(8)
-		l, err := Arrange(devices, pair(longest, r.Float64(), 4*r.Float64()))
+		needs := pair(longest, r.Float64(), 4*r.Float64())
+		l, err := Arrange(devices, needs)
 		if err != nil {
 			continue
 		}
@@ -202,7 +203,7 @@ func TestArrangeHoldsTogether(t *testing.T) {
 				t.Fatalf("seed %d trial %d: GPU %s is given out %.2f times: %s", seed, trial, g, sum, short(l))
 			}
 		}
-		if len(l[0]) == 0 || len(l[1]) == 0 || slices.ContainsFunc(l.Lines(), func(s string) bool { return s == "" }) {
+		if len(l[0]) == 0 || len(l[1]) == 0 || slices.ContainsFunc(l.Lines(needs), func(s string) bool { return s == "" }) {
 			t.Fatalf("seed %d trial %d: %s", seed, trial, short(l))
 		}
 	}

@@ -304,12 +304,12 @@ func (n *Need) kvBytes(tp int) int64 {
 	return max(1, int64(2*m.Layers*heads*m.HeadDim*width))
 }
 
-// Lines describe the layout to people, one line a server.
-func (l Layout) Lines() []string {
+// Lines describe the layout of those needs to people, one line a server.
+func (l Layout) Lines(needs [2]*Need) []string {
 	var lines []string
-	for side, name := range [2]string{"small", "reference"} {
-		for _, s := range l[side] {
-			line := name + " on "
+	for side, servers := range l {
+		for _, s := range servers {
+			line := needs[side].Name + " on "
 			switch {
 			case s.GPUs == nil:
 				line += "what vLLM finds"

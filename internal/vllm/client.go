@@ -167,6 +167,34 @@ func (c *Client) send(ctx context.Context, method, path string, body *body) (sta
 	return resp.StatusCode, data, false, err
 }
 
+// RoundTrip sends any HTTP request to this server, whatever host it names, and reads
+// the whole answer.
+func (c *Client) RoundTrip(r *http.Request) (*http.Response, error) {
+	to, err := url.Parse(c.base)
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithCancelCause(r.Context())
+	defer cancel(nil)
+	defer context.AfterFunc(c.life, func() { cancel(ErrClosed) })()
+	r = r.Clone(ctx)
+	r.URL.Scheme, r.URL.Host, r.Host = to.Scheme, to.Host, to.Host
+	if c.key != "" {
+		r.Header.Set("Authorization", "Bearer "+c.key)
+	}
+	resp, err := c.http.Transport.RoundTrip(r)
+	if err != nil {
+		return nil, transportError(ctx, r.Method+" "+r.URL.Path, err)
+	}
+	defer resp.Body.Close()
+	data, err := io.ReadAll(resp.Body)
+	if err != nil {
+		return nil, transportError(ctx, r.Method+" "+r.URL.Path, err)
+	}
+	resp.Body = io.NopCloser(bytes.NewReader(data))
+	return resp, nil
+}
+
 func (c *Client) getJSON(ctx context.Context, path string, v any) error {
 	data, err := c.do(ctx, http.MethodGet, path, nil)
 	if err != nil {

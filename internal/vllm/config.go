@@ -22,6 +22,7 @@ type Config struct {
 	Command []string // such as {"vllm"} or {"apptainer", "exec", "--nv", "vllm.sif", "vllm"}; "serve MODEL" and flags follow
 	Model   string   // folder
 	Name    string   // label for messages: "small", "reference", "judge"
+	Served  string   // model name that requests give, see NewName; "" makes one up
 	LogPath string   // the server's output is appended here
 
 	TensorParallel int      // GPUs; 0 is 1
@@ -91,7 +92,8 @@ var optionalFlags = []string{
 
 // launch is what one start of a server is made of.
 type launch struct {
-	nonce   string // also the served model's name
+	nonce   string
+	model   string // the served model's name
 	dir     runDir
 	port    int      // with TCP
 	key     string   // with TCP
@@ -99,7 +101,11 @@ type launch struct {
 	without []string // optional flags that this version does not know
 }
 
-func (l *launch) model() string { return "tokenfork-" + l.nonce }
+// NewName is a model name that no other server has: one that answers to it is the
+// server that was meant.
+func NewName() string { return modelName(newNonce()) }
+
+func modelName(nonce string) string { return "tokenfork-" + nonce }
 
 func (l *launch) url(c *Config) string {
 	if c.TCP {
@@ -111,7 +117,7 @@ func (l *launch) url(c *Config) string {
 // argv is the server's command line. It holds no secret.
 func (l *launch) argv(c *Config) []string {
 	argv := append(slices.Clone(c.Command), "serve", c.Model,
-		"--served-model-name", l.model(),
+		"--served-model-name", l.model,
 		// The model's own sampling defaults would change greedy output.
 		"--generation-config", "vllm")
 	if c.TCP {

@@ -132,7 +132,10 @@ func (s *Server) mayRetry(err error, without *[]string) bool {
 // startOnce returns the server with every error that came after its launch.
 func startOnce(ctx context.Context, c Config, without []string) (*Server, error) {
 	s := &Server{config: c, done: make(chan struct{})}
-	s.launch = launch{nonce: newNonce(), without: without}
+	s.launch = launch{nonce: newNonce(), without: without, model: c.Served}
+	if c.Served == "" {
+		s.launch.model = modelName(s.launch.nonce)
+	}
 	if c.TCP {
 		port, err := freePort()
 		if err != nil {
@@ -163,7 +166,7 @@ func (s *Server) spawn() error {
 	if err != nil {
 		return err
 	}
-	client.Model = s.launch.model()
+	client.Model = s.launch.model
 	if err := os.MkdirAll(filepath.Dir(s.config.LogPath), 0o777); err != nil {
 		return fmt.Errorf("make log folder: %w", err)
 	}
@@ -283,7 +286,7 @@ func (s *Server) checkReachable() error {
 
 // ready makes sure that it is this server which answers.
 func (s *Server) ready(ctx context.Context, took time.Duration) error {
-	if _, err := s.client.Check(ctx, Want{Model: s.launch.model()}); err != nil {
+	if _, err := s.client.Check(ctx, Want{Model: s.launch.model}); err != nil {
 		return err
 	}
 	s.engine = s.log.engine()

@@ -164,7 +164,7 @@ func TestTCP(t *testing.T) {
 
 func TestCommandLine(t *testing.T) {
 	c := Config{Command: []string{"apptainer", "exec", "v.sif", "vllm"}, Model: "/m", TensorParallel: 2, Args: []string{"--dtype", "float32"}}
-	l := launch{nonce: "n", dir: "/tmp/d", without: []string{"--enable-scale-out"}}
+	l := launch{nonce: "n", model: "tokenfork-n", dir: "/tmp/d", without: []string{"--enable-scale-out"}}
 	want := "apptainer exec v.sif vllm serve /m --served-model-name tokenfork-n --generation-config vllm --uds /tmp/d/s" +
 		" --tensor-parallel-size 2 --enable-prompt-tokens-details --disable-uvicorn-access-log --dtype float32"
 	if got := strings.Join(l.argv(&c), " "); got != want {

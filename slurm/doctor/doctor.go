@@ -127,7 +127,7 @@ func layout(ctx context.Context, o *Options) []Finding {
 		return failed("layout", err, "")
 	}
 	var all []Finding
-	for _, line := range l.Lines() {
+	for _, line := range l.Lines(needs) {
 		all = append(all, found(OK, "layout", "", "%s", line)...)
 	}
 	return all

@@ -348,7 +348,7 @@ func (s *Server) chat(w http.ResponseWriter, r *http.Request) {
 	for _, c := range []byte(question) {
 		at = at.add(int32(c))
 	}
-	f := s.cued(nil, s.asked.Add(1)-1)
+	f := s.cuedChat(s.asked.Add(1) - 1)
 	if !s.works(w, r, f) {
 		return
 	}

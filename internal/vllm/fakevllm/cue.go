@@ -27,6 +27,20 @@ func (s *Server) cued(prompt []int32, before int64) Fault {
 	return Fault{}
 }
 
+// cuedChat is the fault that a question to the chat API meets: those of the server
+// called Chat alone.
+func (s *Server) cuedChat(before int64) Fault {
+	for i, f := range s.config.Faults {
+		if f.Server == Chat && before >= int64(f.After) && (f.Most == 0 || s.count(fmt.Sprint(i), f.Most)) {
+			return f
+		}
+	}
+	return Fault{}
+}
+
+// Chat is what Fault.Server says for questions to the chat API of any server.
+const Chat = "chat"
+
 // count says whether what is named has happened less than most times, and counts it.
 func (s *Server) count(name string, most int) bool {
 	if s.config.State == "" {

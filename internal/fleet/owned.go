@@ -1,4 +1,4 @@
-package infer
+package fleet
 
 import (
 	"cmp"
@@ -6,17 +6,13 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"os"
 	"path/filepath"
 	"strconv"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"tokenfork/internal/failure"
-	"tokenfork/internal/job"
-	"tokenfork/internal/model"
 	"tokenfork/internal/vllm"
 )
 
@@ -41,22 +37,19 @@ type owned struct {
 
 const maxRestarts = 5
 
-// newOwned starts a server in its place. Its label tells replicas apart.
-func newOwned(ctx context.Context, o *Options, plan *job.Plan, side job.Side, f *fleet, i int) (*owned, error) {
-	s, at, label := o.Servers[side], f.servers[i], side.String()
-	if len(f.servers) > 1 {
-		label += "-" + strconv.Itoa(i+1)
+// newOwned starts the fleet's server i in its place.
+func newOwned(ctx context.Context, f *Fleet, i int) (*owned, error) {
+	m, at, label := f.model, f.places[i], f.label(i)
+	var args []string
+	if m.MaxModelLen > 0 {
+		args = append(args, "--max-model-len", strconv.Itoa(m.MaxModelLen))
 	}
-	args := []string{"--max-model-len", strconv.Itoa(servedLength(plan, side))}
 	if f.fronts > 1 { // one Python process does not keep a GPU with a small model busy
 		args = append(args, "--api-server-count", strconv.Itoa(f.fronts))
 	}
-	c := vllm.Config{Command: s.Command, Model: f.dir, Name: label, TensorParallel: at.TP, GPUs: at.GPUs, MemoryFraction: at.Fraction,
-		Args: append(args, s.Args...), LogPath: filepath.Join(s.LogDir, "vllm-"+label+".log"), StartTimeout: s.StartTimeout, Logger: o.Log}
-	if plan.Settings.Deterministic {
-		c.Env = append(c.Env, "VLLM_BATCH_INVARIANT=1")
-	}
-	w := &owned{config: c, turns: f.turns[i], stall: o.Stall, log: o.Log.With("server", label), lost: make(chan chan struct{}), ready: make(chan struct{}), stopped: make(chan struct{})}
+	c := vllm.Config{Command: m.Command, Model: m.Model.Dir, Name: label, Served: f.served, TensorParallel: at.TP, GPUs: at.GPUs, MemoryFraction: at.Fraction,
+		Args: append(args, m.Args...), Env: m.Env, LogPath: filepath.Join(m.LogDir, "vllm-"+label+".log"), StartTimeout: m.StartTimeout, Logger: f.log}
+	w := &owned{config: c, turns: at.turns, stall: m.Stall, log: f.log.With("server", label), lost: make(chan chan struct{}), ready: make(chan struct{}), stopped: make(chan struct{})}
 	server, err := w.start(ctx)
 	if err != nil {
 		return nil, err
@@ -77,34 +70,6 @@ func (w *owned) start(ctx context.Context) (*vllm.Server, error) {
 		defer turn.Unlock()
 	}
 	return vllm.Start(ctx, w.config)
-}
-
-// findModel finds the side's model, here perhaps in another place than where
-// the job was planned, and makes sure that it is the same.
-func findModel(planned *job.Model, side job.Side, name string) (*model.Model, error) {
-	dir, err := model.Resolve(cmp.Or(name, planned.Name), os.Getenv)
-	if err != nil {
-		return nil, fmt.Errorf("find the %s model: %w", side, err)
-	}
-	m, err := model.Load(dir)
-	if err != nil {
-		return nil, err
-	}
-	if d := planned.Fingerprint.Diff(m.Fingerprint()); len(d) > 0 {
-		return nil, failure.New(failure.Refused, fmt.Sprintf("give the planned one by --%s-model, or plan anew", side),
-			"%s is not the %s model that the job was planned for: %s", dir, side, strings.Join(d, "; "))
-	}
-	return m, nil
-}
-
-// servedLength is what the longest fork needs, in full blocks of 256, if the
-// model can take it: the KV cache of a 128k window often does not fit a GPU.
-func servedLength(plan *job.Plan, side job.Side) int {
-	n := (plan.Longest + 255) / 256 * 256
-	if most := plan.Models[side].MaxPositions; most > 0 {
-		n = min(n, most)
-	}
-	return n
 }
 
 // Client waits while a server starts.
@@ -150,6 +115,13 @@ func (w *owned) Lost(ctx context.Context, generation int) {
 
 // Flying adds to the number of requests that wait for an answer.
 func (w *owned) Flying(n int) { w.inFlight.Add(int64(n)) }
+
+// Engine is that of the present server.
+func (w *owned) Engine() (vllm.Engine, bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.server.Engine(), true
+}
 
 // Close ends the server.
 func (w *owned) Close() error {

@@ -1,0 +1,65 @@
+package fleet
+
+import (
+	"context"
+	"log/slog"
+	"time"
+
+	"tokenfork/internal/failure"
+	"tokenfork/internal/vllm"
+)
+
+// remote is a server that somebody else runs.
+type remote struct {
+	client *vllm.Client
+	url    string
+	log    *slog.Logger
+}
+
+// How long a server at a URL may be gone before the task stops, resumable, and how
+// often it is asked meanwhile. Tests shorten them.
+var remoteWait, remotePoll = 2 * time.Minute, time.Second
+
+// HurryUp shortens the waits for servers at URLs, for tests.
+func HurryUp() { remoteWait, remotePoll = 2*time.Second, 10*time.Millisecond }
+
+func newRemote(url, key string, log *slog.Logger) (*remote, error) {
+	c, err := vllm.NewClient(url, key)
+	if err != nil {
+		return nil, failure.New(failure.Usage, "", "%w", err)
+	}
+	return &remote{c, url, log}, nil
+}
+
+// Client waits until the server answers.
+func (r *remote) Client(ctx context.Context) (*vllm.Client, int, error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, remoteWait,
+		failure.New(failure.Stopped, "start it again and run the same command", "the server at %s has been gone for %s", r.url, remoteWait))
+	defer cancel()
+	for told := false; ; told = true {
+		err := r.client.Health(ctx)
+		if err == nil {
+			return r.client, 0, nil
+		}
+		if !told {
+			r.log.Warn("server does not answer, waiting", "url", r.url, "error", err)
+		}
+		select {
+		case <-time.After(remotePoll):
+		case <-ctx.Done():
+			return nil, 0, context.Cause(ctx)
+		}
+	}
+}
+
+// Lost needs no action: Client waits for the server.
+func (r *remote) Lost(context.Context, int) {}
+
+// Flying is of no interest: nobody watches over this server.
+func (r *remote) Flying(int) {}
+
+// Engine is not known.
+func (r *remote) Engine() (vllm.Engine, bool) { return vllm.Engine{}, false }
+
+// Close leaves the server to who runs it.
+func (r *remote) Close() error { return nil }
