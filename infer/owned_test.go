@@ -83,15 +83,16 @@ func TestOwnedServerThatDoesNotCome(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct {
 		fake  fakevllm.Config
+		code  int
 		words string
 	}{
-		"at the start": {fakevllm.Config{Modes: []string{fakevllm.OutOfMemory}}, "CUDA out of memory"},
-		"any more":     {fakevllm.Config{Faults: []fakevllm.Fault{{Kind: fakevllm.Die, After: 20}}}, "died more than 5 times"},
+		"at the start": {fakevllm.Config{Modes: []string{fakevllm.OutOfMemory}}, failure.Other, "CUDA out of memory"},
+		"any more":     {fakevllm.Config{Faults: []fakevllm.Fault{{Kind: fakevllm.Die, After: 20}}}, failure.Server, "died more than 5 times"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			j := plan(t, nil)
-			wants(t, j.owned(t, c.fake), failure.Other, c.words)
+			wants(t, j.owned(t, c.fake), c.code, c.words)
 		})
 	}
 }
