@@ -1,3 +1,6 @@
+// Package infer carries every fork of a shard on to the end of its sentence,
+// on servers that it starts itself or is pointed to, and keeps the
+// continuations as parts of the job.
 package infer
 
 import (
@@ -11,7 +14,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"sync"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -21,6 +23,7 @@ import (
 	"tokenfork/internal/fleet"
 	"tokenfork/internal/job"
 	"tokenfork/internal/progress"
+	"tokenfork/internal/stage"
 	"tokenfork/internal/store"
 	"tokenfork/internal/tasks"
 	"tokenfork/internal/vllm"
@@ -62,8 +65,8 @@ func Run(ctx context.Context, o Options) error {
 	if err != nil {
 		return err
 	}
-	work, cancel := graceful(ctx, o.Grace)
-	defer cancel()
+	work, cancel := stage.Graceful(ctx, o.Grace)
+	defer cancel(nil)
 	if len(todo[job.Small])+len(todo[job.Reference]) == 0 {
 		o.Log.Info("nothing to do: every shard is committed")
 		return nil
@@ -74,7 +77,7 @@ func Run(ctx context.Context, o Options) error {
 	}
 	meter := progress.New(o.Console, "infer", "forks", total)
 	defer meter.Close()
-	var sum summary
+	var sum stage.Summary
 	g, gctx := errgroup.WithContext(work)
 	for _, side := range job.Sides {
 		if len(todo[side]) > 0 {
@@ -84,7 +87,7 @@ func Run(ctx context.Context, o Options) error {
 	if err := g.Wait(); err != nil {
 		return err
 	}
-	return sum.result(o.Store)
+	return sum.Result(o.Store, "forks failed")
 }
 
 // forks is how many there are in the shards to do; -1 where job.json is not at
@@ -104,18 +107,6 @@ func forks(ctx context.Context, s store.Store, plan *job.Plan, todo [2][]int) (i
 		}
 	}
 	return n, nil
-}
-
-// errStopped is the cause when the grace is over.
-var errStopped = failure.New(failure.Stopped, "start it again: finished texts are kept", "stopped on request with work in flight")
-
-// graceful is a context that ends grace after ctx does.
-func graceful(ctx context.Context, grace time.Duration) (context.Context, context.CancelFunc) {
-	work, cancel := context.WithCancelCause(context.WithoutCancel(ctx))
-	stop := context.AfterFunc(ctx, func() {
-		time.AfterFunc(grace, func() { cancel(errStopped) })
-	})
-	return work, func() { stop(); cancel(nil) }
 }
 
 // open finds the shards of each side that have no commit, and one manifest's plan,
@@ -201,15 +192,15 @@ func unfinished(ctx context.Context, o *Options, all []job.Task) ([]job.Task, er
 
 // runSide brings up the side's servers and sends its shards through those that
 // are up; the others join as they come, and once all is done none is waited for.
-func runSide(admit, ctx context.Context, o *Options, plan *job.Plan, side job.Side, f *fleet.Fleet, shards []int, meter *progress.Meter, sum *summary) (err error) {
-	l := &lane{side: side, store: o.Store, who: o.Who, options: o, plan: plan, meter: meter, sum: sum, log: o.Log}
+func runSide(admit, ctx context.Context, o *Options, plan *job.Plan, side job.Side, f *fleet.Fleet, shards []int, meter *progress.Meter, sum *stage.Summary) (err error) {
+	l := &lane{side: side, options: o, plan: plan, meter: meter, sum: sum, log: o.Log}
 	up := l.bringUp(admit, f)
 	defer func() { err = errors.Join(err, up.Close(o.Servers[side].Keep)) }()
 	first, ok := <-up.replicas
 	switch {
 	case !ok && admit.Err() != nil: // told to stop before anything was up
 		for _, k := range shards {
-			sum.stopped(job.Task{Stage: "infer", Shard: k, Side: side.String()})
+			sum.Stop(job.Task{Stage: "infer", Shard: k, Side: side.String()})
 		}
 		return nil
 	case !ok:
@@ -247,35 +238,4 @@ func (l *lane) newReplica(ctx context.Context, s fleet.Server) (*replica, error)
 		r.isStop[id] = true
 	}
 	return r, nil
-}
-
-// summary collects what the lanes did.
-type summary struct {
-	mu        sync.Mutex
-	shards    int
-	failed    int
-	remaining []string
-}
-
-func (s *summary) committed(c *job.Commit) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.shards++
-	s.failed += c.Failed
-}
-
-func (s *summary) stopped(t job.Task) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.remaining = append(s.remaining, t.String())
-}
-
-func (s *summary) result(in store.Store) error {
-	switch {
-	case len(s.remaining) > 0:
-		return failure.New(failure.Stopped, "run the same command again to go on", "stopped on request; not finished: %s", strings.Join(s.remaining, "; "))
-	case s.failed > 0:
-		return failure.New(failure.Partial, "`tokenfork merge --job "+in.String()+"` lists them in failures.csv", "%d forks failed", s.failed)
-	}
-	return nil
 }

@@ -3,9 +3,6 @@ package infer
 import (
 	"cmp"
 	"context"
-	"errors"
-	"fmt"
-	"io/fs"
 	"log/slog"
 	"sync"
 
@@ -14,21 +11,19 @@ import (
 	"tokenfork/internal/failure"
 	"tokenfork/internal/job"
 	"tokenfork/internal/progress"
-	"tokenfork/internal/store"
+	"tokenfork/internal/stage"
 )
 
 // lane is one side's way through the shards: a stream of texts without a
 // stop between texts or shards, served by one or more replicas.
 type lane struct {
 	side    job.Side
-	store   store.Store
-	who     job.Attempt
 	options *Options
 	plan    *job.Plan
 	engine  string // hash of the engine's record
 	length  int    // tokens the served model takes
 	meter   *progress.Meter
-	sum     *summary
+	sum     *stage.Summary
 	log     *slog.Logger
 
 	queue chan *item
@@ -50,12 +45,10 @@ type item struct {
 	run *shardRun
 }
 
-// shardRun is a shard on its way through a lane.
+// shardRun is a shard on its way through a lane. It is the stage's Work.
 type shardRun struct {
-	manifest *job.Manifest
-	log      *job.Log[job.Continuation]
-	ordinals []int64        // all texts of the shard
-	open     sync.WaitGroup // texts not yet in the log
+	*stage.Shard[job.Continuation]
+	lane *lane
 }
 
 // run works through the shards. It takes no new text once admit is done, and
@@ -90,159 +83,75 @@ func (l *lane) run(admit, ctx context.Context, shards []int, first *replica, mor
 		}
 		return more.Err()
 	})
-	opened := make(chan *shardRun) // one ahead of the one that is fed
-	g.Go(func() error {
-		defer close(opened)
-		return l.openAll(admit, gctx, shards, opened)
-	})
-	g.Go(func() error {
-		defer close(l.queue)
-		defer more.Enough()
-		for run := range opened {
-			if err := l.shard(admit, gctx, g, run); err != nil {
-				return err
-			}
-		}
-		return nil
-	})
+	way := l.stage()
+	way.Fed = func() {
+		close(l.queue)
+		more.Enough()
+	}
+	g.Go(func() error { return way.Run(admit, gctx, shards) })
 	return g.Wait()
 }
 
-// openAll opens the shards, each while the one before is on its way.
-func (l *lane) openAll(admit, ctx context.Context, shards []int, opened chan<- *shardRun) error {
-	for _, k := range shards {
-		if admit.Err() != nil {
-			l.sum.stopped(job.Task{Stage: "infer", Shard: k, Side: l.side.String()})
-			continue
-		}
-		run, err := l.open(ctx, k)
-		if err != nil {
-			return err
-		}
-		if run == nil {
-			continue
-		}
-		select {
-		case opened <- run:
-		case <-ctx.Done():
-			return errors.Join(context.Cause(ctx), run.log.Close())
-		}
+// stage is the lane's way through its shards.
+func (l *lane) stage() *stage.Stage[job.Continuation] {
+	o := l.options
+	return &stage.Stage[job.Continuation]{
+		Store: o.Store, Retry: func(int) bool { return o.Retry }, PartEvery: o.PartEvery, Who: o.Who, Log: l.log, Meter: l.meter, Summary: l.sum,
+		Rows: len(forksOf(l.plan.Settings.Trajectories, l.side)),
+		Task: func(m *job.Manifest) job.Task {
+			return job.Task{Stage: "infer", Shard: m.Index, Side: l.side.String(), Manifest: m.Shard.SHA256}
+		},
+		Open: func(_ context.Context, sh *stage.Shard[job.Continuation]) (stage.Work, error) {
+			return &shardRun{sh, l}, nil
+		},
+	}
+}
+
+// Begin compares the server with what the table recorded.
+func (run *shardRun) Begin(admit, ctx context.Context) error {
+	if admit.Err() != nil {
+		return nil
+	}
+	c, err := run.lane.probe(ctx, run)
+	run.Log.Count(c)
+	return err
+}
+
+// Text puts a text on the queue.
+func (run *shardRun) Text(admit, ctx context.Context, x *job.Text) (bool, error) {
+	l := run.lane
+	it := &item{work(x, l.side, &run.Manifest.Settings, run.Manifest.Ends, l.length, auditShare(l.options.AuditShare, l.plan)), run}
+	if len(it.rests) == 0 {
+		return true, l.finish(it)
+	}
+	select {
+	case l.queue <- it:
+		return true, nil
+	case <-admit.Done():
+		run.Drop()
+		return false, nil
+	case <-ctx.Done():
+		run.Drop()
+		return false, context.Cause(ctx)
+	}
+}
+
+// End tells how the audits of the shard came out.
+func (run *shardRun) End(c *job.Commit) error {
+	if c != nil {
+		tellAudit(run.lane.log, c)
 	}
 	return nil
-}
-
-// shard feeds one shard and leaves its commit to g, so that the next shard's
-// first texts run beside this one's last.
-func (l *lane) shard(admit, ctx context.Context, g *errgroup.Group, run *shardRun) error {
-	complete, err := l.feed(admit, ctx, run)
-	if err != nil {
-		return errors.Join(err, run.log.Close())
-	}
-	g.Go(func() error { return l.commit(ctx, run, complete) })
-	return nil
-}
-
-// open prepares a shard; nil if there is nothing to do.
-func (l *lane) open(ctx context.Context, k int) (*shardRun, error) {
-	m, err := job.OpenManifest(ctx, l.store, k)
-	if err != nil {
-		return nil, err
-	}
-	t := task(m, l.side)
-	log, done, err := job.OpenTask[job.Continuation](ctx, l.store, m.ID, t, l.who, l.options.PartEvery, l.options.Retry)
-	if err == nil && log == nil {
-		l.log.Info("already committed, nothing to do", "shard", k, "side", l.side, "by", done.Commit().Attempt.Slurm, "host", done.Commit().Attempt.Host)
-	}
-	if err != nil || log == nil {
-		return nil, err
-	}
-	return &shardRun{manifest: m, log: log}, nil
-}
-
-func task(m *job.Manifest, side job.Side) job.Task {
-	return job.Task{Stage: "infer", Shard: m.Index, Side: side.String(), Manifest: m.Shard.SHA256}
-}
-
-// feed puts the shard's open texts on the queue and says whether it got through.
-func (l *lane) feed(admit, ctx context.Context, run *shardRun) (bool, error) {
-	if admit.Err() == nil {
-		c, err := l.probe(ctx, run)
-		if err != nil {
-			return false, err
-		}
-		run.log.Count(c)
-	}
-	for s, err := range run.manifest.Texts() {
-		if err != nil {
-			return false, fmt.Errorf("read manifest of shard %d: %w", run.manifest.Index, err)
-		}
-		run.ordinals = append(run.ordinals, s.Ordinal)
-		if run.log.Has(s.Ordinal) {
-			l.meter.Resumed(int64(len(s.Mismatches) * len(forksOf(run.manifest.Settings.Trajectories, l.side))))
-			continue
-		}
-		it := &item{work(s, l.side, &run.manifest.Settings, run.manifest.Ends, l.length, auditShare(l.options.AuditShare, l.plan)), run}
-		run.open.Add(1)
-		if len(it.rests) == 0 {
-			if err := l.finish(it); err != nil {
-				return false, err
-			}
-			continue
-		}
-		select {
-		case l.queue <- it:
-		case <-admit.Done():
-			run.open.Done()
-			return false, nil
-		case <-ctx.Done():
-			run.open.Done()
-			return false, context.Cause(ctx)
-		}
-	}
-	return true, nil
 }
 
 // finish hands a text whose rests are all done to the log.
 func (l *lane) finish(it *item) error {
-	defer it.run.open.Done()
-	rows := it.rows(l.engine, it.run.manifest.Settings.Margins)
+	rows := it.rows(l.engine, it.run.Manifest.Settings.Margins)
 	it.countSaved()
 	it.countAudits()
-	it.run.log.Count(it.counters)
-	if err := it.run.log.Add(rows); err != nil {
-		return err
-	}
+	it.run.Log.Count(it.counters)
 	l.meter.Add(int64(len(rows)))
-	return nil
-}
-
-// commit waits for the shard's texts and declares it done, or closes it
-// with what there is.
-func (l *lane) commit(ctx context.Context, run *shardRun, complete bool) error {
-	done := make(chan struct{})
-	go func() { run.open.Wait(); close(done) }()
-	select {
-	case <-done:
-	case <-ctx.Done():
-		return errors.Join(context.Cause(ctx), run.log.Close())
-	}
-	if !complete {
-		l.sum.stopped(task(run.manifest, l.side))
-		return run.log.Close()
-	}
-	c, err := run.log.Commit(ctx, run.ordinals)
-	if errors.Is(err, fs.ErrExist) {
-		l.log.Warn("another attempt committed first; its result counts", "shard", run.manifest.Index, "side", l.side,
-			"attempt", run.log.Attempt().ID, "first", c.Attempt.ID, "host", c.Attempt.Host)
-		err = nil
-	}
-	if err != nil {
-		return err
-	}
-	l.sum.committed(c)
-	tellAudit(l.log, c)
-	l.log.Info("shard done", "shard", run.manifest.Index, "side", l.side, "mismatches", run.manifest.Shard.Mismatches, "failed", c.Failed)
-	return nil
+	return it.run.Done(rows)
 }
 
 // serve takes texts from the lane and sends their rests, all of a

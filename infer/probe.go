@@ -25,7 +25,7 @@ const (
 // probe asks the server for the next token at recorded positions of the shard,
 // greedily whatever the job's temperature: is it the model that made the table?
 func (l *lane) probe(ctx context.Context, run *shardRun) (job.Counters, error) {
-	m := run.manifest
+	m := run.Manifest
 	replicas := l.up()
 	picks, err := l.pick(run)
 	if err != nil {
@@ -110,11 +110,11 @@ func (l *lane) pick(run *shardRun) ([]recorded, error) {
 	r := l.up()[0]
 	var cheap, dear []recorded
 	texts, tokens := 0, int64(0)
-	for s, err := range run.manifest.Texts() {
+	for s, err := range run.Manifest.Texts() {
 		if err != nil {
 			return nil, err
 		}
-		if run.log.Has(s.Ordinal) {
+		if run.Log.Has(s.Ordinal) {
 			continue
 		}
 		tokens += int64(len(s.Real))
@@ -122,7 +122,7 @@ func (l *lane) pick(run *shardRun) ([]recorded, error) {
 			break
 		}
 		for q, id := range s.Predictions(l.side) {
-			p := recorded{s, texts, q, hashOf(run.manifest.ID, s.ID, q)}
+			p := recorded{s, texts, q, hashOf(run.Manifest.ID, s.ID, q)}
 			switch {
 			case q == 0 || id == fork.None || q+1 > l.length:
 			case q%r.block == 1%r.block:

@@ -1,6 +1,3 @@
-// Package infer carries every fork of a shard on to the end of its sentence,
-// on servers that it starts itself or is pointed to, and keeps the
-// continuations as parts of the job.
 package infer
 
 import (

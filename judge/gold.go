@@ -124,8 +124,8 @@ func (g *goldRun) texts(ctx context.Context, run *shardRun, f func(*job.Text, []
 
 func (g *goldRun) take(s *job.Text, row *job.Result, v *job.Verdict) {
 	at := agreement.Place{SentenceID: s.ID, Position: row.MismatchPosition}
-	g.sum.mu.Lock()
-	defer g.sum.mu.Unlock()
+	g.counts.mu.Lock()
+	defer g.counts.mu.Unlock()
 	g.found[at] = v
 }
 

@@ -19,6 +19,7 @@ import (
 	"tokenfork/internal/job"
 	"tokenfork/internal/progress"
 	"tokenfork/internal/results"
+	"tokenfork/internal/stage"
 	"tokenfork/internal/store"
 	"tokenfork/internal/tasks"
 	"tokenfork/judge/endpoint"
@@ -110,7 +111,8 @@ type runner struct {
 	client  *endpoint.Client
 	asks    *errgroup.Group
 	meter   *progress.Meter
-	sum     summary
+	sum     stage.Summary
+	counts
 }
 
 func newRunner(ctx context.Context, o *Options) (*runner, error) {
@@ -232,26 +234,7 @@ func (r *runner) unready() error {
 	if len(r.waiting) == 0 || r.AllowMissing {
 		return nil
 	}
-	return failure.New(failure.Refused, "run `tokenfork infer --job "+r.Store.String()+"` first", "shards without continuations: %s", list(r.waiting))
-}
-
-// list writes shards as 1, 4-6, 9.
-func list(ks []int) string {
-	var b strings.Builder
-	for i := 0; i < len(ks); {
-		j := i
-		for j+1 < len(ks) && ks[j+1] == ks[j]+1 {
-			j++
-		}
-		if b.Len() > 0 {
-			b.WriteString(", ")
-		}
-		if fmt.Fprint(&b, ks[i]); j > i {
-			fmt.Fprintf(&b, "-%d", ks[j])
-		}
-		i = j + 1
-	}
-	return b.String()
+	return failure.New(failure.Refused, "run `tokenfork infer --job "+r.Store.String()+"` first", "shards without continuations: %s", tasks.Ranges(r.waiting))
 }
 
 // dial reaches the server and learns what the judge is called.
@@ -297,16 +280,13 @@ func (r *runner) work(admit context.Context, server Server) error {
 	if err != nil {
 		return err
 	}
-	return cmp.Or(r.sum.result(r.Store), r.unready())
+	return cmp.Or(r.sum.Result(r.Store, "mismatches got no verdict"+r.byClass()), r.unready())
 }
-
-// errStopped is the cause when the grace is over.
-var errStopped = failure.New(failure.Stopped, "start it again: verdicts are kept", "stopped on request with questions in flight")
 
 // shards judges all shards as one stream of questions, so that one shard's
 // last questions run beside the next one's first.
 func (r *runner) shards(admit context.Context, server Server) error {
-	work, cancel := context.WithCancelCause(context.WithoutCancel(admit))
+	work, cancel := stage.Graceful(admit, r.Grace)
 	defer cancel(nil)
 	go func() {
 		select {
@@ -315,10 +295,7 @@ func (r *runner) shards(admit context.Context, server Server) error {
 		case <-work.Done():
 		}
 	}()
-	defer context.AfterFunc(admit, func() {
-		r.client.Drain()
-		time.AfterFunc(r.Grace, func() { cancel(errStopped) })
-	})()
+	defer context.AfterFunc(admit, r.client.Drain)()
 	total := int64(0)
 	for _, k := range r.todo {
 		total += int64(r.job.Shards[k].Mismatches)
@@ -329,93 +306,42 @@ func (r *runner) shards(admit context.Context, server Server) error {
 	asks, ctx := errgroup.WithContext(work)
 	asks.SetLimit(2 * r.client.InFlight())
 	r.asks = asks
-	var ends errgroup.Group // not among asks: it has no limit, and waits for them
-	err := r.each(admit, ctx, &ends)
-	ended := ends.Wait() // first: asks.Wait ends ctx
-	return cmp.Or(asks.Wait(), ended, err)
-}
-
-// each feeds one shard after the other and leaves their ends to ends.
-func (r *runner) each(admit, ctx context.Context, ends *errgroup.Group) error {
-	for _, k := range r.todo {
-		if admit.Err() != nil {
-			r.sum.stop(k)
-			continue
-		}
-		if r.Batch {
-			if err := r.collect(admit, k); err != nil {
-				return err
-			}
-		}
-		run, err := r.open(ctx, k)
-		if err != nil {
-			return err
-		}
-		if run == nil {
-			r.Log.Info("already judged by another attempt, nothing to do", "shard", k)
-			continue
-		}
-		complete, err := run.feed(admit, ctx)
-		if err != nil {
-			return errors.Join(err, run.close())
-		}
-		ends.Go(func() error { return run.end(ctx, complete) })
+	way := stage.Stage[job.Verdict]{
+		Store: r.Store, Retry: func(k int) bool { return r.Retry || r.again[k] }, PartEvery: r.PartEvery, Who: r.Who, Log: r.Log, Meter: r.meter, Summary: &r.sum, Rows: 1, Settles: true, Open: r.open,
+		Task: func(m *job.Manifest) job.Task { return r.task(m.Index) },
 	}
-	return nil
+	err := way.Run(admit, ctx, r.todo)
+	asked := ctx.Err() == nil // asks.Wait ends ctx
+	if failed := asks.Wait(); failed != nil && (!asked || err == nil) {
+		return failed // of which err is a consequence
+	}
+	return err
 }
 
-// summary collects what became of the shards.
-type summary struct {
+// counts are what a run adds up beside its shards.
+type counts struct {
 	mu      sync.Mutex
 	classes map[string]int // of this run's verdicts that could not be had
-	rows    int            // in committed shards
-	failed  int            // of them
-	stopped []int
-	counted job.Counters // of the judge's usage, handed to a log
+	used    job.Counters   // of the judge's usage, handed to a log
 }
 
-func (s *summary) stop(k int) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.stopped = append(s.stopped, k)
-}
-
-func (s *summary) count(v *job.Verdict) {
+func (c *counts) count(v *job.Verdict) {
 	if v.Error == nil {
 		return
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.classes == nil {
-		s.classes = map[string]int{}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.classes == nil {
+		c.classes = map[string]int{}
 	}
-	s.classes[*v.Error]++
-}
-
-func (s *summary) committed(c *job.Commit, mismatches int) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.rows += mismatches // a commit after a retry lists more rows
-	s.failed += c.Failed
-}
-
-func (s *summary) result(in store.Store) error {
-	switch {
-	case len(s.stopped) > 0:
-		slices.Sort(s.stopped)
-		return failure.New(failure.Stopped, "run the same command again to go on", "stopped on request; shards not finished: %s", list(s.stopped))
-	case s.failed > 0:
-		return failure.New(failure.Partial, "`tokenfork merge --job "+in.String()+"` lists them in failures.csv",
-			"%d of %d mismatches got no verdict%s", s.failed, s.rows, s.byClass())
-	}
-	return nil
+	c.classes[*v.Error]++
 }
 
 // byClass lists this run's failures: earlier ones are only known by number.
-func (s *summary) byClass() string {
+func (c *counts) byClass() string {
 	var b strings.Builder
-	for _, c := range slices.Sorted(maps.Keys(s.classes)) {
-		fmt.Fprintf(&b, ", %d %s", s.classes[c], c)
+	for _, class := range slices.Sorted(maps.Keys(c.classes)) {
+		fmt.Fprintf(&b, ", %d %s", c.classes[class], class)
 	}
 	return b.String()
 }

@@ -303,12 +303,6 @@ func mustLoad(t *testing.T, s store.Store) *job.Job {
 	return j
 }
 
-func TestList(t *testing.T) {
-	if got := list([]int{1, 4, 5, 6, 9, 10}); got != "1, 4-6, 9-10" {
-		t.Errorf("got %s", got)
-	}
-}
-
 func TestAccept(t *testing.T) {
 	s := jobtest.Make(t, 4, 1)
 	f := &fakeJudge{}

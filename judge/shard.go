@@ -3,28 +3,22 @@ package judge
 import (
 	"context"
 	"errors"
-	"fmt"
-	"io/fs"
 	"sync"
-	"sync/atomic"
 
 	"tokenfork/internal/job"
 	"tokenfork/internal/results"
+	"tokenfork/internal/stage"
 	"tokenfork/judge/endpoint"
 )
 
-// shardRun is a shard on its way.
+// shardRun is a shard on its way. It is the stage's Work.
 type shardRun struct {
 	*runner
+	*stage.Shard[job.Verdict]
 	manifest *job.Manifest
 	results  results.Reader
-	log      *job.Log[job.Verdict]
-	before   *job.Committed[job.Verdict] // what a retry may keep; nil at the first try
-	journal  *journal
 	inputs   map[string]int // rounds of the continuations, by side
-	ordinals []int64        // all texts of the shard
-	open     sync.WaitGroup // questions without a verdict
-	drained  atomic.Bool    // some questions were not asked
+	journal  *journal
 }
 
 // shardRun reads what there is of a shard; fs.ErrNotExist (errors.Is) if it
@@ -34,9 +28,13 @@ func (r *runner) shardRun(ctx context.Context, k int) (*shardRun, error) {
 	if err != nil {
 		return nil, err
 	}
+	return r.inferredShard(ctx, m)
+}
+
+func (r *runner) inferredShard(ctx context.Context, m *job.Manifest) (_ *shardRun, err error) {
 	run := &shardRun{runner: r, manifest: m, results: results.Reader{Plan: &r.job.Plan, Text: r.framer.Text}, inputs: map[string]int{}}
 	for _, side := range r.job.Settings.Servers() {
-		if run.results.Sides[side], err = job.OpenCommitted[job.Continuation](ctx, r.Store, r.inferred(k, side)); err != nil {
+		if run.results.Sides[side], err = job.OpenCommitted[job.Continuation](ctx, r.Store, r.inferred(m.Index, side)); err != nil {
 			return nil, err
 		}
 		run.inputs[side.String()] = run.results.Sides[side].Commit().Round()
@@ -53,53 +51,53 @@ func (r *runner) remember(ctx context.Context, k int) error {
 	return err
 }
 
-// open prepares a shard for its judging; nil if another attempt has finished it meanwhile.
-func (r *runner) open(ctx context.Context, k int) (*shardRun, error) {
-	run, err := r.shardRun(ctx, k)
+// open prepares a shard for its judging.
+func (r *runner) open(ctx context.Context, sh *stage.Shard[job.Verdict]) (stage.Work, error) {
+	run, err := r.inferredShard(ctx, sh.Manifest)
 	if err != nil {
 		return nil, err
 	}
-	if err := r.remember(ctx, k); err != nil {
+	if err := r.remember(ctx, sh.Manifest.Index); err != nil {
 		return nil, err
 	}
-	if run.log, run.before, err = job.OpenTask[job.Verdict](ctx, r.Store, r.job.ID, r.task(k), r.Who, r.PartEvery, r.Retry || r.again[k]); err != nil || run.log == nil {
-		return nil, err
-	}
-	run.log.From(run.inputs)
-	run.journal = openJournal(ctx, r.Store, r.task(k), run.log.Attempt().ID, r.PartEvery)
+	run.Shard = sh
+	sh.Log.From(run.inputs)
+	run.journal = openJournal(ctx, r.Store, r.task(sh.Manifest.Index), sh.Log.Attempt().ID, r.PartEvery)
 	return run, nil
 }
 
-// feed asks about the shard's open texts and says whether it got through.
-func (run *shardRun) feed(admit, ctx context.Context) (bool, error) {
-	for s, err := range run.manifest.Texts() {
-		if err != nil {
-			return false, fmt.Errorf("read manifest of shard %d: %w", run.manifest.Index, err)
-		}
-		run.ordinals = append(run.ordinals, s.Ordinal)
-		if run.log.Has(s.Ordinal) {
-			run.meter.Resumed(int64(len(s.Mismatches)))
-			continue
-		}
-		rows, err := run.results.Rows(ctx, s)
-		if err != nil {
-			return false, err
-		}
-		run.keep(ctx, s)
-		if !run.ask(admit, ctx, s, rows) {
-			return false, nil
-		}
+// Begin waits for the shard's batches, where the questions were sent so.
+func (run *shardRun) Begin(admit, _ context.Context) error {
+	if !run.Batch {
+		return nil
 	}
-	return true, nil
+	return run.collect(admit, run.manifest.Index)
 }
+
+// Text asks about a text's mismatches.
+func (run *shardRun) Text(admit, ctx context.Context, x *job.Text) (bool, error) {
+	rows, err := run.results.Rows(ctx, x)
+	if err != nil {
+		run.Drop()
+		return false, err
+	}
+	if len(rows) == 0 {
+		return true, run.Done(nil)
+	}
+	run.keep(ctx, x)
+	return run.ask(admit, ctx, x, rows), nil
+}
+
+// End keeps the answers on texts that are not finished.
+func (run *shardRun) End(*job.Commit) error { return run.journal.close() }
 
 // keep remembers what an earlier round knows of a text that has to be done
 // again. From a damaged part there is nothing to remember.
 func (run *shardRun) keep(ctx context.Context, s *job.Text) {
-	if run.before == nil {
+	if run.Before == nil {
 		return
 	}
-	verdicts, err := run.before.Text(ctx, s.Ordinal)
+	verdicts, err := run.Before.Text(ctx, s.Ordinal)
 	if err != nil {
 		return
 	}
@@ -113,30 +111,40 @@ type textVerdicts struct {
 	verdicts []job.Verdict
 	mu       sync.Mutex
 	left     int
+	lacking  bool // a question was not answered
 }
 
 // ask asks about each of the text's rows; false if it was told to stop.
-func (run *shardRun) ask(admit, ctx context.Context, s *job.Text, rows []job.Result) bool {
+func (run *shardRun) ask(admit, ctx context.Context, x *job.Text, rows []job.Result) bool {
 	all := &textVerdicts{verdicts: make([]job.Verdict, len(rows)), left: len(rows)}
 	for i := range rows {
 		if admit.Err() != nil || ctx.Err() != nil {
+			run.leave(all, len(rows)-i)
 			return false
 		}
-		run.open.Add(1)
 		run.asks.Go(func() error {
-			defer run.open.Done()
-			v, err := run.verdict(ctx, s, &rows[i])
+			v, err := run.verdict(ctx, x, &rows[i])
+			if err == nil {
+				return run.take(all, i, v)
+			}
+			run.leave(all, 1)
 			if errors.Is(err, endpoint.ErrDrained) {
-				run.drained.Store(true)
 				return nil
 			}
-			if err != nil {
-				return err
-			}
-			return run.take(all, i, v)
+			return err
 		})
 	}
 	return true
+}
+
+// leave gives up n of the text's questions.
+func (run *shardRun) leave(all *textVerdicts, n int) {
+	all.mu.Lock()
+	defer all.mu.Unlock()
+	all.lacking = true
+	if all.left -= n; all.left == 0 {
+		run.Drop()
+	}
 }
 
 func (run *shardRun) verdict(ctx context.Context, s *job.Text, row *job.Result) (job.Verdict, error) {
@@ -150,21 +158,21 @@ func (run *shardRun) verdict(ctx context.Context, s *job.Text, row *job.Result) 
 
 // take keeps a verdict, and the text once it has all of its.
 func (run *shardRun) take(all *textVerdicts, i int, v job.Verdict) error {
-	run.sum.count(&v)
+	run.count(&v)
 	run.meter.Add(1)
-	if err := run.journal.add(v); err != nil {
+	err := run.journal.add(v)
+	all.mu.Lock()
+	defer all.mu.Unlock()
+	all.verdicts[i] = v
+	if all.left--; all.left > 0 {
 		return err
 	}
-	all.mu.Lock()
-	all.verdicts[i] = v
-	all.left--
-	last := all.left == 0
-	all.mu.Unlock()
-	if !last {
-		return nil
+	if all.lacking || err != nil {
+		run.Drop()
+		return err
 	}
-	run.log.Count(run.used())
-	if err := run.log.Add(all.verdicts); err != nil {
+	run.Log.Count(run.used())
+	if err := run.Done(all.verdicts); err != nil {
 		return err
 	}
 	run.journal.finished(v.Ordinal)
@@ -188,42 +196,12 @@ func (r *runner) used() job.Counters {
 	u := r.client.Usage()
 	now := job.Counters{Requests: u.Requests, PromptTokens: u.PromptTokens, CachedTokens: u.CachedTokens, GeneratedTokens: u.CompletionTokens,
 		ComputedTokens: u.PromptTokens - u.CachedTokens, IdealTokens: r.judge.sent.ideal(u.PromptTokens), AskedNobody: r.judge.count.identical.Load(), Repeated: r.judge.count.repeated.Load()}
-	r.sum.mu.Lock()
-	defer r.sum.mu.Unlock()
+	r.counts.mu.Lock()
+	defer r.counts.mu.Unlock()
 	delta := job.Counters{}
 	for name, n := range now {
-		delta[name] = n - r.sum.counted[name]
+		delta[name] = n - r.counts.used[name]
 	}
-	r.sum.counted = now
+	r.counts.used = now
 	return delta
-}
-
-// end waits for the shard's questions and declares it done, or keeps what there is.
-func (run *shardRun) end(ctx context.Context, complete bool) error {
-	run.open.Wait()
-	if ctx.Err() != nil || !complete || run.drained.Load() {
-		run.sum.stop(run.manifest.Index)
-		return run.close()
-	}
-	if err := run.journal.close(); err != nil {
-		return errors.Join(err, run.log.Close())
-	}
-	c, err := run.log.Commit(ctx, run.ordinals)
-	if errors.Is(err, fs.ErrExist) {
-		run.Log.Warn("another attempt committed first; its verdicts count", "shard", run.manifest.Index,
-			"attempt", run.log.Attempt().ID, "first", c.Attempt.ID, "host", c.Attempt.Host)
-		err = nil
-	}
-	if err != nil {
-		return err
-	}
-	run.sum.committed(c, run.manifest.Shard.Mismatches)
-	run.Log.Info("shard judged", "shard", run.manifest.Index, "mismatches", run.manifest.Shard.Mismatches, "failed", c.Failed)
-	return nil
-}
-
-// close keeps what there is for the next attempt.
-func (run *shardRun) close() error {
-	run.open.Wait()
-	return errors.Join(run.journal.close(), run.log.Close())
 }

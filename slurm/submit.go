@@ -364,7 +364,7 @@ func (p *plan) submit(ctx context.Context) error {
 func (p *plan) refused(ctx context.Context, sub *job.Submission, a *array, cause error) error {
 	what := a.stage
 	if a.shards != nil {
-		what = fmt.Sprintf("%s array 0-%d (shards %s)", strings.TrimSpace(a.stage+" "+a.side), len(a.shards)-1, survey.Ranges(a.shards))
+		what = fmt.Sprintf("%s array 0-%d (shards %s)", strings.TrimSpace(a.stage+" "+a.side), len(a.shards)-1, tasks.Ranges(a.shards))
 	}
 	err := failure.New(failure.Refused, "mend it and resume with `"+sub.Again()+"`: what is queued is not submitted again",
 		"%s refused: %w; %s", what, cause, describe(sub))

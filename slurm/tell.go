@@ -10,7 +10,7 @@ import (
 
 	"tokenfork/internal/job"
 	"tokenfork/internal/shell"
-	"tokenfork/internal/survey"
+	"tokenfork/internal/tasks"
 )
 
 // describe lists a submission's ids.
@@ -33,7 +33,7 @@ func (p *plan) told(sub *job.Submission) error {
 		ids[a.Cluster] = append(ids[a.Cluster], a.ID)
 		fmt.Fprintf(&b, "%-16s %s", strings.TrimSpace(a.Stage+" "+a.Side), a.ID)
 		if a.Shards != nil {
-			fmt.Fprintf(&b, "  %d tasks, shards %s", len(a.Shards), survey.Ranges(a.Shards))
+			fmt.Fprintf(&b, "  %d tasks, shards %s", len(a.Shards), tasks.Ranges(a.Shards))
 		}
 		fmt.Fprintln(&b)
 	}

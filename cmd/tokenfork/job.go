@@ -66,7 +66,7 @@ func (f *jobFlags) watched(ctx context.Context, con *console, stage string, shar
 	if err != nil {
 		return err
 	}
-	return job.Watch(ctx, s, stage, shards[0], side, attempt(), work)
+	return job.RecordAttempt(ctx, s, stage, shards[0], side, attempt(), work)
 }
 
 // logger writes plain lines to standard error.

@@ -30,10 +30,10 @@ type Ending struct {
 // endingTimeout bounds the last write of a process that is told to go.
 const endingTimeout = 10 * time.Second
 
-// Watch runs work on a shard and keeps, beside it, that an attempt began and,
+// RecordAttempt runs work on a shard and keeps, beside it, that an attempt began and,
 // if work fails, why. A store that takes no record refuses the work before it
 // begins; a failing last record is added to the error.
-func Watch(ctx context.Context, s store.Store, stage string, shard int, side string, who Attempt, work func() error) error {
+func RecordAttempt(ctx context.Context, s store.Store, stage string, shard int, side string, who Attempt, work func() error) error {
 	who.ID = strings.ToLower(rand.Text()[:12])
 	key := fmt.Sprintf("%s%s/%05d/%s.%s", AttemptPrefix, stage, shard, side, who.ID)
 	if err := keep(ctx, s, key+".start.json", who); err != nil {

@@ -100,9 +100,9 @@ func TestStates(t *testing.T) {
 	put(t, dir, "parts/infer/00002/small/cc/attempt.json", "{}", 40*time.Hour)
 	put(t, dir, "parts/infer/00003/small/dd/attempt.json", "{}", time.Minute)
 	for shard, err := range map[int]error{4: failure.New(failure.Refused, "do that", "no good"), 5: failure.New(failure.Stopped, "again", "told to stop")} {
-		got := job.Watch(t.Context(), s, "infer", shard, "both", job.Attempt{Host: "n1", Slurm: "7_4", Restart: 2}, func() error { return err })
+		got := job.RecordAttempt(t.Context(), s, "infer", shard, "both", job.Attempt{Host: "n1", Slurm: "7_4", Restart: 2}, func() error { return err })
 		if !errors.Is(got, err) {
-			t.Fatalf("Watch gave %v", got)
+			t.Fatalf("RecordAttempt gave %v", got)
 		}
 	}
 	live := []survey.Live{{Key: tasks.Key{Stage: "infer", Side: "small", Shard: 3}, Slurm: "9_3", State: "PENDING", Reason: "(Priority)"}}
@@ -145,7 +145,7 @@ func TestStates(t *testing.T) {
 func TestJudgeTaskThatNeverAsked(t *testing.T) {
 	_, s := newJob(t, 2, 10)
 	bad := errors.New("no key")
-	if err := job.Watch(t.Context(), s, "judge", 1, "both", job.Attempt{}, func() error { return bad }); !errors.Is(err, bad) {
+	if err := job.RecordAttempt(t.Context(), s, "judge", 1, "both", job.Attempt{}, func() error { return bad }); !errors.Is(err, bad) {
 		t.Fatal(err)
 	}
 	r, _ := small(t, survey.Options{Store: s, Shard: -1})
@@ -212,7 +212,7 @@ func TestManyShardsAreListedNotRead(t *testing.T) {
 	if n := s.opened.Load(); n > 4 {
 		t.Errorf("%d objects read, want job.json and 3 starts", n)
 	}
-	if got := survey.Ranges(st.Unfinished); got != "995-999" {
+	if got := tasks.Ranges(st.Unfinished); got != "995-999" {
 		t.Errorf("unfinished: %s", got)
 	}
 }
@@ -241,7 +241,7 @@ func TestRanges(t *testing.T) {
 		in   []int
 		want string
 	}{{nil, ""}, {[]int{3}, "3"}, {[]int{0, 1, 2}, "0-2"}, {[]int{17, 88, 89, 90, 92}, "17, 88-90, 92"}} {
-		if got := survey.Ranges(c.in); got != c.want {
+		if got := tasks.Ranges(c.in); got != c.want {
 			t.Errorf("Ranges(%v) = %q, want %q", c.in, got, c.want)
 		}
 	}

@@ -20,7 +20,6 @@ import (
 	"tokenfork/internal/ordered"
 	"tokenfork/internal/progress"
 	"tokenfork/internal/store"
-	"tokenfork/internal/survey"
 	"tokenfork/internal/tasks"
 	"tokenfork/judge"
 	"tokenfork/judge/merge"
@@ -278,7 +277,7 @@ func (c *checker) engineFiles(ctx context.Context) error {
 // unfinished names the tasks without a commit, a line for each stage and side.
 func (c *checker) unfinished() error {
 	for at, shards := range c.open {
-		err := c.say("`"+c.command("status")+"` has the command", "%s of %s is not finished for shards %s: no commit.json there", at[0], at[1], survey.Ranges(shards))
+		err := c.say("`"+c.command("status")+"` has the command", "%s of %s is not finished for shards %s: no commit.json there", at[0], at[1], tasks.Ranges(shards))
 		if err != nil {
 			return err
 		}

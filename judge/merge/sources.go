@@ -52,11 +52,11 @@ func (m *merger) open(ctx context.Context) error {
 		if src.text, err = results.LoadText(ctx, o.Store); err != nil {
 			return err
 		}
-		print := src.job.Input.Fingerprint
-		if _, known := inputs[print]; !known {
-			inputs[print] = len(inputs)
+		fingerprint := src.job.Input.Fingerprint
+		if _, known := inputs[fingerprint]; !known {
+			inputs[fingerprint] = len(inputs)
 		}
-		src.input = inputs[print]
+		src.input = inputs[fingerprint]
 		if i == 0 {
 			m.sum = newSummary(src.job.Settings, len(m.Jobs))
 		} else if err := m.jobs[0].agree(src); err != nil {

@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
@@ -391,22 +390,4 @@ func merged(ctx context.Context, s store.Store, r *Report) error {
 		r.Stale = r.Stale || !r.Merged.IsZero() && stage.Last.After(r.Merged)
 	}
 	return nil
-}
-
-// Ranges writes ascending numbers briefly: 17, 88-90.
-func Ranges(ns []int) string {
-	var all []string
-	for i := 0; i < len(ns); {
-		j := i
-		for j+1 < len(ns) && ns[j+1] == ns[j]+1 {
-			j++
-		}
-		one := strconv.Itoa(ns[i])
-		if j > i {
-			one += "-" + strconv.Itoa(ns[j])
-		}
-		all = append(all, one)
-		i = j + 1
-	}
-	return strings.Join(all, ", ")
 }

@@ -1,0 +1,227 @@
+// Package stage runs a stage over shards: it opens each shard while the one
+// before is worked on, hands the stage the texts that are not done, keeps their
+// rows, commits, and says what was finished. What is done to a text is the stage's.
+package stage
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"tokenfork/internal/failure"
+	"tokenfork/internal/job"
+	"tokenfork/internal/progress"
+	"tokenfork/internal/store"
+)
+
+// Stage is a stage's way through its shards, for one side or judging.
+type Stage[T job.Row] struct {
+	Store     store.Store
+	Task      func(m *job.Manifest) job.Task
+	Open      func(ctx context.Context, sh *Shard[T]) (Work, error) // prepares a shard, while the one before is worked on
+	Rows      int                                                   // of each mismatch
+	Retry     func(k int) bool                                      // open a finished shard again if rows failed or parts are damaged
+	PartEvery time.Duration                                         // a finished text waits no longer for its part
+	Who       job.Attempt
+	Log       *slog.Logger
+	Meter     *progress.Meter // counts rows
+	Summary   *Summary
+	Fed       func() // called once no text is left to be taken; may be nil
+	Settles   bool   // texts come to an end even after ctx has: Run waits for them
+}
+
+// Work is what a stage does on one shard.
+type Work interface {
+	// Begin is called before the first text.
+	Begin(admit, ctx context.Context) error
+	// Text starts the work on a text, for whose end it calls the shard's Done or
+	// Drop once, now or later. It waits while there is too much in flight, and
+	// gives false once admit is done.
+	Text(admit, ctx context.Context, x *job.Text) (bool, error)
+	// End is called once the shard's log is closed. c is its commit, nil if the
+	// shard is not finished.
+	End(c *job.Commit) error
+}
+
+// Shard is a shard on its way.
+type Shard[T job.Row] struct {
+	Manifest *job.Manifest
+	Log      *job.Log[T]
+	Before   *job.Committed[T] // the commit that a retry replaces, or nil
+
+	stage    *Stage[T]
+	task     job.Task
+	work     Work
+	ordinals []int64        // all texts
+	open     sync.WaitGroup // texts without an end
+	dropped  atomic.Bool
+}
+
+// Done keeps the rows of a finished text.
+func (sh *Shard[T]) Done(rows []T) error {
+	defer sh.open.Done()
+	return sh.Log.Add(rows)
+}
+
+// Drop gives a text up for this time: the shard stays unfinished.
+func (sh *Shard[T]) Drop() {
+	sh.dropped.Store(true)
+	sh.open.Done()
+}
+
+// Run works through the shards. It takes no new text once admit is done, and
+// gives up what is in flight once ctx is.
+func (s *Stage[T]) Run(admit, ctx context.Context, shards []int) error {
+	g, ctx := errgroup.WithContext(ctx)
+	opened := make(chan *Shard[T]) // one ahead of the one that is fed
+	g.Go(func() error {
+		defer close(opened)
+		return s.openAll(admit, ctx, shards, opened)
+	})
+	g.Go(func() error {
+		if s.Fed != nil {
+			defer s.Fed()
+		}
+		for sh := range opened {
+			complete, err := sh.feed(admit, ctx)
+			if err != nil {
+				return errors.Join(err, sh.close())
+			}
+			g.Go(func() error { return sh.finish(ctx, complete) }) // beside the next shard's first texts
+		}
+		return nil
+	})
+	return g.Wait()
+}
+
+func (s *Stage[T]) openAll(admit, ctx context.Context, shards []int, opened chan<- *Shard[T]) error {
+	for _, k := range shards {
+		if admit.Err() != nil {
+			s.Summary.stop(s.Task(&job.Manifest{Header: job.Header{Index: k}}))
+			continue
+		}
+		sh, err := s.open(ctx, k)
+		if err != nil {
+			return err
+		}
+		if sh == nil {
+			continue
+		}
+		select {
+		case opened <- sh:
+		case <-ctx.Done():
+			return errors.Join(context.Cause(ctx), sh.close())
+		}
+	}
+	return nil
+}
+
+// open prepares a shard; nil if it is finished.
+func (s *Stage[T]) open(ctx context.Context, k int) (*Shard[T], error) {
+	m, err := job.OpenManifest(ctx, s.Store, k)
+	if err != nil {
+		return nil, err
+	}
+	sh := &Shard[T]{Manifest: m, stage: s, task: s.Task(m)}
+	sh.Log, sh.Before, err = job.OpenTask[T](ctx, s.Store, m.ID, sh.task, s.Who, s.PartEvery, s.Retry(k))
+	if err != nil {
+		return nil, err
+	}
+	if sh.Log == nil {
+		by := sh.Before.Commit().Attempt
+		s.Log.Info("already committed, nothing to do", "task", sh.task.String(), "by", by.Slurm, "host", by.Host)
+		return nil, nil
+	}
+	if sh.work, err = s.Open(ctx, sh); err != nil {
+		return nil, errors.Join(err, sh.Log.Close())
+	}
+	return sh, nil
+}
+
+// feed hands the open texts to the work and says whether it got through.
+func (sh *Shard[T]) feed(admit, ctx context.Context) (bool, error) {
+	if err := sh.work.Begin(admit, ctx); err != nil {
+		return false, err
+	}
+	for x, err := range sh.Manifest.Texts() {
+		if err != nil {
+			return false, fmt.Errorf("read manifest of shard %d: %w", sh.Manifest.Index, err)
+		}
+		sh.ordinals = append(sh.ordinals, x.Ordinal)
+		if sh.Log.Has(x.Ordinal) {
+			sh.stage.Meter.Resumed(int64(len(x.Mismatches) * sh.stage.Rows))
+			continue
+		}
+		sh.open.Add(1)
+		if taken, err := sh.work.Text(admit, ctx, x); err != nil || !taken {
+			return false, err
+		}
+	}
+	return true, nil
+}
+
+// finish waits for the shard's texts and declares it finished, or closes it
+// with what there is.
+func (sh *Shard[T]) finish(ctx context.Context, complete bool) error {
+	if !sh.settled(ctx) {
+		return errors.Join(context.Cause(ctx), sh.close())
+	}
+	if !complete || sh.dropped.Load() {
+		sh.stage.Summary.stop(sh.task)
+		return sh.close()
+	}
+	c, err := sh.Log.Commit(ctx, sh.ordinals)
+	if errors.Is(err, fs.ErrExist) {
+		sh.stage.Log.Warn("another attempt committed first; its result counts", "task", sh.task.String(),
+			"attempt", sh.Log.Attempt().ID, "first", c.Attempt.ID, "host", c.Attempt.Host)
+		err = nil
+	}
+	if err != nil {
+		return errors.Join(err, sh.work.End(nil))
+	}
+	sh.stage.Summary.commit(c, sh.Manifest.Shard.Mismatches*sh.stage.Rows)
+	sh.stage.Log.Info("shard done", "task", sh.task.String(), "mismatches", sh.Manifest.Shard.Mismatches, "failed", c.Failed)
+	return sh.work.End(c)
+}
+
+// settled waits for the texts; false if ctx ended before they did.
+func (sh *Shard[T]) settled(ctx context.Context) bool {
+	done := make(chan struct{})
+	go func() { sh.open.Wait(); close(done) }()
+	select {
+	case <-done:
+		return true
+	case <-ctx.Done():
+	}
+	if sh.stage.Settles {
+		<-done
+	}
+	return false
+}
+
+// close keeps what there is for the next attempt.
+func (sh *Shard[T]) close() error {
+	if sh.stage.Settles {
+		sh.open.Wait()
+	}
+	return errors.Join(sh.Log.Close(), sh.work.End(nil))
+}
+
+// errStopped is the cause when the grace is over.
+var errStopped = failure.New(failure.Stopped, "start it again: what is finished is kept", "stopped on request with work in flight")
+
+// Graceful is a context that ends grace after ctx does.
+func Graceful(ctx context.Context, grace time.Duration) (context.Context, context.CancelCauseFunc) {
+	work, cancel := context.WithCancelCause(context.WithoutCancel(ctx))
+	stop := context.AfterFunc(ctx, func() {
+		time.AfterFunc(grace, func() { cancel(errStopped) })
+	})
+	return work, func(err error) { stop(); cancel(err) }
+}

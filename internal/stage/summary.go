@@ -1,0 +1,70 @@
+package stage
+
+import (
+	"slices"
+	"strings"
+	"sync"
+
+	"tokenfork/internal/failure"
+	"tokenfork/internal/job"
+	"tokenfork/internal/store"
+	"tokenfork/internal/tasks"
+)
+
+// Summary collects what became of the shards, of one Stage or of several at once.
+type Summary struct {
+	mu           sync.Mutex
+	rows, failed int // in committed shards
+	stopped      []job.Task
+}
+
+func (s *Summary) commit(c *job.Commit, rows int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.rows += rows // a commit after a retry lists more
+	s.failed += c.Failed
+}
+
+func (s *Summary) stop(t job.Task) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.stopped = append(s.stopped, t)
+}
+
+// Stop notes tasks that were not begun.
+func (s *Summary) Stop(ts ...job.Task) {
+	for _, t := range ts {
+		s.stop(t)
+	}
+}
+
+// Result is the error that says how complete the stage is: nil, or of
+// failure.Stopped or failure.Partial. failed says what is the matter with the
+// failed rows: "forks failed".
+func (s *Summary) Result(in store.Store, failed string) error {
+	switch {
+	case len(s.stopped) > 0:
+		return failure.New(failure.Stopped, "run the same command again to go on", "stopped on request; not finished: %s", s.unfinished())
+	case s.failed > 0:
+		return failure.New(failure.Partial, "`tokenfork merge --job "+in.String()+"` lists them in failures.csv", "%d of %d %s", s.failed, s.rows, failed)
+	}
+	return nil
+}
+
+// unfinished names the tasks that were stopped: infer of shards 1, 4-6, small.
+func (s *Summary) unfinished() string {
+	shards := map[string][]int{}
+	var sides []string
+	for _, t := range s.stopped {
+		if shards[t.Side] == nil {
+			sides = append(sides, t.Side)
+		}
+		shards[t.Side] = append(shards[t.Side], t.Shard)
+	}
+	slices.Sort(sides)
+	for i, side := range sides {
+		slices.Sort(shards[side])
+		sides[i] = s.stopped[0].Stage + " of shards " + tasks.Ranges(shards[side]) + ", " + side
+	}
+	return strings.Join(sides, "; ")
+}
