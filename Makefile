@@ -44,6 +44,7 @@ fuzz: ## every reader's fuzz target for a minute
 check: ## style
 	gofmt -l . | (! grep .)
 	go vet ./...
+	scripts/check-imports
 	go run honnef.co/go/tools/cmd/staticcheck@v0.8.2 ./...
 
 bench: bench-plan bench-infer ## figures of docs/performance.md

@@ -37,7 +37,7 @@ func existing(ctx context.Context, s store.Store) (*job.Job, error) {
 func (p *planner) plan() (job.Plan, error) {
 	head := job.Plan{Format: job.Format, Settings: p.settings, Models: p.Models, Ends: p.Ends, Longest: p.total.longest, Audit: p.Audit,
 		Cost: [2]float64{p.total.cost[0] / 1e9, p.total.cost[1] / 1e9}}
-	head.Input = job.Input{Fingerprint: hex.EncodeToString(p.print.Sum(nil)), Rows: p.estimate.Rows, Texts: p.estimate.Texts}
+	head.Input = job.Input{Fingerprint: hex.EncodeToString(p.fingerprint.Sum(nil)), Rows: p.estimate.Rows, Texts: p.estimate.Texts}
 	for _, s := range p.Sources {
 		head.Input.Sources = append(head.Input.Sources, s.Name)
 	}

@@ -29,16 +29,16 @@ type planner struct {
 	classes  []uint8
 	texts    *texts
 
-	stitcher *stitcher
-	analysts chan *analyst
-	spool    *spool
-	out      *outputs
-	all      []planned
-	dealt    [][]planned // the shards
-	print    hash.Hash   // of the input
-	total    tally
-	estimate Estimate
-	told     time.Time // of the last line about progress
+	stitcher    *stitcher
+	analysts    chan *analyst
+	spool       *spool
+	out         *outputs
+	all         []planned
+	dealt       [][]planned // the shards
+	fingerprint hash.Hash   // of the input
+	total       tally
+	estimate    Estimate
+	told        time.Time // of the last line about progress
 }
 
 // Plan reads the table, writes the job and returns it. If the same job is there
@@ -74,7 +74,7 @@ func DryRun(ctx context.Context, o Options) (*Estimate, error) {
 }
 
 func newPlanner(o Options) *planner {
-	p := &planner{Options: o, settings: o.Settings, print: sha256.New(), told: time.Now()}
+	p := &planner{Options: o, settings: o.Settings, fingerprint: sha256.New(), told: time.Now()}
 	if p.Logger == nil {
 		p.Logger = slog.New(slog.DiscardHandler)
 	}
@@ -261,7 +261,7 @@ func (p *planner) collect(w *worked) error {
 	if w.err != nil {
 		return w.err
 	}
-	p.print.Write(w.digest[:])
+	p.fingerprint.Write(w.digest[:])
 	e := &p.estimate
 	e.Texts++
 	e.Mismatches += int64(w.planned.mismatches)
@@ -312,7 +312,7 @@ func (p *planner) sum() error {
 	if err != nil {
 		return fmt.Errorf("hash the histograms: %w", err)
 	}
-	p.print.Write(histograms)
+	p.fingerprint.Write(histograms)
 	e, t := &p.estimate, &p.total
 	e.Rows, e.Positions, e.Padding, e.Skipped, e.Work = p.stitcher.rows, t.positions, t.padding, p.stitcher.skipped, t.work
 	e.Longest = t.longest
