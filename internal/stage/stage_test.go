@@ -31,7 +31,9 @@ type bench struct {
 	admit context.Context
 	stop  context.CancelFunc
 
-	text func(sh *stage.Shard[job.Verdict], x *job.Text) (bool, error)
+	text  func(sh *stage.Shard[job.Verdict], x *job.Text) (bool, error)
+	grace time.Duration
+	hangs bool // texts may come to no end
 
 	mu     sync.Mutex
 	events []string
@@ -39,7 +41,7 @@ type bench struct {
 
 func newBench(t *testing.T) *bench {
 	t.Helper()
-	b := &bench{store: jobtest.Make(t, 6, 3)}
+	b := &bench{store: jobtest.Make(t, 6, 3), grace: time.Minute}
 	b.admit, b.stop = context.WithCancel(t.Context())
 	var err error
 	if b.job, err = job.Load(t.Context(), b.store); err != nil {
@@ -93,10 +95,10 @@ func (w *work) End(c *job.Commit) error {
 
 func (b *bench) run(t *testing.T, retry bool) error {
 	t.Helper()
-	ctx, cancel := stage.Graceful(b.admit, 10*time.Millisecond)
+	ctx, cancel := stage.Graceful(b.admit, b.grace)
 	defer cancel(nil)
 	var sum stage.Summary
-	s := stage.Stage[job.Verdict]{Store: b.store, Rows: 1, Retry: func(int) bool { return retry }, PartEvery: time.Hour, Log: slog.New(slog.DiscardHandler), Summary: &sum, Settles: true,
+	s := stage.Stage[job.Verdict]{Store: b.store, Rows: 1, Retry: func(int) bool { return retry }, PartEvery: time.Hour, Log: slog.New(slog.DiscardHandler), Summary: &sum, Settles: !b.hangs,
 		Meter: progress.New(io.Discard, "test", "rows", 30), Fed: func() { b.note("fed") },
 		Task: func(m *job.Manifest) job.Task { return b.task(m.Index) },
 		Open: func(_ context.Context, sh *stage.Shard[job.Verdict]) (stage.Work, error) {
@@ -199,6 +201,32 @@ func TestStopAndResume(t *testing.T) {
 	}
 }
 
+// What is still in flight when the grace is over is given up; the rest is kept.
+func TestGraceIsOver(t *testing.T) {
+	b := newBench(t)
+	b.grace, b.hangs = time.Millisecond, true
+	b.text = func(sh *stage.Shard[job.Verdict], x *job.Text) (bool, error) {
+		if x.Ordinal == 0 {
+			return true, sh.Done(verdicts(x))
+		}
+		b.stop()
+		return true, nil
+	}
+	if err := b.run(t, false); failure.Code(err) != failure.Stopped || !strings.Contains(err.Error(), "work in flight") {
+		t.Errorf("got %v", err)
+	}
+	if !slices.Contains(b.events, "end 0 committed=false") {
+		t.Errorf("events: %q", b.events)
+	}
+	log, _, err := job.OpenTask[job.Verdict](t.Context(), b.store, "a job", b.task(0), job.Attempt{}, time.Hour, false)
+	if err != nil || !log.Has(0) || log.Has(3) {
+		t.Errorf("kept: %v, %v", log, err)
+	}
+	if err := log.Close(); err != nil {
+		t.Error(err)
+	}
+}
+
 // A text that is given up leaves its shard unfinished, and only that.
 func TestDrop(t *testing.T) {
 	b := newBench(t)
@@ -285,7 +313,7 @@ func TestAnotherAttemptIsFirst(t *testing.T) {
 // newOther is another attempt at the same job.
 func newOther(t *testing.T, b *bench) *bench {
 	t.Helper()
-	other := &bench{store: b.store, job: b.job, admit: t.Context(), stop: func() {}}
+	other := &bench{store: b.store, job: b.job, admit: t.Context(), stop: func() {}, grace: time.Minute}
 	other.text = func(sh *stage.Shard[job.Verdict], x *job.Text) (bool, error) { return true, sh.Done(verdicts(x)) }
 	return other
 }
