@@ -108,6 +108,9 @@ func (s *Stage[T]) openAll(admit, ctx context.Context, shards []int, opened chan
 			continue
 		}
 		sh, err := s.open(ctx, k)
+		if err != nil && ctx.Err() != nil {
+			return context.Cause(ctx) // the end of the grace, not of the store
+		}
 		if err != nil {
 			return err
 		}
