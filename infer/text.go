@@ -213,7 +213,7 @@ func (b *branch) row(ordinal int64, engine string, margins bool) job.Continuatio
 		return c
 	}
 	c.IDs, c.Finish, c.Replayed = b.tail.IDs, &b.tail.Finish, int32(b.replayed)
-	if margins && b.rest != nil && b.replayed == 0 && !math.IsNaN(b.margin) {
+	if margins && b.rest != nil && b.replayed == 0 && !math.IsNaN(b.margin) && !math.IsInf(b.margin, 1) { // infinite: no generated token was kept
 		c.Margin = &b.margin
 	}
 	return c

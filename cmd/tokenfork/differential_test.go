@@ -349,10 +349,10 @@ func (d *differential) carryOn(x *randomText, p, side int, token int32) carried 
 		}
 		return c
 	}
-	smallest := math.Inf(1)
+	var gaps []float64
 	c, asked := d.follow(prev, token, func(taken []int32) (int32, bool) {
 		prefix := slices.Concat(x.real[:p], []int32{token}, taken)
-		smallest = min(smallest, d.models[model].Gap(prefix))
+		gaps = append(gaps, d.models[model].Gap(prefix))
 		return d.models[model].Next(prefix), true
 	})
 	if asked && p+1+d.limit > d.maxLen {
@@ -363,8 +363,12 @@ func (d *differential) carryOn(x *randomText, p, side int, token int32) carried 
 		read = d.recordedFrom(x, p+1, model)
 	}
 	c.replayed = min(read, len(c.ids)-1)
-	if asked && read == 0 {
-		c.margin = strconv.FormatFloat(smallest, 'g', -1, 64)
+	counts := len(c.ids) - 1 // generated tokens that decided the continuation: not what a look ahead sees and drops
+	if c.finish == "eos" {
+		counts++
+	}
+	if asked && read == 0 && counts > 0 {
+		c.margin = strconv.FormatFloat(slices.Min(gaps[:counts]), 'g', -1, 64)
 	}
 	return c
 }

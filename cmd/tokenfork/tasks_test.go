@@ -63,7 +63,7 @@ var states = []struct {
 func TestStatesOfATask(t *testing.T) {
 	t.Parallel()
 	broken := false
-	model, judge := fakevllm.Serve(t, fakevllm.Config{}).URL, fakeJudge(t, &broken)
+	model, judge := fakevllm.Serve(t, fakevllm.Config{Model: fakevllm.Model{Vocab: 100}}).URL, fakeJudge(t, &broken)
 	for _, stage := range []string{"infer", "judge"} {
 		for _, state := range states {
 			t.Run(stage+", "+state.name, func(t *testing.T) {
@@ -93,7 +93,7 @@ func TestUnsealedJob(t *testing.T) {
 	dir := jobtest.Make(t, 4, 2).String()
 	ok(t, os.RemoveAll(dir+"/parts/infer/00001/small"))
 	broken := false
-	model, judge := fakevllm.Serve(t, fakevllm.Config{}).URL, fakeJudge(t, &broken)
+	model, judge := fakevllm.Serve(t, fakevllm.Config{Model: fakevllm.Model{Vocab: 100}}).URL, fakeJudge(t, &broken)
 	unseal(t, dir+"/job.json")
 	b, err := os.ReadFile(dir + "/job.json")
 	ok(t, err)
@@ -188,8 +188,8 @@ func follow(t *testing.T, dir, model, judge, superseded string) {
 				tokenfork(t, 0, args)
 				return
 			}
-			if strings.HasPrefix(args, "infer") {
-				args += " --small-url " + model + " --reference-url " + model
+			if strings.HasPrefix(args, "infer") { // the fixture's predictions are no model's
+				args += " --replay-min-agreement 0 --small-url " + model + " --reference-url " + model
 			}
 			var out, errs bytes.Buffer
 			if code := run(t.Context(), strings.Fields(args), &out, &errs); code != 0 && code != failure.Partial { // a fork of the fixture has failed
