@@ -63,14 +63,20 @@ func (f *Framer) Question(s *job.Text, r *job.Result) *Question {
 // of a character that is only begun at p: they are shown with the forks, which
 // may end it in two ways.
 func (f *Framer) context(s *job.Text, p int) (before, start string, carry []byte) {
-	from := f.contextStart(s, p)
-	for from > 0 && from < p && !beginsCharacter(f.Text.Bytes(s.Real[from])) {
-		from++
-	}
+	from := f.contextFrom(s, p)
 	middle := max(from, f.sentenceStart(s.Real, p))
 	head, tail := f.bytes(s.Real[from:middle]), f.bytes(s.Real[middle:p])
 	n := len(tail) - unfinished(tail)
 	return text(head), text(tail[:n]), tail[n:]
+}
+
+// contextFrom is where the context begins: at a whole character.
+func (f *Framer) contextFrom(s *job.Text, p int) int {
+	from := f.contextStart(s, p)
+	for from > 0 && from < p && !beginsCharacter(f.Text.Bytes(s.Real[from])) {
+		from++
+	}
+	return from
 }
 
 // beginsCharacter is false for a token that goes on with a character whose

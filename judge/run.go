@@ -141,18 +141,11 @@ func (r *runner) named(model string) Judging {
 
 // findWork sorts the shards by what is there of them.
 func (r *runner) findWork(ctx context.Context) error {
-	shards := r.Shards
-	if shards == nil {
-		for k := range r.job.Shards {
-			shards = append(shards, k)
-		}
+	shards, err := r.chosen()
+	if err != nil {
+		return err
 	}
 	r.todo, r.waiting = nil, nil
-	for _, k := range shards {
-		if k < 0 || k >= len(r.job.Shards) {
-			return failure.New(failure.Usage, fmt.Sprintf("they are 0 to %d", len(r.job.Shards)-1), "%s has no shard %d", r.Store, k)
-		}
-	}
 	if err := r.sort(ctx, shards); err != nil {
 		return err
 	}

@@ -80,6 +80,11 @@ func (a *analyst) work(s *text) *worked {
 		return out
 	}
 	a.estimate(out)
+	if a.Text != nil {
+		if out.err = a.Text(&a.whole); out.err != nil {
+			return out
+		}
+	}
 	if a.writes {
 		a.whole.Cost = out.planned.cost
 		out.packed, out.err = a.writer.Encode(out.packed, &a.whole)

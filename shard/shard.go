@@ -30,8 +30,11 @@ type Options struct {
 	Store      store.Store // not used by DryRun
 	Throughput [2]Throughput
 	Shards     Shards
-	Tmp        string       // folder of the spool; empty: the system's
-	Logger     *slog.Logger // progress and warnings; nil: none
+	// Text, if not nil, is shown each text with mismatches, from many goroutines;
+	// the text is the planner's again once it returns.
+	Text   func(*job.Text) error
+	Tmp    string       // folder of the spool; empty: the system's
+	Logger *slog.Logger // progress and warnings; nil: none
 }
 
 // Shards says how many there are to be: by number, or else by size.

@@ -27,9 +27,11 @@ type judgeCmd struct {
 	jobFlags   `embed:""`
 	workFlags  `embed:""`
 	judgeFlags `embed:""`
+	judgeRates `embed:""`
 	Shard      []int  `placeholder:"K,…" help:"Shards to judge (default: every one that is not)."`
 	Retry      bool   `help:"Do again what failed or is damaged in finished shards."`
 	Gold       string `type:"existingfile" placeholder:"FILE" help:"Ask about the mismatches in this file of human labels only, and say how far the judge agrees."`
+	DryRun     bool   `help:"Estimate questions, tokens and cost from a sample of the job's questions, and ask nothing."`
 }
 
 // Help shows how it is used.
@@ -41,6 +43,7 @@ Examples:
   tokenfork judge --job ./job --judge local --judge-model /models/Qwen2.5-72B-Instruct --judge-tp 4 --shard 17
   tokenfork judge --job ./job --judge http://127.0.0.1:8000 --verdict-only
   tokenfork judge --job ./job --judge http://127.0.0.1:8000 --gold labels.csv
+  tokenfork judge --job ./job --verdict-only --dry-run
 `
 }
 
@@ -67,8 +70,7 @@ type judgeFlags struct {
 	JudgeArgs        string            `placeholder:"ARGS" help:"Further flags for vllm serve of a local judge."`
 	Batch            bool              `help:"Send the questions through the OpenAI Batch API: cheaper, within a day."`
 	Budget           string            `placeholder:"N|$N" help:"Stop before this run uses more tokens, or dollars by the prices; go on later."`
-	PriceIn          float64           `placeholder:"$" help:"Dollars per million tokens of questions."`
-	PriceOut         float64           `placeholder:"$" help:"Dollars per million tokens of answers."`
+	priceFlags       `embed:""`
 
 	kept *fleet.Pool `kong:"-"` // of run: servers of the judge's model that already run
 }
@@ -78,6 +80,9 @@ const judgeNobody = "none"
 
 // Run is the command.
 func (c *judgeCmd) Run(ctx context.Context, con *console) error {
+	if c.DryRun {
+		return c.dryRun(ctx, con)
+	}
 	return c.watched(ctx, con, "judge", c.Shard, "both", func() error { return c.run(ctx, con) })
 }
 

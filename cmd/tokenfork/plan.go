@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -27,7 +26,9 @@ type planCmd struct {
 	jobFlags   `embed:""`
 	modelFlags `embed:""`
 	planFlags  `embed:""`
-	DryRun     bool `help:"Print counts and estimates without writing a job."`
+	priceFlags `embed:""`
+	judgeRates `embed:""`
+	DryRun     bool `help:"Print counts and estimates, those of judging included, without writing a job."`
 }
 
 // modelFlags name the models; infer may give other paths to the same ones.
@@ -102,14 +103,7 @@ func (c *planCmd) Run(ctx context.Context, con *console) error {
 		return err
 	}
 	if c.DryRun {
-		e, err := shard.DryRun(ctx, o)
-		if err != nil {
-			return err
-		}
-		if err := describePlan(con.out, e); err != nil {
-			return err
-		}
-		return errors.Join(c.describeLayout(ctx, con.out, o.Settings.Servers(), e), leftOut(e))
+		return c.dryRun(ctx, con, o)
 	}
 	j, e, err := shard.Plan(ctx, o)
 	if err != nil {

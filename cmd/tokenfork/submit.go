@@ -19,11 +19,13 @@ type submitCmd struct {
 	modelFlags   `embed:""`
 	clusterFlags `embed:""`
 	nodeFlags    `embed:""`
+	priceFlags   `embed:""`
+	judgeRates   `embed:""`
 	Judge        string `default:"none" placeholder:"URL|local|none" help:"Who judges: the URL of an API, a model served on the nodes, or nobody yet."`
 	JudgeModel   string `placeholder:"M" help:"The judge's name, or with --judge local its folder."`
 	JudgeFlags   string `placeholder:"FLAGS" help:"Further flags of tokenfork judge."`
 	Missing      bool   `help:"Submit again what is neither done nor queued."`
-	DryRun       bool   `help:"Show scripts and commands, submit nothing." xor:"how"`
+	DryRun       bool   `help:"Show scripts, commands and an estimate of the cost, submit nothing." xor:"how"`
 	Print        string `placeholder:"DIR" help:"Write scripts and commands into DIR for hand editing, submit nothing." xor:"how"`
 	Folder       string `placeholder:"DIR" help:"Where scripts, lists and logs go; all nodes see it (default: slurm in the job's folder; for s3:// ./tokenfork-slurm/JOBID)."`
 }
@@ -80,7 +82,10 @@ func (c *submitCmd) Run(ctx context.Context, con *console) error {
 	if o.Folder, err = c.folder(ctx, &o); err != nil {
 		return err
 	}
-	return slurm.Submit(ctx, o)
+	if err := slurm.Submit(ctx, o); err != nil || !c.DryRun {
+		return err
+	}
+	return c.describeCost(ctx, con, o.JudgeFlags)
 }
 
 // settings are the flags as the scripts need them.

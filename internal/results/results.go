@@ -50,7 +50,7 @@ func LoadText(ctx context.Context, s store.Store) (*tokenizer.Tokenizer, error) 
 func (r *Reader) Rows(ctx context.Context, s *job.Text) ([]job.Result, error) {
 	rows := make([]job.Result, len(s.Mismatches))
 	for i := range rows {
-		rows[i] = r.planned(s, i)
+		rows[i] = r.Planned(s, i)
 	}
 	return rows, r.addContinuations(ctx, s, rows)
 }
@@ -62,8 +62,8 @@ func Fail(row *job.Result, status, stage, reason string) {
 	}
 }
 
-// planned is what the manifest knows of mismatch i.
-func (r *Reader) planned(s *job.Text, i int) job.Result {
+// Planned is what the manifest knows of mismatch i.
+func (r *Reader) Planned(s *job.Text, i int) job.Result {
 	p := s.Mismatches[i]
 	from := int32(0)
 	if i > 0 {

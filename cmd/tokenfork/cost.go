@@ -1,0 +1,199 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+
+	"github.com/alecthomas/kong"
+
+	"tokenfork/internal/failure"
+	"tokenfork/internal/job"
+	"tokenfork/internal/tokenizer"
+	"tokenfork/judge"
+	"tokenfork/judge/endpoint"
+	"tokenfork/shard"
+)
+
+// priceFlags are what a hosted judge costs.
+type priceFlags struct {
+	PriceIn  float64 `placeholder:"$" help:"Dollars per million tokens of questions."`
+	PriceOut float64 `placeholder:"$" help:"Dollars per million tokens of answers."`
+}
+
+// judgeRates are the throughput by which dry runs estimate a judge's GPU hours.
+type judgeRates struct {
+	JudgePrefillRate float64 `default:"4100" placeholder:"N" help:"Prompt tokens a second that a GPU computes with the judge, for --dry-run."`
+	JudgeDecodeRate  float64 `default:"1450" placeholder:"N" help:"Tokens a second that a GPU generates with the judge, for --dry-run."`
+}
+
+// Validate checks what kong cannot.
+func (f *judgeRates) Validate() error {
+	if f.JudgePrefillRate > 0 && f.JudgeDecodeRate > 0 {
+		return nil
+	}
+	return fmt.Errorf("--judge-prefill-rate %g --judge-decode-rate %g: want positive numbers", f.JudgePrefillRate, f.JudgeDecodeRate)
+}
+
+// describe prints an estimate of a judging: dollars by the prices if there are
+// any, else GPU hours by the rates.
+func (f *judgeRates) describe(w io.Writer, what string, e *judge.Estimate, prices priceFlags) error {
+	l := &lines{w: w}
+	if e.Mismatches == 0 {
+		l.add("judge     %s: no mismatch is left to judge", what)
+		return l.err
+	}
+	cost := fmt.Sprintf("%.2f GPU hours (--judge-prefill-rate %g --judge-decode-rate %g)",
+		e.GPUHours(judge.Throughput{Prefill: f.JudgePrefillRate, Decode: f.JudgeDecodeRate}), f.JudgePrefillRate, f.JudgeDecodeRate)
+	if b := (endpoint.Budget{PriceIn: prices.PriceIn, PriceOut: prices.PriceOut}); b.PriceIn > 0 || b.PriceOut > 0 {
+		cost = fmt.Sprintf("$%.2f (--price-in %g --price-out %g)", e.Dollars(b), b.PriceIn, b.PriceOut)
+	}
+	l.add("%-9s %s: about %s questions, %s prompt tokens (%s after the prefix cache), %s answer tokens: %s", "judge", what,
+		count(e.Questions), count(e.PromptTokens), count(e.ComputedTokens), count(e.AnswerTokens), cost)
+	return l.err
+}
+
+// describeSample says what an estimate stands on.
+func describeSample(w io.Writer, e *judge.Estimate) error {
+	l := &lines{w: w}
+	if e.Sampled == 0 {
+		return nil
+	}
+	of := "with their continuations"
+	switch {
+	case e.Expected == e.Sampled:
+		of = "with the table's text in place of the continuations; identical ones, which need no judge, are not known yet"
+	case e.Expected > 0:
+		of = fmt.Sprintf("%d of them with the table's text in place of the continuations", e.Expected)
+	}
+	l.add("          from %s of %s mismatches, %s", count(int64(e.Sampled)), count(e.Mismatches), of)
+	if e.Expected < e.Sampled {
+		l.add("          %.1f %% are identical and need no judge, %.1f %% have no continuation", 100*e.Identical, 100*e.Failed)
+	}
+	l.add("          %.2f bytes a token, as the job's tokenizer cuts these texts; an answer is taken to have %d tokens, or 1 with --verdict-only;", e.BytesPerToken, judge.AnalysisTokens)
+	l.add("          thoughts and the judge's chat template come on top")
+	return l.err
+}
+
+// dryRun estimates the job and its judging, with an analysis and without.
+func (c *planCmd) dryRun(ctx context.Context, con *console, o shard.Options) error {
+	text, err := tokenizer.Parse(o.Tokenizer.JSON())
+	if err != nil {
+		return err
+	}
+	plan := job.Plan{Settings: o.Settings, Ends: o.Ends}
+	analysis, verdict := judge.Defaults(), judge.Defaults()
+	analysis.Prompt, verdict.Prompt, verdict.VerdictOnly = "", "", true
+	var by [2]*judge.Estimator
+	for i, s := range []judge.Settings{analysis, verdict} {
+		if by[i], err = judge.NewEstimator(&plan, text, s); err != nil {
+			return err
+		}
+	}
+	o.Text = func(t *job.Text) error {
+		if err := by[0].Planned(t); err != nil {
+			return err
+		}
+		return by[1].Planned(t)
+	}
+	e, err := shard.DryRun(ctx, o)
+	if err != nil {
+		return err
+	}
+	if err := describePlan(con.out, e); err != nil {
+		return err
+	}
+	for i, what := range []string{"with an analysis", "--verdict-only"} {
+		est := by[i].Estimate(e.Mismatches)
+		if err := c.describe(con.out, what, &est, c.priceFlags); err != nil {
+			return err
+		}
+	}
+	est := by[0].Estimate(e.Mismatches)
+	if err := describeSample(con.out, &est); err != nil {
+		return err
+	}
+	return errors.Join(c.describeLayout(ctx, con.out, o.Settings.Servers(), e), leftOut(e))
+}
+
+// dryRun estimates what the judging would take. It needs no server.
+func (c *judgeCmd) dryRun(ctx context.Context, con *console) error {
+	o, err := c.judge(ctx, con, &c.jobFlags, &c.workFlags)
+	if err != nil {
+		return err
+	}
+	o.Shards = c.Shard
+	return c.describeJob(ctx, con, o)
+}
+
+// describeJob prints what plan predicted for infer, and what judging takes.
+func (c *judgeCmd) describeJob(ctx context.Context, con *console, o judge.Options) error {
+	if err := describeInfer(ctx, con.out, o); err != nil {
+		return err
+	}
+	e, err := judge.DryRun(ctx, o)
+	if err != nil {
+		return err
+	}
+	what := "with an analysis"
+	if c.VerdictOnly {
+		what = "--verdict-only"
+	}
+	if err := c.describe(con.out, what, e, c.priceFlags); err != nil {
+		return err
+	}
+	return describeSample(con.out, e)
+}
+
+func describeInfer(ctx context.Context, w io.Writer, o judge.Options) error {
+	j, err := job.Load(ctx, o.Store)
+	if err != nil {
+		return err
+	}
+	l := &lines{w: w}
+	for _, side := range j.Settings.Servers() {
+		l.add("%-9s infer of the whole job: %.2f GPU hours, as plan predicted them", side, j.Cost[side]/3600)
+	}
+	return l.err
+}
+
+// describeCost prints the cost of a submission's job. The judge's flags are
+// those that its tasks would get.
+func (c *submitCmd) describeCost(ctx context.Context, con *console, flags []string) error {
+	if _, err := fmt.Fprintln(con.out, "--- cost"); err != nil {
+		return err
+	}
+	j, err := c.judgeCommand(flags)
+	if err != nil {
+		return err
+	}
+	o := judge.Options{Log: con.logger()} // no model: the whole job, as if nothing were judged
+	if o.Settings, err = j.settings(); err != nil {
+		return err
+	}
+	if o.Store, err = c.open(ctx, o.Log); err != nil {
+		return err
+	}
+	if c.Judge == judgeNobody {
+		return describeInfer(ctx, con.out, o)
+	}
+	return j.describeJob(ctx, con, o)
+}
+
+// judgeCommand is the judge command that a task of the submission runs.
+func (c *submitCmd) judgeCommand(flags []string) (*judgeCmd, error) {
+	j := &judgeCmd{}
+	parser, err := kong.New(j, kong.Name("tokenfork judge"), kong.WithHyphenPrefixedParameters(true), kong.NoDefaultHelp())
+	if err != nil {
+		return nil, err
+	}
+	if _, err := parser.Parse(append([]string{"--job", c.Job}, flags...)); err != nil {
+		return nil, failure.New(failure.Usage, "they are flags of tokenfork judge", "--judge-flags: %w", err)
+	}
+	j.judgeRates = c.judgeRates
+	if c.PriceIn > 0 || c.PriceOut > 0 {
+		j.priceFlags = c.priceFlags
+	}
+	return j, nil
+}
