@@ -141,3 +141,37 @@ func openTasks(t *testing.T, s store.Store, judging string) []job.Task {
 	}
 	return open
 }
+
+// Judges of one name at two places are two judgings; each goes on where it was.
+func TestJudgesOfOneName(t *testing.T) {
+	s := jobtest.Make(t, 2, 1)
+	first, second := &fakeJudge{}, &fakeJudge{}
+	var ids [2]string
+	var at [2]Options
+	for i, f := range []*fakeJudge{first, second} {
+		at[i] = options(s, f.serve(t))
+		at[i].Identity, at[i].Flags = "", []string{"--judge", "URL"}
+		judging, err := Run(t.Context(), at[i])
+		if err != nil {
+			t.Fatal(err)
+		}
+		ids[i] = judging.ID()
+	}
+	all, err := Judgings(t.Context(), s)
+	if err != nil || len(all) != 2 || ids[0] == ids[1] {
+		t.Fatalf("judgings %v, records %v, %v", ids, all, err)
+	}
+	if d := all[0].Differences(all[1].Judging); len(d) != 1 || !strings.Contains(d[0], "judge identity: http://") {
+		t.Errorf("they differ in %q", d)
+	}
+	for i, f := range []*fakeJudge{first, second} {
+		before, _ := f.counts()
+		if before == 0 {
+			t.Errorf("judge %d was asked nothing", i)
+		}
+		judging, err := Run(t.Context(), at[i])
+		if now, _ := f.counts(); err != nil || judging.ID() != ids[i] || now != before {
+			t.Errorf("judging again: %v, %v, asked %d then %d", judging, err, before, now)
+		}
+	}
+}

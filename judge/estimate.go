@@ -261,6 +261,22 @@ func oneIf(is bool) int {
 	return 0
 }
 
+// likely is the judging by what is known without a server: of a judge at a URL
+// the job's own by that name and these settings, if there is one.
+func (r *runner) likely(ctx context.Context) (Judging, error) {
+	j := r.named(r.Model, r.Identity)
+	if r.Identity != "" {
+		return j, nil
+	}
+	all, err := Judgings(ctx, r.Store)
+	for _, known := range all {
+		if r.named(r.Model, known.Identity).ID() == known.ID() {
+			return known.Judging, err
+		}
+	}
+	return j, err
+}
+
 // DryRun estimates what is left to judge of the job's shards, without a server.
 // Where the model is not named no judging is known, and all shards count.
 // It writes nothing.
@@ -274,7 +290,9 @@ func DryRun(ctx context.Context, o Options) (*Estimate, error) {
 		return nil, err
 	}
 	if o.Model != "" {
-		r.judging = r.named(o.Model)
+		if r.judging, err = r.likely(ctx); err != nil {
+			return nil, err
+		}
 		if err := r.sort(ctx, shards); err != nil {
 			return nil, err
 		}

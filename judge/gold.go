@@ -43,9 +43,6 @@ func (r *runner) gold(ctx context.Context, cfg endpoint.Config, want agreement.L
 	if err := r.dial(ctx, cfg); err != nil {
 		return nil, err
 	}
-	if err := r.negotiate(ctx); err != nil {
-		return nil, err
-	}
 	g := &goldRun{runner: r, want: want, found: map[agreement.Place]*job.Verdict{}}
 	for k := range r.job.Shards {
 		if err := g.shard(ctx, k); err != nil {

@@ -14,9 +14,6 @@ import (
 	"tokenfork/internal/tokenizer"
 )
 
-// JudgingPrefix is where a job's judgings are described, each in ID.json.
-const JudgingPrefix = "judgings/"
-
 // judgingFormat counts how questions are put: since 2, texts cannot hold control
 // tokens. Judgings of format 1 can be merged and checked, not continued.
 const judgingFormat = 2
@@ -45,7 +42,28 @@ func (j Judging) ID() string {
 // can be checked against their questions anywhere.
 type Record struct {
 	Judging
-	Prompt string `json:"prompt"`
+	Prompt string   `json:"prompt"`
+	Flags  []string `json:"flags,omitempty"` // of tokenfork judge, by which it was last judged
+}
+
+// Unknown are the flags of a judge that nobody has named: placeholders.
+var Unknown = []string{"--judge", "URL|local", "--judge-model", "NAME"}
+
+// FlagsOf are the flags that go on with the judging of that id, or, if it is "",
+// with the only one. nil: the record is of a tokenfork that kept none.
+func FlagsOf(all []Record, id string) []string {
+	switch {
+	case id == "" && len(all) != 1:
+		return Unknown
+	case id == "":
+		return all[0].Flags
+	}
+	for _, r := range all {
+		if r.ID() == id {
+			return r.Flags
+		}
+	}
+	return Unknown
 }
 
 func (r Record) encode() []byte {
@@ -56,10 +74,19 @@ func (r Record) encode() []byte {
 	return append(b, '\n')
 }
 
-// save keeps the record in the job. One that is there is the same, for the key
-// is its hash.
+// save keeps the record in the job. One that is there differs in nothing but the
+// flags, for the key is its hash: the last ones count.
 func (r Record) save(ctx context.Context, s store.Store) error {
-	err := store.CreateBytes(ctx, s, JudgingPrefix+r.ID()+".json", r.encode())
+	key := job.JudgingPrefix + r.ID() + ".json"
+	old, err := store.ReadAll(ctx, s, key)
+	switch {
+	case err == nil && bytes.Equal(old, r.encode()):
+		return nil
+	case err == nil:
+		err = store.ReplaceBytes(ctx, s, key, r.encode())
+	case errors.Is(err, fs.ErrNotExist):
+		err = store.CreateBytes(ctx, s, key, r.encode())
+	}
 	if err != nil && !errors.Is(err, fs.ErrExist) {
 		return fmt.Errorf("keep judging %s in %s: %w", r.ID(), s, err)
 	}
@@ -69,7 +96,7 @@ func (r Record) save(ctx context.Context, s store.Store) error {
 // Judgings lists the job's judgings by id.
 func Judgings(ctx context.Context, s store.Store) ([]Record, error) {
 	var all []Record
-	for o, err := range s.List(ctx, JudgingPrefix) {
+	for o, err := range s.List(ctx, job.JudgingPrefix) {
 		if err != nil {
 			return nil, fmt.Errorf("list the judgings of %s: %w", s, err)
 		}
@@ -78,7 +105,7 @@ func Judgings(ctx context.Context, s store.Store) ([]Record, error) {
 			return nil, fmt.Errorf("read %s of %s: %w", o.Key, s, err)
 		}
 		var r Record
-		if err := json.Unmarshal(b, &r); err != nil || JudgingPrefix+r.ID()+".json" != o.Key || !bytes.Equal(b, r.encode()) {
+		if err := json.Unmarshal(b, &r); err != nil || job.JudgingPrefix+r.ID()+".json" != o.Key || !bytes.Equal(b, r.encode()) {
 			return nil, failure.New(failure.Refused, "remove it and start the judging again: its verdicts are kept", "%s of %s is damaged", o.Key, s)
 		}
 		all = append(all, r)

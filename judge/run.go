@@ -32,8 +32,9 @@ type Options struct {
 	Shards   []int // nil: all of the job
 	Retry    bool  // open committed shards again where verdicts failed or parts are damaged
 	Settings Settings
-	Model    string // the judge's name in the results; "" takes what the server calls it
-	Identity string // what the judge is, beside its name: part of the judging
+	Model    string   // the judge's name in the results; "" takes what the server calls it
+	Identity string   // what the judge is, beside its name: part of the judging; "" takes what the server says
+	Flags    []string // of tokenfork judge that name this judge and these settings, for messages and the record
 
 	// Batch sends the questions as batches of the OpenAI Batch API, which cost
 	// less and take up to a day, and waits for them.
@@ -71,9 +72,9 @@ func Run(ctx context.Context, o Options) (*Judging, error) {
 	if err != nil {
 		return nil, err
 	}
-	if o.Model != "" {
+	if o.Model != "" && o.Identity != "" {
 		// What is done can be told without the server, which may take long to start.
-		r.judging = r.named(o.Model)
+		r.judging = r.named(o.Model, o.Identity)
 		if err := r.findWork(ctx); err != nil || len(r.todo) == 0 {
 			return &r.judging, err
 		}
@@ -135,8 +136,8 @@ func newRunner(ctx context.Context, o *Options) (*runner, error) {
 	return &runner{Options: o, job: j, prompt: p, framer: Framer{Plan: &j.Plan, Text: text, Context: o.Settings.Context}}, nil
 }
 
-func (r *runner) named(model string) Judging {
-	return Judging{Format: judgingFormat, Model: model, Identity: r.Identity, PromptVersion: r.prompt.Version, PromptHash: r.prompt.Hash, Settings: r.Settings}
+func (r *runner) named(model, identity string) Judging {
+	return Judging{Format: judgingFormat, Model: model, Identity: identity, PromptVersion: r.prompt.Version, PromptHash: r.prompt.Hash, Settings: r.Settings}
 }
 
 // findWork sorts the shards by what is there of them.
@@ -158,7 +159,7 @@ func (r *runner) findWork(ctx context.Context) error {
 	if err := r.unready(); err != nil {
 		return err
 	}
-	return Record{r.judging, r.prompt.Text}.save(ctx, r.Store) // in case it was lost
+	return r.record().save(ctx, r.Store) // in case it was lost
 }
 
 // sort finds the shards that are to do and those that wait for continuations.
@@ -227,23 +228,45 @@ func (r *runner) unready() error {
 	if len(r.waiting) == 0 || r.AllowMissing {
 		return nil
 	}
-	return failure.New(failure.Refused, "run `tokenfork infer --job "+r.Store.String()+"` first", "shards without continuations: %s", tasks.Ranges(r.waiting))
+	return failure.New(failure.Refused, "run `"+job.Command(r.Store, "infer")+"` first", "shards without continuations: %s", tasks.Ranges(r.waiting))
 }
 
-// dial reaches the server and learns what the judge is called.
+func (r *runner) record() Record { return Record{r.judging, r.prompt.Text, r.Flags} }
+
+// dial reaches the server, settles with it how it is asked, and learns what the judge is.
 func (r *runner) dial(ctx context.Context, cfg endpoint.Config) (err error) {
 	cfg.Log, cfg.Body = r.Log, r.Settings.Body
 	if r.client, err = endpoint.Open(ctx, cfg); err != nil {
 		return err
 	}
-	r.judging = r.named(cmp.Or(r.Model, r.client.Model()))
+	if err = r.client.Negotiate(ctx, r.prompt.request(r.Settings, "")); err != nil {
+		return err
+	}
+	r.judging = r.named(cmp.Or(r.Model, r.client.Model()), cmp.Or(r.Identity, r.client.Identity()))
 	r.judge = newJudge(r.prompt, r.judging, r.client)
 	return nil
 }
 
-// negotiate settles with the server how it is asked.
-func (r *runner) negotiate(ctx context.Context) error {
-	return r.client.Negotiate(ctx, r.prompt.request(r.Settings, ""))
+// warn tells of a judging in the job that differs in nothing but what the judge
+// is: its verdicts stay, and all is asked again.
+func (r *runner) warn(ctx context.Context) error {
+	all, err := Judgings(ctx, r.Store)
+	if err != nil {
+		return err
+	}
+	for _, other := range all {
+		if other.ID() == r.judging.ID() {
+			return nil
+		}
+	}
+	for _, other := range all {
+		same := r.judging
+		if same.Identity = other.Identity; same.ID() == other.ID() {
+			r.Log.Warn("this is a new judging: the job's other one is by a judge of the same name that is another, or is reached elsewhere",
+				"other", other.ID(), "its_judge", other.Identity, "judge", r.judging.Identity)
+		}
+	}
+	return nil
 }
 
 // work opens the judge and sends it the shards.
@@ -254,11 +277,11 @@ func (r *runner) work(admit context.Context, server Server) error {
 	if err := r.findWork(admit); err != nil || len(r.todo) == 0 {
 		return err
 	}
-	if err := r.negotiate(admit); err != nil {
+	if err := r.warn(admit); err != nil {
 		return err
 	}
 	r.Log.Info("judging", "judging", r.judging.ID(), "judge", r.client.Describe(), "prompt", r.prompt.Version, "shards", len(r.todo))
-	if err := (Record{r.judging, r.prompt.Text}).save(admit, r.Store); err != nil {
+	if err := r.record().save(admit, r.Store); err != nil {
 		return err
 	}
 	if r.Batch {

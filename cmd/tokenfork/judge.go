@@ -130,6 +130,9 @@ func (f *judgeFlags) judge(ctx context.Context, con *console, j *jobFlags, w *wo
 	if err := f.address(&cfg, os.Getenv); err != nil {
 		return o, err
 	}
+	if o.Flags, err = f.flags(w); err != nil {
+		return o, err
+	}
 	if cfg.Budget, err = endpoint.ParseBudget(f.Budget, f.PriceIn, f.PriceOut); err != nil {
 		return o, err
 	}

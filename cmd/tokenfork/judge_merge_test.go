@@ -17,15 +17,15 @@ import (
 )
 
 // fakeJudge says of every pair that it differs, or answers nothing that can be read.
-func fakeJudge(t *testing.T, broken *bool) string { return serveJudge(t, false, broken) }
+func fakeJudge(t *testing.T, broken *bool) string { return serveJudge(t, new(bool), broken) }
 
 // fakeJudgeSaying always says the same of every pair.
-func fakeJudgeSaying(t *testing.T, match bool) string { return serveJudge(t, match, new(bool)) }
+func fakeJudgeSaying(t *testing.T, match bool) string { return serveJudge(t, &match, new(bool)) }
 
-func serveJudge(t *testing.T, match bool, broken *bool) string {
+func serveJudge(t *testing.T, match, broken *bool) string {
 	t.Helper()
 	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		content := fmt.Sprintf(`{"explanation":"e","key_differences":["d"],"meaning_match":%t,"confidence":0.5}`, match)
+		content := fmt.Sprintf(`{"explanation":"e","key_differences":["d"],"meaning_match":%t,"confidence":0.5}`, *match)
 		switch {
 		case r.Method == http.MethodGet:
 			fmt.Fprint(w, `{"data":[{"id":"fake"}]}`)

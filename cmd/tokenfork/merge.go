@@ -59,6 +59,9 @@ func (c *mergeCmd) Run(ctx context.Context, con *console) error {
 			return err
 		}
 		src := merge.Source{Store: s, Tag: c.Tag[name]}
+		if src.Retry, err = retry(ctx, s, r); err != nil {
+			return err
+		}
 		if r != nil {
 			src.Judging = r.ID()
 			if src.Accept, err = acceptance(ctx, s, r); err != nil {
@@ -75,6 +78,15 @@ func (c *mergeCmd) Run(ctx context.Context, con *console) error {
 		fmt.Fprintf(con.out, "%d mismatches in %s/%s (also %s, %s)\n", sum.Mismatches, o.Out, merge.ParquetKey, merge.ArrowKey, merge.CSVKey)
 	}
 	return err
+}
+
+// retry says how failures.csv's commands reach the job and its judge.
+func retry(ctx context.Context, s store.Store, r *judge.Record) (*merge.Retry, error) {
+	if r != nil {
+		return merge.RetryIn(s, r.Flags), nil
+	}
+	all, err := judge.Judgings(ctx, s)
+	return merge.RetryIn(s, judge.FlagsOf(all, "")), err
 }
 
 // places are the jobs and where their results go.

@@ -142,9 +142,11 @@ func TestMergeJobsOfOneTable(t *testing.T) {
 
 func TestMergeRefusesRowsThatDiffer(t *testing.T) {
 	a, b, out := jobtest.Make(t, 2, 1).String(), jobtest.Make(t, 2, 1).String(), filepath.Join(t.TempDir(), "out")
-	broken := false
-	tokenfork(t, 0, "judge --job "+a+" --judge "+fakeJudge(t, &broken))
-	tokenfork(t, 0, "judge --job "+b+" --judge "+fakeJudgeSaying(t, true))
+	match := false
+	url := serveJudge(t, &match, new(bool))
+	tokenfork(t, 0, "judge --job "+a+" --judge "+url)
+	match = true
+	tokenfork(t, 0, "judge --job "+b+" --judge "+url)
 	if said := tokenfork(t, failure.Refused, "merge "+a+" "+b+" --out "+out); !strings.Contains(said, "jobs 1 and 2 of those named have text s0 both, and differ at position 2") {
 		t.Errorf("got %s", said)
 	}

@@ -12,9 +12,11 @@ import (
 	"text/tabwriter"
 	"time"
 
+	"tokenfork/internal/failure"
 	"tokenfork/internal/job"
 	"tokenfork/internal/store"
 	"tokenfork/internal/survey"
+	"tokenfork/judge"
 	"tokenfork/slurm"
 )
 
@@ -60,8 +62,11 @@ func (c *statusCmd) Run(ctx context.Context, con *console) error {
 
 // look asks the job, and Slurm where it is there and was used.
 func (c *statusCmd) look(ctx context.Context, s store.Store) (*survey.Report, error) {
-	o := survey.Options{Store: s, Shard: c.Shard}
-	var err error
+	all, err := judge.Judgings(ctx, s)
+	if err != nil && failure.Code(err) != failure.Refused { // a damaged record names no flags; check tells of it
+		return nil, err
+	}
+	o := survey.Options{Store: s, Shard: c.Shard, JudgeFlags: func(id string) []string { return judge.FlagsOf(all, id) }}
 	asked := "not used"
 	if c.Shard < 0 { // a task on a node counts its own progress: no need to ask
 		if o.Submissions, err = job.Submissions(ctx, s); err != nil {

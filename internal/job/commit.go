@@ -104,7 +104,7 @@ func ReadCommit(ctx context.Context, s store.Store, t Task, round int) (*Commit,
 		err = json.Unmarshal(b, &c)
 	}
 	if err != nil {
-		return nil, damagedCommit{failure.New(failure.Refused, t.Again(s), "%s of %s is damaged: %w", key, s, err)}
+		return nil, damagedCommit{failure.New(failure.Refused, t.Again(ctx, s), "%s of %s is damaged: %w", key, s, err)}
 	}
 	c.round = round
 	return &c, nil

@@ -130,7 +130,7 @@ func (r *Committed[T]) load(ctx context.Context, i int) error {
 	}
 	var damaged *damagedError
 	if errors.As(err, &damaged) || errors.Is(err, fs.ErrNotExist) {
-		err = failure.New(failure.Refused, r.task.Again(r.store, "--retry"), "%w", err)
+		err = failure.New(failure.Refused, r.task.Again(ctx, r.store, "--retry"), "%w", err)
 	}
 	if err != nil {
 		return err

@@ -39,13 +39,25 @@ type Task struct {
 // Prefix is where the task's objects are.
 func (t Task) Prefix() string { return fmt.Sprintf("parts/%s/%05d/%s/", t.Stage, t.Shard, t.Side) }
 
-// Again is how a user has the task done again; flags are further ones of the command.
-func (t Task) Again(s store.Store, flags ...string) string {
-	command := "`" + Command(s, t.Stage, append([]string{"--shard", strconv.Itoa(t.Shard)}, flags...)...) + "`"
-	if t.Stage == "judge" {
-		return command + " with the same judge and its flags"
+// JudgingPrefix is where a job's judgings are described, each in ID.json.
+const JudgingPrefix = "judgings/"
+
+// Again is how a user has the task done again; flags are further ones of the
+// command. A judging's record has the flags that name its judge.
+func (t Task) Again(ctx context.Context, s store.Store, flags ...string) string {
+	flags = append([]string{"--shard", strconv.Itoa(t.Shard)}, flags...)
+	if t.Stage != "judge" {
+		return "`" + Command(s, t.Stage, flags...) + "`"
 	}
-	return command
+	var record struct{ Flags []string }
+	b, err := store.ReadAll(ctx, s, JudgingPrefix+t.Side+".json")
+	if err == nil {
+		err = json.Unmarshal(b, &record)
+	}
+	if err != nil || len(record.Flags) == 0 {
+		return "`" + Command(s, t.Stage, flags...) + "` with the same judge and its flags"
+	}
+	return "`" + Command(s, t.Stage, append(flags, record.Flags...)...) + "`"
 }
 
 func (t Task) String() string { return fmt.Sprintf("%s of shard %d, %s", t.Stage, t.Shard, t.Side) }

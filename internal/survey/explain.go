@@ -116,26 +116,50 @@ func (v *view) next(r *Report) []string {
 	case (r.Merged.IsZero() || r.Stale) && r.Stages[len(r.Stages)-1].Stage != "judge":
 		return []string{job.Command(v.Store, "merge", "--judge", "URL|local|none")}
 	case r.Merged.IsZero() || r.Stale:
-		return []string{job.Command(v.Store, "merge")}
+		return []string{job.Command(v.Store, "merge", v.which(r)...)}
 	}
 	return []string{job.Command(v.Store, "check")}
 }
 
-// openShards are those, by stage, that nobody works on and Slurm does not have.
-func (v *view) openShards(r *Report) (open map[string][]int, busy bool) {
-	open = map[string][]int{}
+// which names a judging for merge where the job has several: the one that was
+// worked on last.
+func (v *view) which(r *Report) []string {
+	var last *Stage
+	n := 0
+	for _, s := range r.Stages {
+		if s.Stage != "judge" || s.Side == both {
+			continue
+		}
+		n++
+		if last == nil || s.Last.After(last.Last) {
+			last = s
+		}
+	}
+	if n < 2 {
+		return nil
+	}
+	return []string{"--judging", last.Side}
+}
+
+// openShards are those, by stage and judging, that nobody works on and Slurm does not have.
+func (v *view) openShards(r *Report) (open map[[2]string][]int, busy bool) {
+	open = map[[2]string][]int{}
 	unread := map[int]bool{} // shards whose continuations are not finished: judge refuses them
 	for _, s := range r.Stages {
 		waits := map[int]bool{}
 		for _, t := range s.Tasks {
 			waits[t.Shard] = t.State == Running || t.State == Queued
 		}
+		at := [2]string{s.Stage, s.Side}
+		if s.Stage == "infer" {
+			at[1] = "" // one command is for both sides
+		}
 		for _, k := range s.Unfinished {
 			switch {
 			case waits[k]:
 				busy = true
 			case s.Stage == "infer" || !unread[k]:
-				open[s.Stage] = append(open[s.Stage], k)
+				open[at] = append(open[at], k)
 			}
 			unread[k] = unread[k] || s.Stage == "infer"
 		}
@@ -143,24 +167,18 @@ func (v *view) openShards(r *Report) (open map[string][]int, busy bool) {
 	return open, busy
 }
 
-// judgeFlag is what the user must add: a job does not keep where its judge is.
-var judgeFlag = map[string][]string{"judge": {"--judge", "URL|local"}}
-
 // byHand are the commands for a job that is not on Slurm.
-func (v *view) byHand(open map[string][]int) []string {
+func (v *view) byHand(open map[[2]string][]int) []string {
 	var all []string
-	for _, stage := range tasks.Stages {
-		ks := open[stage]
-		slices.Sort(ks)
-		ks = slices.Compact(ks)
-		switch {
-		case len(ks) == 0:
-		case len(ks) == len(v.job.Shards) || len(ks) > 20:
-			all = append(all, job.Command(v.Store, stage, judgeFlag[stage]...))
-		default:
-			list := strings.ReplaceAll(strings.Trim(fmt.Sprint(ks), "[]"), " ", ",")
-			all = append(all, job.Command(v.Store, stage, append([]string{"--shard", list}, judgeFlag[stage]...)...))
+	for _, at := range slices.SortedFunc(maps.Keys(open), func(a, b [2]string) int { return slices.Compare(a[:], b[:]) }) {
+		var flags []string
+		if ks := slices.Compact(slices.Sorted(slices.Values(open[at]))); len(ks) < len(v.job.Shards) && len(ks) <= 20 {
+			flags = []string{"--shard", strings.ReplaceAll(strings.Trim(fmt.Sprint(ks), "[]"), " ", ",")}
 		}
+		if at[0] == "judge" {
+			flags = append(flags, v.JudgeFlags(at[1])...)
+		}
+		all = append(all, job.Command(v.Store, at[0], flags...))
 	}
 	return all
 }

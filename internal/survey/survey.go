@@ -93,6 +93,9 @@ type Options struct {
 	Live        []Live           // what Slurm has of the job
 	LiveKnown   bool             // Slurm was asked: what it does not list is over
 	Submissions []job.Submission // of the job
+
+	// JudgeFlags name the judge of a judging's id in a command, or one that nobody has named.
+	JudgeFlags func(judging string) []string
 }
 
 // silence is how long a runner may keep nothing before, unknown to Slurm, it is

@@ -147,7 +147,7 @@ func (c *checker) judged(ctx context.Context) (err error) {
 	for _, r := range c.judgings {
 		known[r.ID()] = true
 		if _, err := r.Accept(&c.job.Plan, nil); err != nil { // nothing is accepted yet
-			if err := c.say("remove it and start the same judging again: it writes its record", "%s%s.json is damaged, or of another tokenfork: %v", judge.JudgingPrefix, r.ID(), err); err != nil {
+			if err := c.say("remove it and start the same judging again: it writes its record", "%s%s.json is damaged, or of another tokenfork: %v", job.JudgingPrefix, r.ID(), err); err != nil {
 				return err
 			}
 		}
@@ -156,7 +156,7 @@ func (c *checker) judged(ctx context.Context) (err error) {
 		at := strings.Split(key, "/")
 		if len(at) > 4 && at[0] == "parts" && at[1] == "judge" && !known[at[3]] {
 			known[at[3]] = true
-			if err := c.say("start the same judging again: it writes its record", "%s%s.json is missing", judge.JudgingPrefix, at[3]); err != nil {
+			if err := c.say("start the same judging again: it writes its record", "%s%s.json is missing", job.JudgingPrefix, at[3]); err != nil {
 				return err
 			}
 		}

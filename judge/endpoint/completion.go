@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"math"
 	"net/http"
+	"strconv"
 	"strings"
 )
 
@@ -337,8 +338,24 @@ type model struct {
 	OwnedBy any    `json:"owned_by"`
 	Window  any    `json:"max_model_len"`  // vLLM's name for the most tokens of prompt and answer
 	Context any    `json:"context_length"` // that of others
+	Root    any    `json:"root"`           // vLLM, SGLang: the model's folder or hub name
+	Meta    any    `json:"meta"`           // llama.cpp: n_params and size of the file
 }
 
 func (m model) window() int {
 	return int(max(tokens(m.Window), tokens(m.Context), 0))
+}
+
+// about is what the list says of the model that another checkpoint of the same name changes.
+func (m model) about() (all []string) {
+	if root, ok := m.Root.(string); ok && root != "" && root != m.ID {
+		all = append(all, "root "+strconv.Quote(root))
+	}
+	meta, _ := m.Meta.(map[string]any)
+	for _, name := range []string{"n_params", "size"} {
+		if n, ok := meta[name].(float64); ok {
+			all = append(all, name+" "+strconv.FormatFloat(n, 'f', -1, 64))
+		}
+	}
+	return all
 }

@@ -44,10 +44,12 @@ type Config struct {
 type Client struct {
 	cfg     Config
 	api     *openai.Client
+	base    string   // its URL: without user and query, which Open refuses
 	host    string   // of the server, for messages
 	proxy   string   // that stands before it, "" for none
 	window  int      // tokens of prompt and answer that the model reads, 0 if unknown
 	others  []string // models that the server lists, where the one asked for is not among them
+	about   []string // what the server says of the model, beside its name
 	body    []member // of cfg.Body
 	dialect dialect
 	pace    *pace
@@ -98,6 +100,10 @@ func Open(ctx context.Context, cfg Config) (*Client, error) {
 	}
 	own := cfg.HTTP == nil
 	cfg.setDefaults(socket)
+	c.base = base
+	if socket != "" {
+		c.base = "unix://" + socket
+	}
 	c.cfg, c.pace = cfg, newPace(cfg.InFlight)
 	if c.host, err = c.reach(base, own && socket == ""); err != nil {
 		return nil, err
@@ -181,6 +187,13 @@ func baseURL(s string) (base, socket string, err error) {
 
 // Model is the name of the model that is asked.
 func (c *Client) Model() string { return c.cfg.Model }
+
+// Identity is what the judge is, beside its name: the server's URL, and what the
+// server says of the model that stays the same. That is complete after Negotiate.
+// A system_fingerprint is no part: hosted judges change it from week to week.
+func (c *Client) Identity() string {
+	return strings.Join(append([]string{c.base}, c.about...), " ")
+}
 
 // InFlight is the most requests that are under way at once.
 func (c *Client) InFlight() int { return c.cfg.InFlight }

@@ -43,7 +43,7 @@ func (c *Client) findModel(ctx context.Context) error {
 	}
 	for _, m := range models {
 		if called(m.ID, c.cfg.Model) {
-			c.window = m.window()
+			c.window, c.about = m.window(), m.about()
 			return nil
 		}
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net/http"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -122,6 +123,9 @@ func (c *Client) agree(d dialect, got completion, want Request) error {
 	}
 	if len(got.tokens) == 0 {
 		d.topLogprobs = 0
+	}
+	if got.model != "" && got.model != c.cfg.Model {
+		c.about = append(c.about, "answers as "+strconv.Quote(got.model)) // a dated version, where the name is an alias
 	}
 	c.dialect = d
 	if want.Schema != nil && d.format != bySchema {

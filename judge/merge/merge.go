@@ -48,7 +48,7 @@ type Source struct {
 	Judging string // id of the judging whose verdicts count; "" leaves them out
 	Accept  Accept // checks a verdict against its question
 	Tag     string // for column job, where several jobs are merged
-	Place   string // what failures.csv calls the job in its commands; "" is where it is
+	Retry   *Retry // how failures.csv's commands reach the job and its judge; nil: as it is reached now, by no known judge
 }
 
 // Failure is a row of failures.csv: a mismatch that is not ok, and what to do.
@@ -60,9 +60,32 @@ type Failure struct {
 	Retry            string `col:"retry"`
 }
 
-// Summary is summary.json. Everything but Place and Run is the same however, and wherever, the jobs ran.
+// Retry is what failures.csv's commands are made of.
+type Retry struct {
+	Place      string   `json:"place,omitempty"`       // of the job
+	PlaceFlags []string `json:"place_flags,omitempty"` // by which its store is reached
+	JudgeFlags []string `json:"judge_flags,omitempty"` // that name the judge and its settings
+}
+
+// RetryIn reaches a job where it is, and its judge by the flags.
+func RetryIn(s store.Store, judge []string) *Retry {
+	flags := store.Flags(s) // --job, the place, others
+	return &Retry{Place: flags[1], PlaceFlags: flags[2:], JudgeFlags: judge}
+}
+
+// command does a stage's failures again.
+func (r *Retry) command(stage string) string {
+	words := append([]string{"--job", r.Place}, r.PlaceFlags...)
+	words = append(words, "--retry")
+	if stage == "judge" {
+		words = append(words, r.JudgeFlags...)
+	}
+	return "tokenfork " + stage + " " + shell.Join(words)
+}
+
+// Summary is summary.json. Everything but Retry and Run is the same however, and wherever, the jobs ran.
 type Summary struct {
-	Place      string              `json:"place,omitempty"` // of the one job that was merged, as failures.csv names it
+	Retry
 	Jobs       []Merged            `json:"jobs"`
 	Settings   job.Settings        `json:"settings"`
 	Mismatches int64               `json:"mismatches"`
@@ -117,7 +140,7 @@ func Merge(ctx context.Context, o Options) (*Summary, error) {
 	}
 	m.sum.Judging, m.sum.R2R = o.Jobs[0].Judging, m.R2R
 	if len(m.jobs) == 1 {
-		m.sum.Place = m.jobs[0].Place
+		m.sum.Retry = *m.jobs[0].Retry
 	}
 	spool, err := newSpool(o.TempDir)
 	if err != nil {
@@ -294,7 +317,7 @@ func (m *merger) note(src *source, r *job.Result) {
 		r.Job = &src.Tag
 	}
 	if r.Stage != nil {
-		again := fmt.Sprintf("tokenfork %s --job %s --retry", *r.Stage, shell.Quote(src.Place))
+		again := src.Retry.command(*r.Stage)
 		r.Stage = &again
 	}
 	if r.MeaningMatch == nil {

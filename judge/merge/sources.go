@@ -1,7 +1,6 @@
 package merge
 
 import (
-	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -43,7 +42,9 @@ func (m *merger) open(ctx context.Context) error {
 	}
 	inputs := map[string]int{} // by fingerprint
 	for i, o := range m.Jobs {
-		o.Place = cmp.Or(o.Place, o.Store.String())
+		if o.Retry == nil {
+			o.Retry = RetryIn(o.Store, nil)
+		}
 		src := &source{Source: o, number: i, missing: map[int]bool{}}
 		var err error
 		if src.job, err = job.Load(ctx, o.Store); err != nil {
