@@ -87,7 +87,7 @@ func Run(ctx context.Context, o Options) error {
 	if err := g.Wait(); err != nil {
 		return err
 	}
-	return sum.Result(o.Store, "forks failed")
+	return sum.Result(o.Store, "forks failed", "--judge", "none")
 }
 
 // forks is how many there are in the shards to do; -1 where job.json is not at

@@ -296,7 +296,7 @@ func (r *runner) work(admit context.Context, server Server) error {
 	if err != nil {
 		return err
 	}
-	return cmp.Or(r.sum.Result(r.Store, "mismatches got no verdict"+r.byClass()), r.unready())
+	return cmp.Or(r.sum.Result(r.Store, "mismatches got no verdict"+r.byClass(), "--judging", r.judging.ID()), r.unready())
 }
 
 // shards judges all shards as one stream of questions, so that one shard's

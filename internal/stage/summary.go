@@ -40,13 +40,13 @@ func (s *Summary) Stop(ts ...job.Task) {
 
 // Result is the error that says how complete the stage is: nil, or of
 // failure.Stopped or failure.Partial. failed says what is the matter with the
-// failed rows: "forks failed".
-func (s *Summary) Result(in store.Store, failed string) error {
+// failed rows: "forks failed"; merge are the flags by which merge lists them.
+func (s *Summary) Result(in store.Store, failed string, merge ...string) error {
 	switch {
 	case len(s.stopped) > 0:
 		return failure.New(failure.Stopped, "run the same command again to go on", "stopped on request; not finished: %s", s.unfinished())
 	case s.failed > 0:
-		return failure.New(failure.Partial, "`tokenfork merge --job "+in.String()+"` lists them in failures.csv", "%d of %d %s", s.failed, s.rows, failed)
+		return failure.New(failure.Partial, "`"+job.Command(in, "merge", merge...)+"` lists them in failures.csv", "%d of %d %s", s.failed, s.rows, failed)
 	}
 	return nil
 }
