@@ -93,7 +93,7 @@ func r2r(t *testing.T, dir string) string {
 }
 
 type mismatch struct {
-	Text                                  string `json:"sentence"`
+	Text                                  string
 	Position, Small, Reference, Real, Row int64
 	Context                               []int32
 	Measures                              []*float64

@@ -6,6 +6,7 @@ import (
 	"iter"
 	"math"
 	"runtime"
+	"slices"
 	"sync"
 
 	"golang.org/x/sync/errgroup"
@@ -161,7 +162,7 @@ func (in *Input) Batches(columns []int) iter.Seq2[*InputBatch, error] {
 		for left := in.Rows; left > 0; {
 			b := inputBatches.Get().(*InputBatch)
 			b.Rows = int(min(left, batchRows))
-			b.columns = append(b.columns[:0:cap(b.columns)], make([]cells, max(0, len(columns)-cap(b.columns)))...)[:len(columns)]
+			b.columns = slices.Grow(b.columns[:0], len(columns))[:len(columns)] // with the memory that its columns had
 			if err := b.read(readers); err != nil {
 				yield(nil, err)
 				return
