@@ -122,7 +122,7 @@ func TestTruncated(t *testing.T) {
 			}
 			o := small(t, b.String()[:b.Len()-9])
 			_, _, err = Plan(t.Context(), o)
-			if err == nil || !strings.Contains(err.Error(), "read t.csv: the file is truncated") || failure.Code(err) != failure.Refused {
+			if err == nil || !strings.Contains(err.Error(), "read t.csv: the compressed data is damaged or cut off") || failure.Code(err) != failure.Refused {
 				t.Errorf("got %v", err)
 			}
 			empty(t, o)

@@ -91,6 +91,9 @@ func (r *Reader) file(ctx context.Context, s Source, yield func(*Batch, error) b
 		return nil
 	}
 	o, err := openFormat(s.Name, in, r.tmp)
+	if err != nil && ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
 	if err != nil {
 		return err
 	}
