@@ -214,14 +214,12 @@ func computedOnce(t *testing.T, dir string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	var summary struct {
-		Run map[string]job.Counters `json:"run"`
-	}
+	var summary merge.Summary
 	if err := json.Unmarshal(b, &summary); err != nil {
 		t.Fatal(err)
 	}
 	for _, side := range job.Sides {
-		c := summary.Run[side.String()]
+		c := [...]job.Counters{summary.Run.Small, summary.Run.Reference}[side]
 		computed, ideal := c["computed_tokens"], c["ideal_tokens"]
 		if ideal == 0 || computed*100 > ideal*110 {
 			t.Errorf("%s: %d prompt tokens were computed, ideal are %d", side, computed, ideal)
