@@ -91,6 +91,7 @@ func (d *decoder) decode(dst *cells, s *scratch, encoding format.Encoding, b []b
 		return nil
 	case encoding == format.Plain:
 		err = d.plain(dst, d.unpadded(b, n*d.width), n)
+	//lint:ignore SA1019 older writers name data pages so
 	case encoding == format.PlainDictionary || encoding == format.RLEDictionary:
 		err = d.look(dst, s, b, n)
 	case encoding == format.ByteStreamSplit && d.width > 0:

@@ -107,11 +107,6 @@ func (m *Model) ranked(s state, best int32, rank int) (int32, float64) {
 	return int32(id), logprob
 }
 
-// rank is that of an id.
-func (m *Model) rank(best, id int32) int {
-	return (int(id) - int(best) + m.size()) % m.size()
-}
-
 // Text is what the ids stand for.
 func (m *Model) Text(ids []int32) string {
 	var b strings.Builder

@@ -2,6 +2,7 @@ package fakevllm
 
 import (
 	"encoding/json"
+	"errors"
 	"flag"
 	"fmt"
 	"io"
@@ -63,7 +64,7 @@ func run(args []string) error {
 	mode := func(m string) bool { return slices.Contains(c.Modes, m) }
 	if mode(OutOfMemory) || mode(OneStart) && !c.first(startedMark) {
 		fmt.Fprintln(os.Stderr, "(EngineCore pid=7) ERROR 11-23 16:12:28 [core.py:12] torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB.")
-		return fmt.Errorf("(APIServer pid=6) RuntimeError: Engine core initialization failed. See root cause above.") //nolint:staticcheck // vLLM's words
+		return errors.New("(APIServer pid=6) RuntimeError: Engine core initialization failed. See root cause above") // vLLM's words
 	}
 	if mode(NeverReady) {
 		time.Sleep(time.Hour)
@@ -75,7 +76,7 @@ func run(args []string) error {
 		network, address = "tcp", "127.0.0.1:0"
 	}
 	if mode(PortTaken) && c.first(takenMark) {
-		return fmt.Errorf("OSError: [Errno 98] Address already in use") //nolint:staticcheck // Python's words
+		return errors.New("OSError: [Errno 98] Address already in use") // Python's words
 	}
 	listener, err := net.Listen(network, address)
 	if err != nil {
