@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"reflect"
 	"strings"
 
@@ -62,8 +63,10 @@ func (s *zstdSink) Close() error { return errors.Join(s.Writer.Close(), s.z.Clos
 func NewParquetWriter[T any](w io.Writer, opts ...Option) (Writer[T], error) {
 	return newBatchWriter[T](opts, func(s *arrow.Schema) (batchSink, error) {
 		// Version 2: in one of version 1 the library moves all levels so far with every few hundred of them.
+		// No limit for dictionaries: of a column that exceeds it half way, the library lists both
+		// encodings in the order of a Go map, and equal tables differ in bytes.
 		props := parquet.NewWriterProperties(parquet.WithCompression(compress.Codecs.Zstd), parquet.WithCreatedBy("tokenfork"),
-			parquet.WithDataPageVersion(parquet.DataPageV2))
+			parquet.WithDataPageVersion(parquet.DataPageV2), parquet.WithDictionaryPageSizeLimit(math.MaxInt64))
 		return pqarrow.NewFileWriter(s, noClose{w}, props, pqarrow.NewArrowWriterProperties(pqarrow.WithStoreSchema()))
 	})
 }
