@@ -35,7 +35,7 @@ test: build setup ## all tests, with real vLLM, Slurm, S3 and readers
 	scripts/setup-slurm
 	scripts/setup-report
 	go vet ./...
-	go test -p 1 -timeout 40m $$(go list ./... | grep -v /terraform)
+	go test -p 1 -timeout 60m $$(go list ./... | grep -v /terraform)
 	terraform/check
 
 fuzz: ## every reader's fuzz target for a minute
