@@ -125,7 +125,7 @@ func (p *parser) member(o *object) error {
 	}
 	name = strings.NewReplacer(" ", "_", "-", "_").Replace(strings.ToLower(name))
 	if _, twice := o.value[name]; twice {
-		return fmt.Errorf("%q is there twice", name)
+		return fmt.Errorf("field %q appears twice", name)
 	}
 	o.value[name], o.at[name], o.inner = v, from, append(o.inner, inner...)
 	return nil
