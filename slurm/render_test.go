@@ -118,8 +118,15 @@ func dry(t *testing.T, change func(*Options)) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	raw := `{"format":1,"id":"j","settings":{"trajectories":"own"},"shards":[` + strings.Repeat(`{"mismatches":1},`, 1499) + `{"mismatches":1}]}`
-	if err := os.WriteFile(filepath.Join(dir, job.Key), []byte(raw), 0o644); err != nil {
+	j := job.Job{Plan: job.Plan{Format: job.Format, ID: "j", Settings: job.Settings{Trajectories: job.Own}}, Mismatches: 1500}
+	for range 1500 {
+		j.Shards = append(j.Shards, job.Shard{Mismatches: 1, Texts: 1})
+	}
+	raw, err := job.SealJSON(j)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, job.Key), raw, 0o644); err != nil {
 		t.Fatal(err)
 	}
 	var out, warn bytes.Buffer

@@ -154,7 +154,6 @@ func TestNoErrorLooksLikeAContinuation(t *testing.T) {
 		{"no ids", choice(`"text":"abc","finish_reason":"length"`), "no token ids"},
 		{"null ids", choice(`"text":"","token_ids":null,"finish_reason":"stop"`), "no token ids"},
 		{"empty ids", choice(`"text":"","token_ids":[],"finish_reason":"stop"`), "no token ids"},
-		{"abort", choice(`"token_ids":[1],"finish_reason":"abort"`), `finish reason "abort"`},
 		{"error", choice(`"token_ids":[1],"finish_reason":"error"`), `finish reason "error"`},
 		{"null finish", choice(`"token_ids":[1],"finish_reason":null`), "no finish reason"},
 		{"too many ids", choice(`"token_ids":[1,2,3],"finish_reason":"length"`), "3 tokens, asked for 2"},
@@ -174,6 +173,16 @@ func TestNoErrorLooksLikeAContinuation(t *testing.T) {
 				t.Errorf("context length %v, gone %v", IsContextLength(err), IsGone(err))
 			}
 		})
+	}
+}
+
+// A server that gets SIGTERM answers its open requests so, with what there is.
+func TestAbortedRequestIsGone(t *testing.T) {
+	for _, ids := range []string{"null", "[]", "[1]", "[1,2]"} {
+		c, _ := answering(t, 200, `{"choices":[{"index":0,"token_ids":`+ids+`,"finish_reason":"abort"}]}`)
+		if got, err := c.Complete(t.Context(), CompletionRequest{Prompt: Tokens(1), MaxTokens: 2}); !IsGone(err) {
+			t.Errorf("%s: got %v, %v, want gone", ids, got, err)
+		}
 	}
 }
 

@@ -3,6 +3,7 @@ package vllm
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"math"
 	"net/http"
@@ -96,6 +97,9 @@ func (w *wireCompletion) usage() Usage {
 
 func (w *wireChoice) read(r *CompletionRequest) (Completion, error) {
 	c := Completion{TokenIDs: w.TokenIDs, StopTokenID: -1}
+	if w.FinishReason != nil && *w.FinishReason == "abort" { // a server that is shutting down ends its requests so
+		return c, &goneError{errors.New(`it ended the request: finish reason "abort"`)}
+	}
 	if len(c.TokenIDs) == 0 {
 		return c, &AnswerError{Reason: "no token ids"}
 	}

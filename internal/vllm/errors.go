@@ -37,7 +37,8 @@ func (e *goneError) Error() string { return "server is gone: " + e.err.Error() }
 func (e *goneError) Unwrap() error { return e.err }
 
 // IsGone reports whether the server could not be reached, ended the
-// connection, or said that its engine is dead: another server may answer.
+// connection or the request, or said that its engine is dead: another server
+// may answer.
 func IsGone(err error) bool {
 	var gone *goneError
 	if errors.As(err, &gone) {
