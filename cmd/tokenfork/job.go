@@ -3,10 +3,9 @@ package main
 import (
 	"context"
 	"log/slog"
-	"os"
 	"path/filepath"
-	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"tokenfork/internal/job"
@@ -79,18 +78,5 @@ func (c *console) logger() *slog.Logger {
 	}}))
 }
 
-// attempt describes this process, for status.
-func attempt() job.Attempt {
-	host, err := os.Hostname()
-	if err != nil {
-		host = "unknown"
-	}
-	a := job.Attempt{Host: host, PID: os.Getpid(), Started: time.Now().UTC().Truncate(time.Second)}
-	a.Restart, _ = strconv.Atoi(os.Getenv("SLURM_RESTART_COUNT")) // absent at the first start
-	if id := os.Getenv("SLURM_ARRAY_JOB_ID"); id != "" {
-		a.Slurm = id + "_" + os.Getenv("SLURM_ARRAY_TASK_ID")
-	} else {
-		a.Slurm = os.Getenv("SLURM_JOB_ID")
-	}
-	return a
-}
+// attempt is this process, for status.
+var attempt = sync.OnceValue(job.NewAttempt)

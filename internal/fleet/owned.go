@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"os"
 	"path/filepath"
 	"strconv"
 	"sync"
@@ -13,6 +14,7 @@ import (
 	"time"
 
 	"tokenfork/internal/failure"
+	"tokenfork/internal/private"
 	"tokenfork/internal/vllm"
 )
 
@@ -37,6 +39,16 @@ type owned struct {
 
 const maxRestarts = 5
 
+// compileCache keeps what servers of this user compile on this node: a folder
+// that nodes shared would keep code made for another's processor.
+func compileCache() (string, error) {
+	host, err := os.Hostname()
+	if err != nil {
+		return "", fmt.Errorf("name the compile cache: %w", err)
+	}
+	return private.Cache(filepath.Join("vllm", host))
+}
+
 // newOwned starts the fleet's server i in its place.
 func newOwned(ctx context.Context, f *Fleet, i int) (*owned, error) {
 	m, at, label := f.model, f.places[i], f.label(i)
@@ -47,8 +59,12 @@ func newOwned(ctx context.Context, f *Fleet, i int) (*owned, error) {
 	if f.fronts > 1 { // one Python process does not keep a GPU with a small model busy
 		args = append(args, "--api-server-count", strconv.Itoa(f.fronts))
 	}
+	cache, err := compileCache()
+	if err != nil {
+		return nil, err
+	}
 	c := vllm.Config{Command: m.Command, Model: m.Model.Dir, Name: label, Served: f.served, TensorParallel: at.TP, GPUs: at.GPUs, MemoryFraction: at.Fraction,
-		Args: append(args, m.Args...), Env: m.Env, LogPath: filepath.Join(m.LogDir, "vllm-"+label+".log"), StartTimeout: m.StartTimeout, Logger: f.log}
+		Args: append(args, m.Args...), Env: m.Env, LogPath: filepath.Join(m.LogDir, "vllm-"+label+".log"), CacheDir: cache, StartTimeout: m.StartTimeout, Logger: f.log}
 	w := &owned{config: c, turns: at.turns, stall: m.Stall, log: f.log.With("server", label), lost: make(chan chan struct{}), ready: make(chan struct{}), stopped: make(chan struct{})}
 	server, err := w.start(ctx)
 	if err != nil {

@@ -6,6 +6,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"os"
+	"strconv"
 	"strings"
 	"time"
 
@@ -17,6 +19,33 @@ import (
 // attempts/<stage>/<shard>/<side>.<id>.start.json and .end.json. The results
 // never depend on them.
 const AttemptPrefix = "attempts/"
+
+// Attempt says who works, for people and for status; nothing is decided by it.
+// A process is one attempt at each of its tasks.
+type Attempt struct {
+	ID      string    `json:"id"` // 12 random letters and digits: of its records, and of its folder of parts
+	Host    string    `json:"host"`
+	PID     int       `json:"pid"`
+	Slurm   string    `json:"slurm,omitempty"` // job_task of the array
+	Restart int       `json:"restart"`         // SLURM_RESTART_COUNT
+	Started time.Time `json:"started"`
+}
+
+// NewAttempt describes this process under a new id.
+func NewAttempt() Attempt {
+	host, err := os.Hostname()
+	if err != nil {
+		host = "unknown"
+	}
+	a := Attempt{ID: strings.ToLower(rand.Text()[:12]), Host: host, PID: os.Getpid(), Started: time.Now().UTC().Truncate(time.Second)}
+	a.Restart, _ = strconv.Atoi(os.Getenv("SLURM_RESTART_COUNT")) // absent at the first start
+	if id := os.Getenv("SLURM_ARRAY_JOB_ID"); id != "" {
+		a.Slurm = id + "_" + os.Getenv("SLURM_ARRAY_TASK_ID")
+	} else {
+		a.Slurm = os.Getenv("SLURM_JOB_ID")
+	}
+	return a
+}
 
 // Ending is how an attempt ended without finishing its shard.
 type Ending struct {
@@ -34,7 +63,6 @@ const endingTimeout = 10 * time.Second
 // if work fails, why. A store that takes no record refuses the work before it
 // begins; a failing last record is added to the error.
 func RecordAttempt(ctx context.Context, s store.Store, stage string, shard int, side string, who Attempt, work func() error) error {
-	who.ID = strings.ToLower(rand.Text()[:12])
 	key := fmt.Sprintf("%s%s/%05d/%s.%s", AttemptPrefix, stage, shard, side, who.ID)
 	if err := keep(ctx, s, key+".start.json", who); err != nil {
 		return fmt.Errorf("start %s of shard %d: %w", stage, shard, err)

@@ -3,8 +3,6 @@ package job
 import (
 	"bytes"
 	"context"
-	"crypto/rand"
-	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -71,16 +69,6 @@ func (c Counters) Add(b Counters) {
 	for k, v := range b {
 		c[k] += v
 	}
-}
-
-// Attempt says who works, for people and for status; nothing is decided by it.
-type Attempt struct {
-	ID      string    `json:"id"`
-	Host    string    `json:"host"`
-	PID     int       `json:"pid"`
-	Slurm   string    `json:"slurm,omitempty"` // job_task of the array
-	Restart int       `json:"restart"`         // SLURM_RESTART_COUNT
-	Started time.Time `json:"started"`
 }
 
 const (
@@ -176,11 +164,6 @@ func OpenTask[T Row](ctx context.Context, s store.Store, plan string, t Task, wh
 }
 
 func openLog[T Row](ctx context.Context, s store.Store, plan string, t Task, who Attempt, every time.Duration, round int, retry bool) (*Log[T], error) {
-	var id [6]byte
-	if _, err := rand.Read(id[:]); err != nil {
-		return nil, fmt.Errorf("name the attempt: %w", err)
-	}
-	who.ID = hex.EncodeToString(id[:])
 	l := &Log[T]{store: s, task: t, plan: plan, who: who, every: every, counters: Counters{}, parts: map[string]*loaded{},
 		owner: map[int64]owner{}, listed: map[string]bool{}, retry: retry, round: round, wake: make(chan struct{}, 1), stop: make(chan struct{}), done: make(chan struct{})}
 	l.flushed = sync.NewCond(&l.mu)

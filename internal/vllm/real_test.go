@@ -52,7 +52,7 @@ func realConfig(t *testing.T) Config {
 		Name:    "small", LogPath: filepath.Join(t.TempDir(), "vllm.log"), RunRoot: shortDir(t),
 		Args:         []string{"--dtype", "float32", "--enforce-eager", "--max-model-len", fmt.Sprint(realLength), "--block-size", fmt.Sprint(realBlock)},
 		Env:          []string{"VLLM_CPU_OMP_THREADS_BIND=nobind", "VLLM_CPU_KVCACHE_SPACE=1", "OMP_WAIT_POLICY=PASSIVE"},
-		CacheDir:     filepath.Join(os.TempDir(), "tokenfork-test-cache"), // the second start is quicker
+		CacheDir:     filepath.Join(filepath.Dir(setting(t, "TOKENFORK_MODELS", ".cache/models")), "vllm"), // later starts are quicker
 		StartTimeout: 10 * time.Minute, StopTimeout: 20 * time.Second,
 	}
 }
