@@ -471,7 +471,11 @@ func TestTwoAtOnce(t *testing.T) {
 	var both sync.WaitGroup
 	errs := make([]error, 2)
 	for i := range errs {
-		both.Go(func() { errs[i] = infer.Run(t.Context(), o) })
+		both.Go(func() {
+			o := o
+			o.Who = job.NewAttempt()
+			errs[i] = infer.Run(t.Context(), o)
+		})
 	}
 	both.Wait()
 	if errs[0] != nil || errs[1] != nil {
