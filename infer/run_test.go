@@ -307,12 +307,13 @@ func TestPassingFaults(t *testing.T) {
 func TestFailedForks(t *testing.T) {
 	t.Parallel()
 	for class, f := range map[string]fakevllm.Fault{
-		infer.ClassRefused:         {Kind: fakevllm.Refuse, Status: 422, Every: 8, After: 80},
-		infer.ClassServer:          {Kind: fakevllm.Refuse, Status: 503, Every: 20, After: 80},
-		infer.ClassServer + " id":  {Kind: fakevllm.WrongID, Every: 8, After: 80},
-		infer.ClassServer + " end": {Kind: fakevllm.WrongEnd, Every: 8, After: 80},
-		infer.ClassServerCrash:     {Kind: fakevllm.Die, For: 10 * time.Millisecond, Every: 30, After: 80},
-		infer.ClassContextLength:   {Kind: fakevllm.Short, Every: 8, After: 80},
+		infer.ClassRefused:             {Kind: fakevllm.Refuse, Status: 422, Every: 8, After: 80},
+		infer.ClassServer:              {Kind: fakevllm.Refuse, Status: 503, Every: 20, After: 80},
+		infer.ClassServer + " id":      {Kind: fakevllm.WrongID, Every: 8, After: 80},
+		infer.ClassServer + " end":     {Kind: fakevllm.WrongEnd, Every: 8, After: 80},
+		infer.ClassServer + " endless": {Kind: fakevllm.Endless, Every: 8, After: 80},
+		infer.ClassServerCrash:         {Kind: fakevllm.Die, For: 10 * time.Millisecond, Every: 30, After: 80},
+		infer.ClassContextLength:       {Kind: fakevllm.Short, Every: 8, After: 80},
 	} {
 		t.Run(class, func(t *testing.T) {
 			t.Parallel()

@@ -49,13 +49,13 @@ func (f form) read(r *endpoint.Reply) (answer, error) {
 	}
 	a := answer{}
 	if o == nil {
-		return f.readLines(r, rest)
+		return f.readLines(r, from, rest)
 	}
 	value := strings.ToLower(strings.Trim(string(o.value[f.property]), `"`))
 	if a.match, err = f.verdict(value); err != nil {
 		return answer{}, err
 	}
-	if line, err := f.readLines(r, rest); err == nil && line.match != a.match || err != nil && !errors.Is(err, errNoVerdict) {
+	if line, err := f.readLines(r, from, rest); err == nil && line.match != a.match || err != nil && !errors.Is(err, errNoVerdict) {
 		return answer{}, errors.New("two verdicts that differ")
 	}
 	a.explanation = stringOf(o.value["explanation"])
@@ -67,8 +67,15 @@ func (f form) read(r *endpoint.Reply) (answer, error) {
 	return a, nil
 }
 
+// longest is how many bytes an answer may have behind its thoughts. Reading it
+// costs milliseconds whatever it holds.
+const longest = 64 << 10
+
+var errTooLong = fmt.Errorf("it is longer than %d KiB", longest>>10)
+
 var (
-	thoughtEnds   = regexp.MustCompile(`</(?:seed:)?think(?:ing)?>|</thought>|</reasoning>|\[/THINK\]|◁/think▷|<\|channel\|>final<\|message\|>`)
+	thoughtEnds = []string{"</think>", "</thinking>", "</seed:think>", "</seed:thinking>", "</thought>", "</reasoning>", "[/THINK]", "◁/think▷",
+		"<|channel|>final<|message|>"}
 	thoughtStarts = regexp.MustCompile(`^\s*(?:<(?:seed:)?think(?:ing)?>|<thought>|<reasoning>|\[THINK\]|◁think▷|<\|channel\|>analysis)`)
 )
 
@@ -76,12 +83,24 @@ var (
 // drafts of the verdict.
 func spoken(text string) (int, error) {
 	if at := strings.IndexByte(text, '{'); at >= 0 && strings.TrimSpace(text[:at]) == "" {
+		if len(text) > longest {
+			return 0, errTooLong
+		}
 		if o, err := parseObject(text, at); err == nil && strings.TrimSpace(text[o.end:]) == "" {
 			return 0, nil // the end of a thought is quoted in it
 		}
 	}
-	if ends := thoughtEnds.FindAllStringIndex(text, -1); len(ends) > 0 {
-		return ends[len(ends)-1][1], nil
+	from := 0
+	for _, end := range thoughtEnds {
+		if at := strings.LastIndex(text, end); at >= 0 {
+			from = max(from, at+len(end))
+		}
+	}
+	switch {
+	case len(text)-from > longest:
+		return 0, errTooLong
+	case from > 0:
+		return from, nil
 	}
 	if thoughtStarts.MatchString(text) {
 		return 0, errors.New("it ends before its thoughts do")
@@ -133,22 +152,22 @@ var (
 )
 
 // find gives the object that holds the verdict, nil if there is none, and the
-// text without the objects that it considered. An object counts where it stands
+// text from there on without the objects that it considered. An object counts where it stands
 // by itself: one in the middle of a sentence is mostly a quotation.
 func (f form) find(r *endpoint.Reply, from int) (*object, string, error) {
 	text := r.Text
-	rest := []byte(strings.Repeat(" ", from) + text[from:])
+	rest := []byte(text[from:])
 	var found *object
 	var failed error
-	work := readings * (len(text) + 1<<20)
+	work := readings * (len(text) - from + beginnings*beginning)
 	for at := from; ; at++ {
 		next := strings.IndexByte(text[at:], '{')
 		if next < 0 {
 			break
 		}
 		at += next
-		o, reached, err := parseObjectTo(text, at)
-		if work -= reached - at + 1<<10; work < 0 {
+		o, took, err := parseCounted(text, at)
+		if work -= took; work < 0 {
 			return nil, "", errors.New("too many braces to find a verdict among them")
 		}
 		if err == nil && r.Masked && o.broken {
@@ -163,7 +182,7 @@ func (f form) find(r *endpoint.Reply, from int) (*object, string, error) {
 		if !alone(text[from:], o.start-from, o.end-from) {
 			continue
 		}
-		copy(rest[o.start:o.end], bytes.Repeat([]byte{considered}, o.end-o.start))
+		copy(rest[o.start-from:o.end-from], bytes.Repeat([]byte{considered}, o.end-o.start))
 		for _, o := range f.holders(o) {
 			if found != nil && string(found.value[f.property]) != string(o.value[f.property]) {
 				return nil, "", errors.New("two verdicts that differ")
@@ -177,9 +196,12 @@ func (f form) find(r *endpoint.Reply, from int) (*object, string, error) {
 	return found, fence.ReplaceAllStringFunc(string(rest), func(f string) string { return strings.Repeat(" ", len(f)) }), nil
 }
 
-// readings bounds the work for one reply: it is read that often in all, and
-// has a few thousand braces that begin no object.
-const readings = 8
+// These bound the work for one reply: it is read that often in all, and may have
+// a few thousand braces that begin no object.
+const (
+	readings   = 4
+	beginnings = 1024
+)
 
 // lineAround is the length of the lines that text[from:to] stands on.
 func lineAround(text string, from, to int) int {
@@ -226,8 +248,9 @@ var (
 var errNoVerdict = errors.New("no verdict in it")
 
 // readLines reads "Verdict: True" and "Explanation: …" in text, which is the
-// reply's without its objects, of a server that holds answers to no format.
-func (f form) readLines(r *endpoint.Reply, text string) (answer, error) {
+// reply's from there on without its objects, of a server that holds answers to no
+// format.
+func (f form) readLines(r *endpoint.Reply, from int, text string) (answer, error) {
 	var a answer
 	at, lines := 0, 0
 	for _, place := range verdictLine.FindAllStringSubmatchIndex(text, -1) {
@@ -248,7 +271,7 @@ func (f form) readLines(r *endpoint.Reply, text string) (answer, error) {
 		if lines > 0 && match != a.match {
 			return answer{}, errors.New("two verdicts that differ")
 		}
-		a.match, at, lines = match, start+m[2], lines+1
+		a.match, at, lines = match, from+start+m[2], lines+1
 	}
 	if lines == 0 {
 		return answer{}, errNoVerdict

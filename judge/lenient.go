@@ -28,6 +28,7 @@ type parser struct {
 	text  string
 	at    int
 	depth int
+	begun int // objects and lists
 }
 
 // deepest is more than any answer nests: a text of braces must not be read
@@ -36,20 +37,24 @@ const deepest = 16
 
 // parseObject reads the object that begins at the place in the text.
 func parseObject(text string, at int) (*object, error) {
-	o, _, err := parseObjectTo(text, at)
+	o, _, err := parseCounted(text, at)
 	return o, err
 }
 
-// parseObjectTo also says how far it read.
-func parseObjectTo(text string, at int) (*object, int, error) {
+// parseCounted also gives the work that it was, in bytes read.
+func parseCounted(text string, at int) (*object, int, error) {
 	p := parser{text: text, at: at}
 	o, err := p.object()
+	work := p.at - at + p.begun*beginning
 	if err != nil {
-		return nil, p.at, fmt.Errorf("at byte %d: %w", p.at, err)
+		return nil, work, fmt.Errorf("at byte %d: %w", p.at, err)
 	}
 	o.broken = !json.Valid([]byte(text[o.start:o.end]))
-	return o, p.at, nil
+	return o, work, nil
 }
+
+// beginning an object or a list is as much work as reading so many bytes.
+const beginning = 64
 
 var errEnds = errors.New("it ends too early")
 
@@ -82,6 +87,7 @@ func (p *parser) list(closing byte, one func() error) error {
 	}
 	defer func() { p.depth-- }()
 	p.at++
+	p.begun++
 	for {
 		if p.next() == closing {
 			p.at++

@@ -37,6 +37,7 @@ func TestLocalJudge(t *testing.T) {
 		"the small model":        {[]string{"--judge-model", "small"}, nil, 3},
 		"a judge that dies":      {[]string{"--judge-args", "--dtype float32"}, []fakevllm.Fault{{Kind: fakevllm.Die, Server: fakevllm.Chat, After: 6, Most: 1}}, 4},
 		"a shared one that dies": {nil, []fakevllm.Fault{{Kind: fakevllm.Die, Server: fakevllm.Chat, Most: 1}}, 3},
+		"an answer without end":  {nil, []fakevllm.Fault{{Kind: fakevllm.Endless, Server: fakevllm.Chat, Most: 1}}, 2},
 		"its engine alone":       {nil, []fakevllm.Fault{{Kind: fakevllm.Engine, Server: fakevllm.Chat, Most: 1}}, 3},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -3,6 +3,7 @@ package fleet
 import (
 	"context"
 	"errors"
+	"io"
 	"net/http"
 	"sync"
 	"sync/atomic"
@@ -38,13 +39,43 @@ func (t *Transport) RoundTrip(r *http.Request) (*http.Response, error) {
 		}
 		return nil, err
 	}
+	lost := func() {
+		if ctx.Err() == nil {
+			s.Lost(ctx, generation)
+		}
+	}
 	s.Flying(1)
 	resp, err := client.RoundTrip(r)
-	s.Flying(-1)
-	if ctx.Err() == nil && (err != nil || resp.StatusCode >= http.StatusInternalServerError) {
-		s.Lost(ctx, generation) // the engine may be dead behind a server that still answers
+	if err != nil {
+		s.Flying(-1)
+		lost()
+		return nil, err
 	}
-	return resp, err
+	if resp.StatusCode >= http.StatusInternalServerError {
+		lost() // the engine may be dead behind a server that still answers
+	}
+	resp.Body = &flyingBody{ReadCloser: resp.Body, lost: lost, landed: sync.OnceFunc(func() { s.Flying(-1) })}
+	return resp, nil
+}
+
+// flyingBody is the body of an answer, which is in flight until it is closed.
+type flyingBody struct {
+	io.ReadCloser
+	lost, landed func()
+}
+
+func (b *flyingBody) Read(p []byte) (int, error) {
+	n, err := b.ReadCloser.Read(p)
+	if err != nil && err != io.EOF {
+		b.landed()
+		b.lost()
+	}
+	return n, err
+}
+
+func (b *flyingBody) Close() error {
+	b.landed()
+	return b.ReadCloser.Close()
 }
 
 // Gone is closed when a server ended for good; Err tells why.

@@ -41,7 +41,7 @@ func (c *Client) Version(ctx context.Context) (string, error) {
 // Health returns nil when the server says that it is well. A hung engine can
 // still say so: see Watchdog.
 func (c *Client) Health(ctx context.Context) error {
-	_, err := c.do(ctx, http.MethodGet, "/health", nil)
+	_, err := c.do(ctx, http.MethodGet, "/health", nil, maxAnswer)
 	return err
 }
 
@@ -76,7 +76,7 @@ func (c *Client) Detokenize(ctx context.Context, ids []int32) (string, error) {
 	defer body.release()
 	body.b = append(append(body.b, `{"model":`...), quoteJSON(c.Model)...)
 	body.b = append(Tokens(ids...).appendWire(append(body.b, `,"tokens":`...)), '}')
-	data, err := c.do(ctx, http.MethodPost, "/detokenize", body)
+	data, err := c.do(ctx, http.MethodPost, "/detokenize", body, maxAnswer+int64(len(ids))*tokenBytes)
 	if err != nil {
 		return "", err
 	}

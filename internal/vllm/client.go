@@ -113,14 +113,18 @@ func (c *Client) Close() {
 // server was just closing.
 const maxSends = 5
 
-// do sends a request and returns the body of a 200 answer. body may be nil.
-func (c *Client) do(ctx context.Context, method, path string, body *body) ([]byte, error) {
+// maxAnswer bounds in bytes what is read of an answer whose length no request sets.
+const maxAnswer = 1 << 20
+
+// do sends a request and returns the body of a 200 answer, an AnswerError if it is
+// longer than most bytes. body may be nil.
+func (c *Client) do(ctx context.Context, method, path string, body *body, most int64) ([]byte, error) {
 	request := method + " " + path
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	defer context.AfterFunc(c.life, func() { cancel(ErrClosed) })()
 	for try := 1; ; try++ {
-		status, data, unsent, err := c.send(ctx, method, path, body)
+		status, data, unsent, err := c.send(ctx, method, path, body, most)
 		switch {
 		case err != nil && unsent && try < maxSends && ctx.Err() == nil:
 			c.http.CloseIdleConnections() // they are as old
@@ -131,14 +135,17 @@ func (c *Client) do(ctx context.Context, method, path string, body *body) ([]byt
 			return nil, statusError(request+c.via, status, data)
 		case status != http.StatusOK:
 			return nil, statusError(request, status, data)
+		case int64(len(data)) > most:
+			return nil, &AnswerError{Reason: fmt.Sprintf("%s: more than %d bytes, which nothing asked for can take", request, most)}
 		}
 		return data, nil
 	}
 }
 
 // send makes one request. unsent says that the server can't have seen all of
-// it, because a connection kept from before broke while it was written.
-func (c *Client) send(ctx context.Context, method, path string, body *body) (status int, data []byte, unsent bool, err error) {
+// it, because a connection kept from before broke while it was written. Of the
+// answer it reads a byte more than most.
+func (c *Client) send(ctx context.Context, method, path string, body *body, most int64) (status int, data []byte, unsent bool, err error) {
 	var kept, broke atomic.Bool
 	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
 		GotConn:      func(info httptrace.GotConnInfo) { kept.Store(info.Reused) },
@@ -163,20 +170,20 @@ func (c *Client) send(ctx context.Context, method, path string, body *body) (sta
 		return 0, nil, kept.Load() && broke.Load(), err
 	}
 	defer resp.Body.Close()
-	data, err = io.ReadAll(resp.Body)
+	data, err = io.ReadAll(io.LimitReader(resp.Body, most+1))
 	return resp.StatusCode, data, false, err
 }
 
-// RoundTrip sends any HTTP request to this server, whatever host it names, and reads
-// the whole answer.
+// RoundTrip sends any HTTP request to this server, whatever host it names. The
+// client's end ends the reading of its answer too.
 func (c *Client) RoundTrip(r *http.Request) (*http.Response, error) {
 	to, err := url.Parse(c.base)
 	if err != nil {
 		return nil, err
 	}
 	ctx, cancel := context.WithCancelCause(r.Context())
-	defer cancel(nil)
-	defer context.AfterFunc(c.life, func() { cancel(ErrClosed) })()
+	stop := context.AfterFunc(c.life, func() { cancel(ErrClosed) })
+	end := func() { stop(); cancel(nil) }
 	r = r.Clone(ctx)
 	r.URL.Scheme, r.URL.Host, r.Host = to.Scheme, to.Host, to.Host
 	if c.key != "" {
@@ -184,19 +191,38 @@ func (c *Client) RoundTrip(r *http.Request) (*http.Response, error) {
 	}
 	resp, err := c.http.Transport.RoundTrip(r)
 	if err != nil {
-		return nil, transportError(ctx, r.Method+" "+r.URL.Path, err)
+		err = transportError(ctx, r.Method+" "+r.URL.Path, err)
+		end()
+		return nil, err
 	}
-	defer resp.Body.Close()
-	data, err := io.ReadAll(resp.Body)
-	if err != nil {
-		return nil, transportError(ctx, r.Method+" "+r.URL.Path, err)
-	}
-	resp.Body = io.NopCloser(bytes.NewReader(data))
+	resp.Body = &answerBody{ReadCloser: resp.Body, end: end, explain: func(err error) error {
+		return transportError(ctx, r.Method+" "+r.URL.Path, err)
+	}}
 	return resp, nil
 }
 
+// answerBody is the body of an answer that is read as it comes.
+type answerBody struct {
+	io.ReadCloser
+	end     func()
+	explain func(error) error
+}
+
+func (b *answerBody) Read(p []byte) (int, error) {
+	n, err := b.ReadCloser.Read(p)
+	if err != nil && err != io.EOF {
+		err = b.explain(err)
+	}
+	return n, err
+}
+
+func (b *answerBody) Close() error {
+	defer b.end()
+	return b.ReadCloser.Close()
+}
+
 func (c *Client) getJSON(ctx context.Context, path string, v any) error {
-	data, err := c.do(ctx, http.MethodGet, path, nil)
+	data, err := c.do(ctx, http.MethodGet, path, nil, maxAnswer)
 	if err != nil {
 		return err
 	}

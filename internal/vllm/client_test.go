@@ -15,6 +15,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 )
@@ -182,6 +183,76 @@ func TestAbortedRequestIsGone(t *testing.T) {
 		c, _ := answering(t, 200, `{"choices":[{"index":0,"token_ids":`+ids+`,"finish_reason":"abort"}]}`)
 		if got, err := c.Complete(t.Context(), CompletionRequest{Prompt: Tokens(1), MaxTokens: 2}); !IsGone(err) {
 			t.Errorf("%s: got %v, %v, want gone", ids, got, err)
+		}
+	}
+}
+
+// Of an answer no more is read than what was asked for can take.
+func TestAnswersWithoutEnd(t *testing.T) {
+	var status, written atomic.Int64
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.WriteHeader(int(status.Load()))
+		for {
+			n, err := w.Write([]byte(strings.Repeat("{", 4096)))
+			if written.Add(int64(n)); err != nil || n == 0 {
+				return
+			}
+		}
+	}))
+	t.Cleanup(server.Close)
+	c, err := NewClient(server.URL, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(c.Close)
+	ids := make([]int32, 1000)
+	for name, ask := range map[string]func() error{
+		"completion": func() error {
+			_, err := c.Complete(t.Context(), CompletionRequest{Prompt: Tokens(ids...), MaxTokens: 100, Margins: true})
+			return err
+		},
+		"predictions":  func() error { _, err := c.Predict(t.Context(), ids); return err },
+		"models":       func() error { _, err := c.Models(t.Context()); return err },
+		"health":       func() error { return c.Health(t.Context()) },
+		"metrics":      func() error { _, err := c.Metrics(t.Context()); return err },
+		"tokens":       func() error { _, err := c.Tokenize(t.Context(), "a text", false); return err },
+		"text of ids":  func() error { _, err := c.Detokenize(t.Context(), ids); return err },
+		"chat's start": func() error { _, err := c.TokenizeChat(t.Context(), []Message{{Content: "a"}}); return err },
+	} {
+		for _, code := range []int64{200, 500} {
+			status.Store(code)
+			written.Store(0)
+			err := ask()
+			var answer *AnswerError
+			var refused *StatusError
+			switch {
+			case code == 200 && (!errors.As(err, &answer) || !strings.Contains(answer.Reason, "which nothing asked for can take")):
+				t.Errorf("%s: %v", name, err)
+			case code == 500 && (!errors.As(err, &refused) || len(refused.Message) > 300):
+				t.Errorf("%s: %v", name, err)
+			}
+			if n := written.Load(); n > 64<<20 { // what sockets hold included
+				t.Errorf("%s: the server could write %d MiB", name, n>>20)
+			}
+		}
+	}
+}
+
+// The longest tokens that models have fit.
+func TestAnswerBoundHasRoom(t *testing.T) {
+	word := strings.Repeat(`\u4f60`, 128) // 128 characters, escaped
+	tests := map[string]struct {
+		each    string
+		margins bool
+	}{
+		"plain":    {fmt.Sprintf(`{"text":"%s","token_ids":[151935],"token":"%s"},`, word, word), false},
+		"generate": {fmt.Sprintf(`{"token":"%s","logprob":-0.123456789012345,"top_logprobs":[{"token":"%s","logprob":-0.1},{"token":"%s","logprob":-0.1}]},`, word, word, word), true},
+	}
+	for name, tt := range tests {
+		r := CompletionRequest{Prompt: Tokens(make([]int32, 5000)...), MaxTokens: 300, Margins: tt.margins}
+		size := int64(len(tt.each))*300 + 5000*int64(len(`2147483647, `))
+		if most := r.answerBound(); size > most || most > 8*size {
+			t.Errorf("%s: an answer of %d bytes, a bound of %d", name, size, most)
 		}
 	}
 }

@@ -35,7 +35,7 @@ func (c *Client) Complete(ctx context.Context, r CompletionRequest) (Completion,
 	body := newBody()
 	defer body.release()
 	body.b = r.appendWire(body.b, c.API, c.Model)
-	data, err := c.do(ctx, http.MethodPost, c.API.path(), body)
+	data, err := c.do(ctx, http.MethodPost, c.API.path(), body, r.answerBound())
 	if err != nil {
 		return Completion{}, err
 	}

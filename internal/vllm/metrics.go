@@ -31,9 +31,12 @@ type Metrics struct {
 	Missing []string
 }
 
+// maxMetrics is in bytes: a server of many engines has some hundred kB.
+const maxMetrics = 16 << 20
+
 // Metrics reads the server's /metrics.
 func (c *Client) Metrics(ctx context.Context) (Metrics, error) {
-	data, err := c.do(ctx, http.MethodGet, "/metrics", nil)
+	data, err := c.do(ctx, http.MethodGet, "/metrics", nil, maxMetrics)
 	if err != nil {
 		return Metrics{}, err
 	}

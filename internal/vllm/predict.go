@@ -35,7 +35,7 @@ func (c *Client) tokenize(ctx context.Context, request map[string]any) ([]int32,
 	body := newBody()
 	defer body.release()
 	body.b = append(body.b, b...)
-	data, err := c.do(ctx, http.MethodPost, "/tokenize", body)
+	data, err := c.do(ctx, http.MethodPost, "/tokenize", body, maxAnswer+int64(len(b))*idBytes) // no token is shorter than a byte
 	if err != nil {
 		return nil, err
 	}
@@ -60,7 +60,7 @@ func (c *Client) Predict(ctx context.Context, ids []int32) ([]int32, error) {
 	defer body.release()
 	body.b = r.appendWire(body.b, Completions, c.Model)
 	body.b = append(body.b[:len(body.b)-1], `,"prompt_logprobs":1}`...)
-	data, err := c.do(ctx, http.MethodPost, Completions.path(), body)
+	data, err := c.do(ctx, http.MethodPost, Completions.path(), body, r.answerBound()+int64(len(ids))*2*tokenBytes)
 	if err != nil {
 		return nil, err
 	}

@@ -228,7 +228,7 @@ func testRealPoison(t *testing.T, c *Client) {
 		body := newBody()
 		body.b = append(p.appendWire(append(body.b, fmt.Sprintf(`{"model":%q,"prompt":`, c.Model)...)),
 			fmt.Sprintf(`,"max_tokens":%d,"temperature":0,"return_token_ids":true}`, realTokens)...)
-		data, err := c.do(t.Context(), "POST", "/v1/completions", body)
+		data, err := c.do(t.Context(), "POST", "/v1/completions", body, maxAnswer)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -57,6 +57,26 @@ func (r *CompletionRequest) check() error {
 	return nil
 }
 
+// A token takes no more bytes than these in an answer: its id in a list, and the token
+// with its text in each of several forms, and its logprob.
+const (
+	idBytes    = 16
+	tokenBytes = 2 << 10
+)
+
+// answerBound is more bytes than an answer takes: the prompt's ids, and what is
+// said of each generated token and of the likeliest ones in its place.
+func (r *CompletionRequest) answerBound() int64 {
+	said := int64(1)
+	if r.Margins {
+		said += 1 + margins
+	}
+	return 64<<10 + int64(r.Prompt.Len())*idBytes + int64(r.MaxTokens)*said*tokenBytes
+}
+
+// margins is how many of the likeliest tokens a margin is found from.
+const margins = 2
+
 func (r *CompletionRequest) appendWire(b []byte, api API, model string) []byte {
 	b = append(b, `{"model":`...)
 	b = append(b, quoteJSON(model)...)
@@ -104,7 +124,8 @@ func (r *CompletionRequest) appendSampling(b []byte) []byte {
 		b = strconv.AppendInt(b, s.Seed, 10)
 	}
 	if r.Margins {
-		b = append(b, `,"logprobs":2`...)
+		b = append(b, `,"logprobs":`...)
+		b = strconv.AppendInt(b, margins, 10)
 	}
 	return b
 }

@@ -1,6 +1,7 @@
 package fakevllm
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -152,6 +153,13 @@ func (s *Server) pause(client context.Context, d time.Duration) bool {
 
 func (s *Server) send(w http.ResponseWriter, r *http.Request, body []byte, f Fault) {
 	w.Header().Set("Content-Type", "application/json")
+	if f.Kind == Endless {
+		for spaces := bytes.Repeat([]byte(" "), 64<<10); ; { // JSON goes on behind them
+			if _, err := w.Write(spaces); err != nil {
+				return
+			}
+		}
+	}
 	w.Header().Set("Content-Length", strconv.Itoa(len(body)))
 	switch f.Kind {
 	case Cut:

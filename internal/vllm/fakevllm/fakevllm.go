@@ -87,6 +87,7 @@ const (
 	Die      Kind = "die"       // the process ends; Serve's server cuts all connections
 	Refuse   Kind = "refuse"    // an answer with Status
 	Engine   Kind = "engine"    // 500 EngineDeadError for this request and all later ones
+	Endless  Kind = "endless"   // 200 with an answer that does not end
 	Cut      Kind = "cut"       // the connection breaks within the answer
 	Short    Kind = "short"     // 200 with a token less than asked for, and no stop token
 	WrongID  Kind = "wrong id"  // 200 with an id that the model does not have
