@@ -23,7 +23,7 @@ func retried(t *testing.T, s store.Store, atLeast float64, faults ...fakevllm.Fa
 	t.Helper()
 	m := fakevllm.Model{Seed: 7, Pieces: strings.Split("I|We| see| saw| the| a| dog| cat| hen| now| then|.", "|")}
 	url := fakevllm.Serve(t, fakevllm.Config{Model: m, Faults: faults}).URL
-	o := Options{Store: s, Sides: []job.Side{job.Small}, Retry: true, PartEvery: time.Hour, Who: job.NewAttempt(), Grace: time.Minute, Stall: time.Hour,
+	o := Options{Store: s, Sides: []job.Side{job.Small}, Retry: true, PartEvery: time.Hour, Grace: time.Minute, Stall: time.Hour,
 		MinAgreement: atLeast, Log: slog.New(slog.DiscardHandler), Console: io.Discard}
 	o.Servers[job.Small].URLs = []string{url}
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)

@@ -139,7 +139,7 @@ func (j *planned) plain() infer.Options {
 		return j.log.Write(b)
 	}), nil))
 	return infer.Options{Store: j.store, InFlight: 8, PartEvery: time.Millisecond, Grace: 100 * time.Millisecond, Stall: time.Minute,
-		MinAgreement: 0.95, AuditShare: &share, Who: job.NewAttempt(), Log: log, Console: io.Discard}
+		MinAgreement: 0.95, AuditShare: &share, Who: job.Attempt{Host: "h"}, Log: log, Console: io.Discard}
 }
 
 type writer func([]byte) (int, error)
@@ -472,11 +472,7 @@ func TestTwoAtOnce(t *testing.T) {
 	var both sync.WaitGroup
 	errs := make([]error, 2)
 	for i := range errs {
-		both.Go(func() {
-			o := o
-			o.Who = job.NewAttempt()
-			errs[i] = infer.Run(t.Context(), o)
-		})
+		both.Go(func() { errs[i] = infer.Run(t.Context(), o) })
 	}
 	both.Wait()
 	if errs[0] != nil || errs[1] != nil {

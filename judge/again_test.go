@@ -22,7 +22,7 @@ func inferAgain(t *testing.T, s store.Store) {
 		t.Fatal(err)
 	}
 	task := job.Task{Stage: "infer", Shard: 0, Side: "small", Manifest: j.Shards[0].SHA256}
-	log, before, err := job.OpenTask[job.Continuation](t.Context(), s, j.ID, task, job.NewAttempt(), time.Hour, true)
+	log, before, err := job.OpenTask[job.Continuation](t.Context(), s, j.ID, task, job.Attempt{}, time.Hour, true)
 	if err != nil || log == nil {
 		t.Fatal(log, err)
 	}

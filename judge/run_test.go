@@ -29,7 +29,7 @@ import (
 )
 
 func options(s store.Store, url string) Options {
-	return Options{Store: s, Settings: Defaults(), Identity: "the same wherever it is served", PartEvery: time.Hour, Who: job.NewAttempt(), Grace: 10 * time.Second, Log: slog.New(slog.DiscardHandler), Console: io.Discard,
+	return Options{Store: s, Settings: Defaults(), Identity: "the same wherever it is served", PartEvery: time.Hour, Grace: 10 * time.Second, Log: slog.New(slog.DiscardHandler), Console: io.Discard,
 		Connect: func(context.Context) (Server, error) { return Server{Config: endpoint.Config{URL: url}}, nil }}
 }
 

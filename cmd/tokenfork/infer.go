@@ -60,15 +60,15 @@ type inferFlags struct {
 
 // Run is the command.
 func (c *inferCmd) Run(ctx context.Context, con *console) error {
-	return c.watched(ctx, con, "infer", c.Shard, c.Side, func() error { return c.run(ctx, con) })
+	return c.watched(ctx, con, "infer", c.Shard, c.Side, func(who job.Attempt) error { return c.run(ctx, con, who) })
 }
 
-func (c *inferCmd) run(ctx context.Context, con *console) error {
+func (c *inferCmd) run(ctx context.Context, con *console, who job.Attempt) error {
 	o, err := c.infer(ctx, con, &c.jobFlags, &c.workFlags, &c.modelFlags)
 	if err != nil {
 		return err
 	}
-	o.Shards, o.Retry = c.Shard, c.Retry
+	o.Shards, o.Retry, o.Who = c.Shard, c.Retry, who
 	if c.keep != nil {
 		o.Servers[job.Reference].Keep, o.Servers[job.Reference].Length = c.keep, judgeLength
 	}
@@ -89,7 +89,7 @@ func (f *inferFlags) infer(ctx context.Context, con *console, j *jobFlags, w *wo
 		return infer.Options{}, err
 	}
 	o := infer.Options{Store: s, InFlight: f.InFlight, PartEvery: w.PartEvery, Grace: w.Grace, Stall: f.Stall, MinAgreement: f.ReplayMinAgree, AuditShare: f.Audit,
-		AllowMixedEngines: f.AllowMixedEngines, Who: attempt(), Log: log, Console: con.err}
+		AllowMixedEngines: f.AllowMixedEngines, Log: log, Console: con.err}
 	command, err := words("--vllm", w.VLLM)
 	if err != nil {
 		return o, err

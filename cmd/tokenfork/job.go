@@ -57,9 +57,9 @@ func ownLogs() (string, error) { return private.Cache(filepath.Join("logs", atte
 
 // watched does a task's work and keeps for status that it began, and why it
 // failed. Only a task has one shard: other runs are watched by who started them.
-func (f *jobFlags) watched(ctx context.Context, con *console, stage string, shards []int, side string, work func() error) error {
+func (f *jobFlags) watched(ctx context.Context, con *console, stage string, shards []int, side string, work func(job.Attempt) error) error {
 	if len(shards) != 1 {
-		return work()
+		return work(attempt())
 	}
 	s, err := f.open(ctx, con.logger())
 	if err != nil {
@@ -79,4 +79,4 @@ func (c *console) logger() *slog.Logger {
 }
 
 // attempt is this process, for status.
-var attempt = sync.OnceValue(job.NewAttempt)
+var attempt = sync.OnceValue(job.ThisProcess)

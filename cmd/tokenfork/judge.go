@@ -16,6 +16,7 @@ import (
 
 	"tokenfork/internal/failure"
 	"tokenfork/internal/fleet"
+	"tokenfork/internal/job"
 	"tokenfork/internal/model"
 	"tokenfork/judge"
 	"tokenfork/judge/agreement"
@@ -83,10 +84,10 @@ func (c *judgeCmd) Run(ctx context.Context, con *console) error {
 	if c.DryRun {
 		return c.dryRun(ctx, con)
 	}
-	return c.watched(ctx, con, "judge", c.Shard, "both", func() error { return c.run(ctx, con) })
+	return c.watched(ctx, con, "judge", c.Shard, "both", func(who job.Attempt) error { return c.run(ctx, con, who) })
 }
 
-func (c *judgeCmd) run(ctx context.Context, con *console) error {
+func (c *judgeCmd) run(ctx context.Context, con *console, who job.Attempt) error {
 	if c.Judge == "" || c.Judge == judgeNobody {
 		return failure.New(failure.Usage, "give --judge URL or --judge local --judge-model PATH", "nobody to judge")
 	}
@@ -94,7 +95,7 @@ func (c *judgeCmd) run(ctx context.Context, con *console) error {
 	if err != nil {
 		return err
 	}
-	o.Shards, o.Retry = c.Shard, c.Retry
+	o.Shards, o.Retry, o.Who = c.Shard, c.Retry, who
 	if c.Gold != "" {
 		return c.gold(ctx, con, o)
 	}
@@ -122,7 +123,7 @@ func (f *judgeFlags) judge(ctx context.Context, con *console, j *jobFlags, w *wo
 	if err != nil {
 		return judge.Options{}, err
 	}
-	o := judge.Options{Store: s, Model: f.name(), Batch: f.Batch, PartEvery: w.PartEvery, Grace: w.Grace, Who: attempt(), Log: log, Console: con.err}
+	o := judge.Options{Store: s, Model: f.name(), Batch: f.Batch, PartEvery: w.PartEvery, Grace: w.Grace, Log: log, Console: con.err}
 	if o.Settings, err = f.settings(); err != nil {
 		return o, err
 	}

@@ -147,6 +147,7 @@ func (c *mergeCmd) judged(ctx context.Context, con *console, j *jobFlags, s stor
 			return nil, err
 		}
 		o.AllowMissing = c.AllowMissing
+		o.Who = attempt()
 		by, err := judge.Run(ctx, o)
 		if err != nil && failure.Code(err) != failure.Partial { // what has no verdict is listed
 			return nil, err

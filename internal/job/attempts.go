@@ -23,7 +23,7 @@ const AttemptPrefix = "attempts/"
 // Attempt says who works, for people and for status; nothing is decided by it.
 // A process is one attempt at each of its tasks.
 type Attempt struct {
-	ID      string    `json:"id"` // 12 random letters and digits: of its records, and of its folder of parts
+	ID      string    `json:"id"` // of its records and its folder of parts; "" until one of them is made
 	Host    string    `json:"host"`
 	PID     int       `json:"pid"`
 	Slurm   string    `json:"slurm,omitempty"` // job_task of the array
@@ -31,18 +31,26 @@ type Attempt struct {
 	Started time.Time `json:"started"`
 }
 
-// NewAttempt describes this process under a new id.
-func NewAttempt() Attempt {
+// ThisProcess describes this process, without an id.
+func ThisProcess() Attempt {
 	host, err := os.Hostname()
 	if err != nil {
 		host = "unknown"
 	}
-	a := Attempt{ID: strings.ToLower(rand.Text()[:12]), Host: host, PID: os.Getpid(), Started: time.Now().UTC().Truncate(time.Second)}
+	a := Attempt{Host: host, PID: os.Getpid(), Started: time.Now().UTC().Truncate(time.Second)}
 	a.Restart, _ = strconv.Atoi(os.Getenv("SLURM_RESTART_COUNT")) // absent at the first start
 	if id := os.Getenv("SLURM_ARRAY_JOB_ID"); id != "" {
 		a.Slurm = id + "_" + os.Getenv("SLURM_ARRAY_TASK_ID")
 	} else {
 		a.Slurm = os.Getenv("SLURM_JOB_ID")
+	}
+	return a
+}
+
+// named gives an attempt an id if it has none.
+func (a Attempt) named() Attempt {
+	if a.ID == "" {
+		a.ID = strings.ToLower(rand.Text()[:12])
 	}
 	return a
 }
@@ -59,15 +67,16 @@ type Ending struct {
 // endingTimeout bounds the last write of a process that is told to go.
 const endingTimeout = 10 * time.Second
 
-// RecordAttempt runs work on a shard and keeps, beside it, that an attempt began and,
-// if work fails, why. A store that takes no record refuses the work before it
+// RecordAttempt runs work on a shard, as the attempt that it is given, and keeps,
+// beside it, that the attempt began and, if work fails, why. A store that takes no record refuses the work before it
 // begins; a failing last record is added to the error.
-func RecordAttempt(ctx context.Context, s store.Store, stage string, shard int, side string, who Attempt, work func() error) error {
+func RecordAttempt(ctx context.Context, s store.Store, stage string, shard int, side string, who Attempt, work func(Attempt) error) error {
+	who = who.named()
 	key := fmt.Sprintf("%s%s/%05d/%s.%s", AttemptPrefix, stage, shard, side, who.ID)
 	if err := keep(ctx, s, key+".start.json", who); err != nil {
 		return fmt.Errorf("start %s of shard %d: %w", stage, shard, err)
 	}
-	err := work()
+	err := work(who)
 	if err == nil {
 		return nil
 	}

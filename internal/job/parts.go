@@ -164,6 +164,7 @@ func OpenTask[T Row](ctx context.Context, s store.Store, plan string, t Task, wh
 }
 
 func openLog[T Row](ctx context.Context, s store.Store, plan string, t Task, who Attempt, every time.Duration, round int, retry bool) (*Log[T], error) {
+	who = who.named()
 	l := &Log[T]{store: s, task: t, plan: plan, who: who, every: every, counters: Counters{}, parts: map[string]*loaded{},
 		owner: map[int64]owner{}, listed: map[string]bool{}, retry: retry, round: round, wake: make(chan struct{}, 1), stop: make(chan struct{}), done: make(chan struct{})}
 	l.flushed = sync.NewCond(&l.mu)

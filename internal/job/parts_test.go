@@ -29,7 +29,7 @@ func folder(t *testing.T) (store.Store, string) {
 
 func openTestLog(t *testing.T, s store.Store) *Log[Continuation] {
 	t.Helper()
-	l, err := OpenLog[Continuation](t.Context(), s, "job", testTask, NewAttempt(), time.Hour)
+	l, err := OpenLog[Continuation](t.Context(), s, "job", testTask, Attempt{Host: "h"}, time.Hour)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -149,7 +149,7 @@ func TestForeignParts(t *testing.T) {
 	must(t, l.Close())
 	other := testTask
 	other.Manifest = "m2"
-	if _, err := OpenLog[Continuation](t.Context(), s, "job", other, NewAttempt(), time.Hour); failure.Code(err) != failure.Refused {
+	if _, err := OpenLog[Continuation](t.Context(), s, "job", other, Attempt{}, time.Hour); failure.Code(err) != failure.Refused {
 		t.Errorf("got %v", err)
 	}
 }
@@ -176,7 +176,7 @@ func TestRetry(t *testing.T) {
 	for _, n := range c.Parts[0].Texts {
 		lost[n] = true
 	}
-	again, _, err := OpenTask[Continuation](t.Context(), s, "job", testTask, NewAttempt(), time.Hour, true)
+	again, _, err := OpenTask[Continuation](t.Context(), s, "job", testTask, Attempt{}, time.Hour, true)
 	must(t, err)
 	for n := int64(1); n <= 3; n++ {
 		if open := lost[n] || n == 2; again.Has(n) == open {
@@ -214,7 +214,7 @@ func TestRoundsOfCommits(t *testing.T) {
 	_, err := l.Commit(t.Context(), []int64{1})
 	must(t, err)
 	for round := 1; round <= 2; round++ {
-		again, before, err := OpenTask[Continuation](t.Context(), s, "job", testTask, NewAttempt(), time.Hour, true)
+		again, before, err := OpenTask[Continuation](t.Context(), s, "job", testTask, Attempt{}, time.Hour, true)
 		must(t, err)
 		if again == nil || before == nil || before.Commit().Failed != 1 {
 			t.Fatalf("round %d: log %v, before %v", round, again, before)
@@ -250,7 +250,7 @@ func TestDamagedCommit(t *testing.T) {
 		if _, err := OpenCommitted[Continuation](t.Context(), s, testTask); failure.Code(err) != failure.Refused || !IsDamagedCommit(err) || !strings.Contains(err.Error(), "commit.json") {
 			t.Errorf("%s: %v", name, err)
 		}
-		again, _, err := OpenTask[Continuation](t.Context(), s, "job", testTask, NewAttempt(), time.Hour, false)
+		again, _, err := OpenTask[Continuation](t.Context(), s, "job", testTask, Attempt{}, time.Hour, false)
 		must(t, err)
 		if again == nil || !again.Has(1) {
 			t.Fatalf("%s: the task is not open from its parts", name)

@@ -98,7 +98,7 @@ func (b *bench) run(t *testing.T, retry bool) error {
 	ctx, cancel := stage.Graceful(b.admit, b.grace)
 	defer cancel(nil)
 	var sum stage.Summary
-	s := stage.Stage[job.Verdict]{Store: b.store, Rows: 1, Retry: func(int) bool { return retry }, PartEvery: time.Hour, Who: job.NewAttempt(), Log: slog.New(slog.DiscardHandler), Summary: &sum, Settles: !b.hangs,
+	s := stage.Stage[job.Verdict]{Store: b.store, Rows: 1, Retry: func(int) bool { return retry }, PartEvery: time.Hour, Log: slog.New(slog.DiscardHandler), Summary: &sum, Settles: !b.hangs,
 		Meter: progress.New(io.Discard, "test", "rows", 30), Fed: func() { b.note("fed") },
 		Task: func(m *job.Manifest) job.Task { return b.task(m.Index) },
 		Open: func(_ context.Context, sh *stage.Shard[job.Verdict]) (stage.Work, error) {
@@ -218,7 +218,7 @@ func TestGraceIsOver(t *testing.T) {
 	if !slices.Contains(b.events, "end 0 committed=false") {
 		t.Errorf("events: %q", b.events)
 	}
-	log, _, err := job.OpenTask[job.Verdict](t.Context(), b.store, "a job", b.task(0), job.NewAttempt(), time.Hour, false)
+	log, _, err := job.OpenTask[job.Verdict](t.Context(), b.store, "a job", b.task(0), job.Attempt{}, time.Hour, false)
 	if err != nil || !log.Has(0) || log.Has(3) {
 		t.Errorf("kept: %v, %v", log, err)
 	}

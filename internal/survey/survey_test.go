@@ -2,7 +2,6 @@ package survey_test
 
 import (
 	"context"
-	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -101,7 +100,7 @@ func TestStates(t *testing.T) {
 	put(t, dir, "parts/infer/00002/small/cc/attempt.json", "{}", 40*time.Hour)
 	put(t, dir, "parts/infer/00003/small/dd/attempt.json", "{}", time.Minute)
 	for shard, err := range map[int]error{4: failure.New(failure.Refused, "do that", "no good"), 5: failure.New(failure.Stopped, "again", "told to stop")} {
-		got := job.RecordAttempt(t.Context(), s, "infer", shard, "both", job.Attempt{ID: rand.Text(), Host: "n1", Slurm: "7_4", Restart: 2}, func() error { return err })
+		got := job.RecordAttempt(t.Context(), s, "infer", shard, "both", job.Attempt{Host: "n1", Slurm: "7_4", Restart: 2}, func(job.Attempt) error { return err })
 		if !errors.Is(got, err) {
 			t.Fatalf("RecordAttempt gave %v", got)
 		}
@@ -146,7 +145,7 @@ func TestStates(t *testing.T) {
 func TestJudgeTaskThatNeverAsked(t *testing.T) {
 	_, s := newJob(t, 2, 10)
 	bad := errors.New("no key")
-	if err := job.RecordAttempt(t.Context(), s, "judge", 1, "both", job.NewAttempt(), func() error { return bad }); !errors.Is(err, bad) {
+	if err := job.RecordAttempt(t.Context(), s, "judge", 1, "both", job.Attempt{}, func(job.Attempt) error { return bad }); !errors.Is(err, bad) {
 		t.Fatal(err)
 	}
 	r, _ := small(t, survey.Options{Store: s, Shard: -1})

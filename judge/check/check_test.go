@@ -121,7 +121,7 @@ func TestRowsThatAreNotPlanned(t *testing.T) {
 	must(t, err)
 	task := job.Task{Stage: "infer", Shard: 1, Side: "small", Manifest: m.Shard.SHA256}
 	must(t, os.RemoveAll(filepath.Join(dir, task.Prefix())))
-	log, err := job.OpenLog[job.Continuation](t.Context(), s, "a job", task, job.NewAttempt(), time.Hour)
+	log, err := job.OpenLog[job.Continuation](t.Context(), s, "a job", task, job.Attempt{}, time.Hour)
 	must(t, err)
 	var ordinals []int64
 	for x, err := range m.Texts() {

@@ -22,7 +22,7 @@ func judged(t *testing.T, positions ...int32) store.Store {
 		t.Fatal(err)
 	}
 	task := job.Task{Stage: "judge", Shard: 0, Side: jobtest.Judging, Manifest: j.Shards[0].SHA256}
-	log, err := job.OpenLog[job.Verdict](t.Context(), s, j.ID, task, job.NewAttempt(), time.Hour)
+	log, err := job.OpenLog[job.Verdict](t.Context(), s, j.ID, task, job.Attempt{}, time.Hour)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -167,7 +167,7 @@ func writeManifest(tb testing.TB, s store.Store, plan *job.Plan, k, of int, mine
 
 func commit[T job.Row](tb testing.TB, s store.Store, task job.Task, mine []*job.Text, rows func(*job.Text) []T) {
 	tb.Helper()
-	log, err := job.OpenLog[T](tb.Context(), s, "a job", task, job.NewAttempt(), time.Hour)
+	log, err := job.OpenLog[T](tb.Context(), s, "a job", task, job.Attempt{}, time.Hour)
 	if err != nil {
 		tb.Fatal(err)
 	}
