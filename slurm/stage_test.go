@@ -1,4 +1,4 @@
-package slurm
+package slurm_test
 
 import (
 	"os"
@@ -12,13 +12,14 @@ import (
 // staging is a user who stages a model on a node with other users.
 type staging struct {
 	*usertest.User
-	tmp, model, library string
+	tmp, model, library, program string
 }
 
 func newStaging(t *testing.T) *staging {
 	t.Helper()
 	s := &staging{User: usertest.New(t, "vic"), tmp: usertest.Shared(t)}
 	s.library = usertest.Program(t, "scripts/runner.bash")
+	s.program = usertest.Program(t, program)
 	s.model = s.Home + "/my model"
 	s.Bash(`mkdir -p "$1/sub" && cd "$1" && echo "{}" >config.json && echo weights >sub/w.safetensors && ln -s sub/w.safetensors link.safetensors`)
 	return s
@@ -26,7 +27,7 @@ func newStaging(t *testing.T) *staging {
 
 // Bash runs a script with the model as $1.
 func (s *staging) Bash(script string, env ...string) string {
-	return s.User.Bash("set -- '"+s.model+"'; "+script, append(env, "TMPDIR="+s.tmp)...)
+	return s.User.Bash("set -- '"+s.model+"'; "+script, append(env, "TMPDIR="+s.tmp, "TOKENFORK="+s.program)...)
 }
 
 // stage gives the folder of the copy, after what was said.
@@ -40,15 +41,15 @@ func (s *staging) stage() (to, said string) {
 func TestStageCopiesOnce(t *testing.T) {
 	s := newStaging(t)
 	to, said := s.stage()
-	if filepath.Base(to) != "my model" || !strings.HasPrefix(to, s.tmp) || said != "" {
+	if filepath.Base(to) != "my model" || !strings.HasPrefix(to, s.tmp) || !strings.Contains(said, "copied and verified") {
 		t.Fatalf("staged to %q, said %q", to, said)
 	}
 	if got := s.Bash(`cat "` + to + `"/{config.json,sub/w.safetensors,link.safetensors}`); got != "{}\nweights\nweights" {
 		t.Errorf("the copy holds %q", got)
 	}
 	first := s.Bash(`stat -c %i "` + to + `/config.json"`)
-	again, _ := s.stage()
-	if again != to || s.Bash(`stat -c %i "`+to+`/config.json"`) != first {
+	again, said := s.stage()
+	if again != to || said != "" || s.Bash(`stat -c %i "`+to+`/config.json"`) != first {
 		t.Error("the second task copied it again")
 	}
 	if mode := s.Bash("stat -c %a " + s.tmp + "/tokenfork-models-$UID"); mode != "700" {
@@ -65,11 +66,11 @@ func TestStageVerifiesTheCopy(t *testing.T) {
 		{"copy cut", `: > "` + to + `/sub/w.safetensors"`, "weights"},
 		{"file removed", `rm "` + to + `/sub/w.safetensors"`, "weights"},
 		{"file added", `echo import evil > "` + to + `/modeling.py"`, "weights"},
-		{"not finished", `rm "` + to + `.staged"; echo half > "` + to + `/sub/w.safetensors"`, "weights"},
+		{"not finished", `rm "$(dirname "` + to + `")/complete"; echo half > "` + to + `/sub/w.safetensors"`, "weights"},
 		{"model changed", `echo other > "$1/sub/w.safetensors"`, "other"},
 	} {
 		s.Bash(c.change)
-		s.stage()
+		to, _ := s.stage()
 		if got := s.Bash(`cd "` + to + `"; ls modeling.py 2>/dev/null; cat sub/w.safetensors`); got != c.want {
 			t.Errorf("%s: the copy holds %q, want %q", c.name, got, c.want)
 		}
@@ -84,7 +85,7 @@ func TestStageBesideAnotherUser(t *testing.T) {
 	uid := s.Bash("echo $UID")
 	for _, plant := range []string{
 		// weights that look staged, and a link in place of the lock
-		`mkdir -p D/N && chmod -R 777 D && mkdir "D/N/my model" && echo evil > "D/N/my model/sub" && touch "D/N/my model/.complete" "D/N/my model.staged" && ln -s ` + s.Home + `/file "D/N/my model.lock"`,
+		`mkdir -p "D/N/.staged/my model" && chmod -R 777 D && mkdir "D/N/my model" && echo evil > "D/N/my model/sub" && touch "D/N/my model/.complete" && ln -s ` + s.Home + `/file "D/N/.staged/my model/lock"`,
 		`ln -s ` + other.Home + ` D`,
 		`echo > D; mkdir -m 777 D.abcdef`,
 	} {
@@ -103,7 +104,8 @@ func TestStageBesideAnotherUser(t *testing.T) {
 			t.Errorf("%s: the second task copied to %s, not %s", plant, again, to)
 		}
 		other.Bash("rm -rf " + folder + " " + folder + ".abcdef")
-		if err := os.RemoveAll(filepath.Dir(filepath.Dir(to))); err != nil {
+		own, _, _ := strings.Cut(strings.TrimPrefix(to, s.tmp+"/"), "/")
+		if err := os.RemoveAll(filepath.Join(s.tmp, own)); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -21,10 +21,15 @@ type jobFlags struct {
 
 // storeFlags say how a store is reached.
 type storeFlags struct {
-	S3Endpoint   string `name:"s3-endpoint" placeholder:"URL" env:"TOKENFORK_S3_ENDPOINT" help:"S3 server other than AWS (MinIO, Ceph, …)."`
-	S3PathStyle  bool   `name:"s3-path-style" env:"TOKENFORK_S3_PATH_STYLE" help:"Bucket in the path, as most other S3 servers want it."`
+	s3Flags      `embed:""`
 	SingleWriter bool   `help:"The store cannot keep two writers apart, and no task is ever started twice at once."`
 	Tmp          string `type:"path" placeholder:"DIR" env:"TMPDIR" help:"Folder for temporary files (default: $TMPDIR)."`
+}
+
+// s3Flags say how an S3 server is reached.
+type s3Flags struct {
+	S3Endpoint  string `name:"s3-endpoint" placeholder:"URL" env:"TOKENFORK_S3_ENDPOINT" help:"S3 server other than AWS (MinIO, Ceph, …)."`
+	S3PathStyle bool   `name:"s3-path-style" env:"TOKENFORK_S3_PATH_STYLE" help:"Bucket in the path, as most other S3 servers want it."`
 }
 
 // openStore opens a job's store. Tests put points around its writes at which the

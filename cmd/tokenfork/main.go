@@ -29,6 +29,7 @@ type cli struct {
 	Judge  judgeCmd  `cmd:"" help:"Ask a judge whether the two continuations of each mismatch mean the same."`
 	Merge  mergeCmd  `cmd:"" help:"Merge finished shards into one result table (Arrow, Parquet, CSV)."`
 	Report reportCmd `cmd:"" help:"Draw figures and tables for a paper from the results."`
+	Stage  stageCmd  `cmd:"" help:"Copy models to a node's own disk, verified, once for all its tasks."`
 	Submit submitCmd `cmd:"" help:"Submit all stages to Slurm as dependent jobs."`
 	Status statusCmd `cmd:"" help:"Show progress and the commands that fix problems."`
 	Check  checkCmd  `cmd:"" help:"Verify every file of a job and list missing or damaged ones."`

@@ -86,33 +86,7 @@ is_own() { [[ -d $1 && ! -L $1 && -O $1 && $(stat -c %a "$1") == 700 ]]; }
 stage() {
   local to
   to=$(own_folder "tokenfork-models-$UID") || return 1
-  to+=/$(printf '%s' "$1" | cksum | cut -d' ' -f1)/$(basename "$1")
-  mkdir -p "$(dirname "$to")" || return 1
-  (
-    flock 8
-    [[ -s $to.staged && $(listing "$1"; listing "$to") == "$(cat "$to.staged")" ]] && exit
-    rm -rf "$to" "$to.staged"
-    mkdir "$to" && copy "$1" "$to" || exit 1
-    { listing "$1"; listing "$to"; } >"$to.staged.new" && mv "$to.staged.new" "$to.staged"
-  ) 8>>"$to.lock" || return 1
-  echo "$to"
-}
-
-# listing FOLDER: name, size and time of change of every file. What was staged is used
-# again only while both folders are as they were.
-listing() { (cd "$1" && find -L . -type f -printf '%P %s %T@\n' | LC_ALL=C sort); }
-
-# copy FROM TO: copies all files and compares each with the sha256 of what was read.
-copy() {
-  local file sum
-  while IFS= read -r -d '' file; do
-    mkdir -p "$2/$(dirname "$file")" || return 1
-    sum=$(set -o pipefail; tee "$2/$file" <"$1/$file" | sha256sum) || return 1
-    if [[ $(sha256sum <"$2/$file") != "$sum" ]]; then
-      say "$2/$file differs from $1/$file after copying"
-      return 1
-    fi
-  done < <(cd "$1" && find -L . -type f -printf '%P\0')
+  "$TOKENFORK" stage "$1" --to "$to/$(printf '%s' "$1" | cksum | cut -d' ' -f1)"
 }
 
 # kept: how many objects with results the job holds for the shard.
