@@ -43,7 +43,8 @@ type Options struct {
 	MinAgreement      float64       // of the recorded predictions with the server's, 0 to 1
 	AuditShare        *float64      // of the replayed forks that are generated as well; nil: as planned, else 0.005
 	AllowMixedEngines bool
-	Retry             bool // open committed shards again where forks failed or parts are damaged
+	Retry             bool     // open committed shards again where forks failed or parts are damaged
+	Flags             []string // of tokenfork infer that name the models and servers, for messages
 
 	Who     job.Attempt
 	Log     *slog.Logger
@@ -70,6 +71,9 @@ func Run(ctx context.Context, o Options) error {
 	if len(todo[job.Small])+len(todo[job.Reference]) == 0 {
 		o.Log.Info("nothing to do: every shard is committed")
 		return nil
+	}
+	if err := job.KeepInferFlags(ctx, o.Store, o.Flags); err != nil {
+		return err
 	}
 	fleets, err := arrange(ctx, &o, plan, todo)
 	if err != nil {

@@ -2,6 +2,7 @@ package infer
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"hash/fnv"
 	"slices"
@@ -34,6 +35,7 @@ func (l *lane) probe(ctx context.Context, run *shardRun) (job.Counters, error) {
 	var mu sync.Mutex
 	counters := job.Counters{}
 	var gaps []float64 // where the server says something else
+	var refused error  // of a prompt that the server does not take: its forks are listed so
 	g, gctx := errgroup.WithContext(ctx)
 	for _, p := range picks {
 		r := replicas[p.text%len(replicas)] // a text's prefix is computed on one alone
@@ -43,11 +45,16 @@ func (l *lane) probe(ctx context.Context, run *shardRun) (job.Counters, error) {
 		g.Go(func() error {
 			defer r.gate.release()
 			got, err := r.next(gctx, p)
-			if err != nil {
-				return fmt.Errorf("check the recorded predictions of text %s: %w", p.from.ID, err)
-			}
 			mu.Lock()
 			defer mu.Unlock()
+			if err != nil {
+				err = fmt.Errorf("check the recorded predictions of text %s: %w", p.from.ID, err)
+				if status := (*vllm.StatusError)(nil); errors.As(err, &status) && !overloaded(err) {
+					refused = err
+					return nil
+				}
+				return err
+			}
 			counters.Add(spent(got.Usage, 1))
 			counters[Probed]++
 			if got.TokenIDs[0] == p.from.Predictions(l.side)[p.at] {
@@ -62,6 +69,9 @@ func (l *lane) probe(ctx context.Context, run *shardRun) (job.Counters, error) {
 		return nil, err
 	}
 	n, ok := counters[Probed], counters[ProbesAgreed]
+	if n == 0 && refused != nil {
+		return nil, refused
+	}
 	if n > 0 && float64(ok) < l.options.MinAgreement*float64(n) {
 		slices.Sort(gaps)
 		return nil, failure.New(failure.Refused, likelyCause(float64(ok)/float64(n), gaps),

@@ -56,6 +56,19 @@ func TestProbesAreRetried(t *testing.T) {
 	}
 }
 
+// A prompt that the server refuses says nothing about its model: the others decide,
+// and its own forks are listed. A server that refuses all of them ends the run.
+func TestRefusedProbes(t *testing.T) {
+	refuse := fakevllm.Fault{Kind: fakevllm.Refuse, Status: 400, After: 2} // all but the first
+	if err := retried(t, jobtest.Make(t, 6, 1), 0, refuse); err != nil && failure.Code(err) != failure.Partial {
+		t.Errorf("some are refused: %v", err)
+	}
+	refuse.After = 1
+	if err := retried(t, jobtest.Make(t, 6, 1), 0, refuse); err == nil || !strings.Contains(err.Error(), "check the recorded predictions of text") {
+		t.Errorf("all are refused: %v", err)
+	}
+}
+
 // Records of an earlier version do not say which model a server was given.
 func TestEngineRecordWithoutRoot(t *testing.T) {
 	s := jobtest.Make(t, 1, 1)

@@ -156,7 +156,7 @@ func (r *runner) findWork(ctx context.Context) error {
 	if len(r.todo) > 0 {
 		return nil
 	}
-	if err := r.unready(); err != nil {
+	if err := r.unready(ctx); err != nil {
 		return err
 	}
 	return r.record().save(ctx, r.Store) // in case it was lost
@@ -224,11 +224,15 @@ func (r *runner) task(k int) job.Task {
 }
 
 // unready is an error if shards wait for continuations.
-func (r *runner) unready() error {
+func (r *runner) unready(ctx context.Context) error {
 	if len(r.waiting) == 0 || r.AllowMissing {
 		return nil
 	}
-	return failure.New(failure.Refused, "run `"+job.Command(r.Store, "infer")+"` first", "shards without continuations: %s", tasks.Ranges(r.waiting))
+	flags, err := job.InferFlags(ctx, r.Store)
+	if err != nil {
+		return err
+	}
+	return failure.New(failure.Refused, "run `"+job.Command(r.Store, "infer", flags...)+"` first", "shards without continuations: %s", tasks.Ranges(r.waiting))
 }
 
 func (r *runner) record() Record { return Record{r.judging, r.prompt.Text, r.Flags} }
@@ -296,7 +300,7 @@ func (r *runner) work(admit context.Context, server Server) error {
 	if err != nil {
 		return err
 	}
-	return cmp.Or(r.sum.Result(r.Store, "mismatches got no verdict"+r.byClass(), "--judging", r.judging.ID()), r.unready())
+	return cmp.Or(r.sum.Result(r.Store, "mismatches got no verdict"+r.byClass(), "--judging", r.judging.ID()), r.unready(admit))
 }
 
 // shards judges all shards as one stream of questions, so that one shard's

@@ -73,17 +73,41 @@ func obey(t *testing.T, command string) {
 }
 
 // Whoever runs what failures.csv and status advise, word for word, on every kind of
-// failure, comes to a table without failures.
+// failure, comes to a table without failures: with servers of the task's own, and with
+// servers at URLs, which no later command could guess.
 func TestAdvisedCommands(t *testing.T) {
-	j := newFakeJob(t, 24, 80, 2)
-	dir := filepath.Join(j.dir, "job's")
-	self, err := os.Executable()
-	ok(t, err)
-	t.Setenv("TOKENFORK_VLLM", self+" "+fakevllm.Command)
-	refused := fakevllm.Config{Faults: []fakevllm.Fault{{Kind: fakevllm.Refuse, Status: http.StatusBadRequest, Server: "small", Every: 3, After: 300, Times: 1}}}
-	if code, said := j.ownServers(t, dir, refused); code != failure.Partial {
-		t.Fatalf("infer: exit code %d\n%s", code, said)
-	}
+	refused := fakevllm.Fault{Kind: fakevllm.Refuse, Status: http.StatusBadRequest, Every: 3, After: 300, Times: 1}
+	t.Run("own servers", func(t *testing.T) {
+		j := newFakeJob(t, 24, 80, 2)
+		dir := filepath.Join(j.dir, "job's")
+		self, err := os.Executable()
+		ok(t, err)
+		own := refused
+		own.Server = "small"
+		code, said := j.ownServers(t, dir, fakevllm.Config{Faults: []fakevllm.Fault{own}}, "--small-args", "--dtype float32")
+		if code != failure.Partial {
+			t.Fatalf("infer: exit code %d\n%s", code, said)
+		}
+		testAdvice(t, dir, "--vllm", self+" "+fakevllm.Command, "--small-args", "--dtype float32")
+	})
+	t.Run("servers at URLs", func(t *testing.T) {
+		j := newFakeJob(t, 24, 80, 2, refused)
+		dir := filepath.Join(j.dir, "job's")
+		t.Setenv("TOKENFORK_VLLM", "no-such-command")
+		j.planned(t, dir)
+		var said bytes.Buffer
+		urls := []string{"--small-url", j.servers[0].URL, "--reference-url", j.servers[1].URL}
+		if code := run(t.Context(), append([]string{"infer", "--job", dir}, urls...), &said, &said); code != failure.Partial {
+			t.Fatalf("infer: exit code %d\n%s", code, &said)
+		}
+		testAdvice(t, dir, urls...)
+	})
+}
+
+// testAdvice judges half of a job whose infer had failures, by a judge that fails too,
+// and does as it is told from then on. Infer's advice has the flags.
+func testAdvice(t *testing.T, dir string, flags ...string) {
+	t.Helper()
 	broken := true
 	judge := fakeMoodyJudge(t, &broken)
 	obey(t, shell.Join([]string{"tokenfork", "judge", "--job", dir, "--shard", "0", "--judge", judge, "--judge-context", "tokens=7", "--judge-seed", "3"}))
@@ -92,6 +116,12 @@ func TestAdvisedCommands(t *testing.T) {
 	if want := []string{"infer_failed", "judge_failed", "not_judged"}; !slices.Equal(kinds, want) || len(commands) != 2 {
 		t.Fatalf("failures %q, want %q; commands %q", kinds, want, commands)
 	}
+	words, err := shell.Split(commands[0])
+	ok(t, err)
+	if words[1] != "infer" || !subset(flags, words) {
+		t.Errorf("advised %q, want it to have %q", words, flags)
+	}
+	planned := status(t, dir).Mismatches
 	broken = false
 	for range 3 {
 		for _, command := range commands {
@@ -116,6 +146,18 @@ func TestAdvisedCommands(t *testing.T) {
 	if records := glob(t, dir+"/judgings/*"); len(records) != 1 {
 		t.Errorf("judgings %q: the advice made another", records)
 	}
+	if got := column(t, dir, "status"); !equal(got, map[string]int{"ok": int(planned)}) {
+		t.Errorf("status %v after the retries, planned were %d", got, planned)
+	}
+	for _, s := range status(t, dir).Stages {
+		if s.Done != planned || s.Of != planned || len(s.Unfinished) > 0 {
+			t.Errorf("after the retries status counts %+v, planned were %d", s, planned)
+		}
+	}
+}
+
+func subset(some, of []string) bool {
+	return !slices.ContainsFunc(some, func(s string) bool { return !slices.Contains(of, s) })
 }
 
 // Verdicts that merge was told to leave out can be had by the job's only judging.

@@ -90,6 +90,9 @@ func (f *inferFlags) infer(ctx context.Context, con *console, j *jobFlags, w *wo
 	}
 	o := infer.Options{Store: s, InFlight: f.InFlight, PartEvery: w.PartEvery, Grace: w.Grace, Stall: f.Stall, MinAgreement: f.ReplayMinAgree, AuditShare: f.Audit,
 		AllowMixedEngines: f.AllowMixedEngines, Log: log, Console: con.err}
+	if o.Flags, err = f.flags(w, m); err != nil {
+		return o, err
+	}
 	command, err := words("--vllm", w.VLLM)
 	if err != nil {
 		return o, err

@@ -80,13 +80,17 @@ func (c *mergeCmd) Run(ctx context.Context, con *console) error {
 	return err
 }
 
-// retry says how failures.csv's commands reach the job and its judge.
+// retry says how failures.csv's commands reach the job, its servers and its judge.
 func retry(ctx context.Context, s store.Store, r *judge.Record) (*merge.Retry, error) {
+	infer, err := job.InferFlags(ctx, s)
+	if err != nil {
+		return nil, err
+	}
 	if r != nil {
-		return merge.RetryIn(s, r.Flags), nil
+		return merge.RetryIn(s, infer, r.Flags), nil
 	}
 	all, err := judge.Judgings(ctx, s)
-	return merge.RetryIn(s, judge.FlagsOf(all, "")), err
+	return merge.RetryIn(s, infer, judge.FlagsOf(all, "")), err
 }
 
 // places are the jobs and where their results go.

@@ -21,22 +21,29 @@ func (j *fakeJob) ownServers(t *testing.T, at string, c fakevllm.Config, more ..
 	if err != nil {
 		t.Fatal(err)
 	}
-	var plan []string
 	infer := append([]string{"infer", "--job", at, "--vllm", self + " " + fakevllm.Command}, more...)
+	infer = append(infer, j.planned(t, at)...)
+	var said bytes.Buffer
+	return run(t.Context(), infer, &said, &said), said.String()
+}
+
+// planned plans the job and gives the flags that name its models.
+func (j *fakeJob) planned(t *testing.T, at string) (models []string) {
+	t.Helper()
+	var plan []string
 	for i := 0; i < len(j.flags); i += 2 {
 		switch flag := j.flags[i]; {
 		case strings.HasSuffix(flag, "-model") && flag != "--judge-model":
-			plan, infer = append(plan, j.flags[i:i+2]...), append(infer, j.flags[i:i+2]...)
+			models = append(models, j.flags[i:i+2]...)
 		case slices.Contains([]string{"--shards", "--max-new-tokens", "--alignment"}, flag):
 			plan = append(plan, j.flags[i:i+2]...)
 		}
 	}
 	var said bytes.Buffer
-	if code := run(t.Context(), append([]string{"plan", j.table, "--job", at}, plan...), &said, &said); code != 0 {
+	if code := run(t.Context(), slices.Concat([]string{"plan", j.table, "--job", at}, models, plan), &said, &said); code != 0 {
 		t.Fatalf("plan: %d\n%s", code, &said)
 	}
-	said.Reset()
-	return run(t.Context(), infer, &said, &said), said.String()
+	return models
 }
 
 // A server that dies again and again ends the task with an exit code of its own.

@@ -66,7 +66,11 @@ func (c *statusCmd) look(ctx context.Context, s store.Store) (*survey.Report, er
 	if err != nil && failure.Code(err) != failure.Refused { // a damaged record names no flags; check tells of it
 		return nil, err
 	}
-	o := survey.Options{Store: s, Shard: c.Shard, JudgeFlags: func(id string) []string { return judge.FlagsOf(all, id) }}
+	infer, err := job.InferFlags(ctx, s)
+	if err != nil && failure.Code(err) != failure.Refused { // as for judgings
+		return nil, err
+	}
+	o := survey.Options{Store: s, Shard: c.Shard, InferFlags: infer, JudgeFlags: func(id string) []string { return judge.FlagsOf(all, id) }}
 	asked := "not used"
 	if c.Shard < 0 { // a task on a node counts its own progress: no need to ask
 		if o.Submissions, err = job.Submissions(ctx, s); err != nil {
@@ -132,7 +136,7 @@ func (c *statusCmd) print(w io.Writer, r *survey.Report) error {
 // stageLine is a stage's row: shards by state, mismatches, rate, time left.
 func stageLine(s *survey.Stage, now time.Time) string {
 	var states []string
-	for _, state := range []string{survey.Done, survey.Running, survey.Queued, survey.Stopped, survey.Failed, survey.Damaged, survey.Missing} {
+	for _, state := range []string{survey.Done, survey.Running, survey.Queued, survey.Stopped, survey.Failed, survey.Damaged, survey.Outdated, survey.Missing} {
 		if n := s.Shards[state]; n > 0 {
 			states = append(states, fmt.Sprintf("%d %s", n, state))
 		}
@@ -159,7 +163,7 @@ const shownTasks = 20
 
 // tasks lists a stage's begun shards, trouble first.
 func (c *statusCmd) tasks(w io.Writer, s *survey.Stage, now time.Time) {
-	order := []string{survey.Failed, survey.Damaged, survey.Stopped, survey.Running, survey.Queued}
+	order := []string{survey.Failed, survey.Damaged, survey.Outdated, survey.Stopped, survey.Running, survey.Queued}
 	tasks := slices.Clone(s.Tasks)
 	slices.SortStableFunc(tasks, func(a, b *survey.Task) int { return slices.Index(order, a.State) - slices.Index(order, b.State) })
 	tasks = slices.DeleteFunc(tasks, func(t *survey.Task) bool { return t.State == survey.Queued && t.Attempts == 0 })

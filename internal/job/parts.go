@@ -41,11 +41,12 @@ func (t Task) Prefix() string { return fmt.Sprintf("parts/%s/%05d/%s/", t.Stage,
 const JudgingPrefix = "judgings/"
 
 // Again is how a user has the task done again; flags are further ones of the
-// command. A judging's record has the flags that name its judge.
+// command. The job keeps those that name infer's servers and a judging's judge.
 func (t Task) Again(ctx context.Context, s store.Store, flags ...string) string {
 	flags = append([]string{"--shard", strconv.Itoa(t.Shard)}, flags...)
 	if t.Stage != "judge" {
-		return "`" + Command(s, t.Stage, flags...) + "`"
+		kept, _ := InferFlags(ctx, s) // without them the command still says what to do
+		return "`" + Command(s, t.Stage, append(flags, kept...)...) + "`"
 	}
 	var record struct{ Flags []string }
 	b, err := store.ReadAll(ctx, s, JudgingPrefix+t.Side+".json")

@@ -177,6 +177,8 @@ func (v *view) byHand(open map[[2]string][]int) []string {
 		}
 		if at[0] == "judge" {
 			flags = append(flags, v.JudgeFlags(at[1])...)
+		} else {
+			flags = append(flags, v.InferFlags...)
 		}
 		all = append(all, job.Command(v.Store, at[0], flags...))
 	}

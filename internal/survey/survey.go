@@ -26,6 +26,8 @@ const (
 	Failed  = "failed"  // ended with an error, or without a word
 	Damaged = "damaged" // its commit cannot be used: its stage goes on from its parts
 	Missing = "missing" // nobody has begun it
+
+	Outdated = "outdated" // judged before infer --retry made some of its continuations again
 )
 
 // Live is a task that Slurm has not finished with, or, with shard -1, a merge or report.
@@ -93,6 +95,7 @@ type Options struct {
 	Live        []Live           // what Slurm has of the job
 	LiveKnown   bool             // Slurm was asked: what it does not list is over
 	Submissions []job.Submission // of the job
+	InferFlags  []string         // by which infer finds its models and servers
 
 	// JudgeFlags name the judge of a judging's id in a command, or one that nobody has named.
 	JudgeFlags func(judging string) []string
@@ -125,8 +128,8 @@ func Status(ctx context.Context, o Options) (*Report, error) {
 		return nil, err
 	}
 	if !r.Busy() { // the next command reads the commits, and must not refuse them
-		damaged, err := v.verify(ctx, r)
-		if err == nil && damaged {
+		changed, err := v.verify(ctx, r)
+		if err == nil && changed {
 			err = v.sum(ctx, r)
 		}
 		if err != nil {
@@ -155,7 +158,7 @@ func (v *view) sum(ctx context.Context, r *Report) error {
 	return v.explain(ctx, r)
 }
 
-// verify reads the commits and says whether one is damaged.
+// verify reads the commits and says whether one does not count.
 func (v *view) verify(ctx context.Context, r *Report) (bool, error) {
 	var all []job.Task
 	for _, s := range r.Stages {
@@ -165,7 +168,7 @@ func (v *view) verify(ctx context.Context, r *Report) (bool, error) {
 	}
 	err := v.tasks.Verify(ctx, all)
 	for _, t := range all {
-		if v.tasks.Of(tasks.KeyOf(t)).Damage != nil {
+		if o := v.tasks.Of(tasks.KeyOf(t)); !o.Committed.IsZero() && !o.Finished() {
 			return true, err
 		}
 	}
@@ -324,6 +327,8 @@ func (v *view) task(k tasks.Key, o *tasks.Objects) *Task {
 	switch {
 	case o.Damage != nil:
 		t.attempt, t.State, t.Error, t.Hint = nil, Damaged, o.Damage.Error(), failure.Hint(o.Damage)
+	case o.Outdated:
+		t.attempt, t.State = nil, Outdated
 	case t.attempt == nil && o.Kept == 0 && o.Attempts == 0:
 	case t.attempt != nil && t.attempt.Ended:
 		t.State = Failed // or stopped: its record says

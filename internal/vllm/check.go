@@ -93,8 +93,8 @@ func (c *Client) Detokenize(ctx context.Context, ids []int32) (string, error) {
 type Want struct {
 	Model       string // served id; "" takes the only one that there is
 	MaxModelLen int    // least number of tokens a prompt and its continuation may have
-	// VocabSize is one more than the largest id: of config.json's vocab_size
-	// and the tokenizer's largest id the larger. 0 leaves it unchecked.
+	// VocabSize is one more than the largest id that the model has: config.json's
+	// vocab_size. A tokenizer may know more. 0 leaves it unchecked.
 	VocabSize int
 	// Sample is a list of ids whose text the planned tokenizer knows, best of
 	// plain words, since some tokenizers tidy the spaces at punctuation.

@@ -24,7 +24,7 @@ func (c *checker) unlisted(ctx context.Context) error {
 	keys := func(yield func(string, error) bool) {
 		for _, key := range slices.Sorted(maps.Keys(c.there)) {
 			top, _, _ := strings.Cut(key, "/")
-			if !c.used[key] && (top == "parts" || top == "attempts" || top == "submissions") && !yield(key, nil) {
+			if !c.used[key] && (top == "parts" || top == "attempts" || top == "submissions" || key == job.InferFlagsKey) && !yield(key, nil) {
 				return
 			}
 		}
@@ -41,7 +41,7 @@ func (c *checker) unlistedObject(ctx context.Context, key string) error {
 	if err != nil {
 		return err
 	}
-	hint := "remove it: it is only for status"
+	hint := "remove it: it is only for status and advice"
 	name := path.Base(key)
 	_, commit := job.CommitRound(name)
 	switch {

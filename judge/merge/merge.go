@@ -64,13 +64,14 @@ type Failure struct {
 type Retry struct {
 	Place      string   `json:"place,omitempty"`       // of the job
 	PlaceFlags []string `json:"place_flags,omitempty"` // by which its store is reached
+	InferFlags []string `json:"infer_flags,omitempty"` // that name the models and servers
 	JudgeFlags []string `json:"judge_flags,omitempty"` // that name the judge and its settings
 }
 
-// RetryIn reaches a job where it is, and its judge by the flags.
-func RetryIn(s store.Store, judge []string) *Retry {
+// RetryIn reaches a job where it is, and its servers and its judge by the flags.
+func RetryIn(s store.Store, infer, judge []string) *Retry {
 	flags := store.Flags(s) // --job, the place, others
-	return &Retry{Place: flags[1], PlaceFlags: flags[2:], JudgeFlags: judge}
+	return &Retry{Place: flags[1], PlaceFlags: flags[2:], InferFlags: infer, JudgeFlags: judge}
 }
 
 // command does a stage's failures again.
@@ -79,6 +80,8 @@ func (r *Retry) command(stage string) string {
 	words = append(words, "--retry")
 	if stage == "judge" {
 		words = append(words, r.JudgeFlags...)
+	} else {
+		words = append(words, r.InferFlags...)
 	}
 	return "tokenfork " + stage + " " + shell.Join(words)
 }

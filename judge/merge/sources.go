@@ -43,7 +43,7 @@ func (m *merger) open(ctx context.Context) error {
 	inputs := map[string]int{} // by fingerprint
 	for i, o := range m.Jobs {
 		if o.Retry == nil {
-			o.Retry = RetryIn(o.Store, nil)
+			o.Retry = RetryIn(o.Store, nil, nil)
 		}
 		src := &source{Source: o, number: i, missing: map[int]bool{}}
 		var err error
