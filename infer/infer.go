@@ -113,8 +113,8 @@ func forks(ctx context.Context, s store.Store, plan *job.Plan, todo [2][]int) (i
 	return n, nil
 }
 
-// open finds the shards of each side that have no commit, and one manifest's plan,
-// which is nil if there are no shards.
+// open finds the shards of each side that have no commit, and the plan as the first
+// manifest that can be read has it, which is nil if there are no shards.
 func open(ctx context.Context, o *Options) ([2][]int, *job.Plan, error) {
 	var todo [2][]int
 	if o.Shards == nil {
@@ -127,6 +127,14 @@ func open(ctx context.Context, o *Options) ([2][]int, *job.Plan, error) {
 		return todo, nil, nil
 	}
 	m, err := job.OpenManifest(ctx, o.Store, o.Shards[0])
+	for _, k := range o.Shards[1:] {
+		if failure.Code(err) != failure.Refused {
+			break
+		}
+		if other, damaged := job.OpenManifest(ctx, o.Store, k); damaged == nil {
+			m, err = other, nil
+		}
+	}
 	if err != nil {
 		return todo, nil, err
 	}

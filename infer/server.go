@@ -51,6 +51,10 @@ func arrange(ctx context.Context, o *Options, plan *job.Plan, todo [2][]int) ([2
 		f := &fleet.Model{Name: side.String(), URLs: s.URLs, Key: s.Key, Command: s.Command, Args: s.Args, TensorParallel: s.TensorParallel,
 			MaxModelLen: servedLength(plan, side, s.Length), StartTimeout: s.StartTimeout, Stall: o.Stall, LogDir: s.LogDir,
 			Longest: max(plan.Longest, s.Length), Cost: plan.Cost[side]}
+		if plan.Settings.Deterministic && len(s.URLs) > 0 {
+			return [2]*fleet.Fleet{}, failure.New(failure.Refused, fmt.Sprintf("leave out --%s-url, or plan without --deterministic", side),
+				"the job is planned with --deterministic, and whether the server at %s is batch-invariant cannot be asked of it", s.URLs[0])
+		}
 		if plan.Settings.Deterministic {
 			f.Env = append(f.Env, "VLLM_BATCH_INVARIANT=1")
 		}

@@ -339,7 +339,7 @@ func (p *planner) checkTexts() error {
 		return failure.New(failure.Refused, "number the positions of all texts from 0, or all from 1",
 			"at the head of the table most texts begin at position %d, in the whole table %d begin at 0 and %d at 1", st.firstPosition, st.starts[0], st.starts[1])
 	}
-	overlapping, err := st.rowIDs.check()
+	overlapping, err := st.rowIDs.check(&st.seen)
 	if err != nil {
 		return err
 	}

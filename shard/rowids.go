@@ -23,7 +23,7 @@ func (r *rowIDs) add(t *text) {
 
 // check refuses a row_id that the ends of the ranges show to be in two texts.
 // Overlapping are two texts whose row_ids are mixed, of which that is not known.
-func (r rowIDs) check() (overlapping []string, err error) {
+func (r rowIDs) check(began *seen) (overlapping []string, err error) {
 	byFirst := func(a, b rowRange) int { return cmp.Compare(a.first, b.first) }
 	if !slices.IsSortedFunc(r, byFirst) {
 		slices.SortStableFunc(r, byFirst)
@@ -38,7 +38,7 @@ func (r rowIDs) check() (overlapping []string, err error) {
 			for _, id := range []int64{next.first, next.last} {
 				if (id == before.first || id == before.last) && err == nil {
 					err = failure.New(failure.Refused, "give each row of the table a row_id of its own",
-						"the row_id %d is in two texts, %s and %s", id, before.text, next.text)
+						"the row_id %d is in two texts, %s (from line %d) and %s (from line %d)", id, before.text, began.line(before.text), next.text, began.line(next.text))
 				}
 			}
 		}

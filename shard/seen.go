@@ -31,15 +31,30 @@ func (s *seen) add(id string, line int64) (before int64, isNew bool) {
 		s.lines = append(s.lines, line)
 		return 0, true
 	}
-	if isNumber {
-		if i, ok := slices.BinarySearch(s.highest, n); ok {
-			return s.lines[i], false
-		}
-	}
-	key := [2]uint64{maphash.String(s.seeds[0], id), maphash.String(s.seeds[1], id)}
-	if before, ok := s.others[key]; ok {
+	if before, ok := s.find(id); ok {
 		return before, false
 	}
-	s.others[key] = line
+	s.others[s.key(id)] = line
 	return 0, true
+}
+
+// find gives the line that a text begins at.
+func (s *seen) find(id string) (line int64, ok bool) {
+	if n, err := strconv.ParseInt(id, 10, 64); err == nil && strconv.FormatInt(n, 10) == id {
+		if i, ok := slices.BinarySearch(s.highest, n); ok {
+			return s.lines[i], true
+		}
+	}
+	line, ok = s.others[s.key(id)]
+	return line, ok
+}
+
+// line is where a text begins that is known to be there.
+func (s *seen) line(id string) int64 {
+	line, _ := s.find(id)
+	return line
+}
+
+func (s *seen) key(id string) [2]uint64 {
+	return [2]uint64{maphash.String(s.seeds[0], id), maphash.String(s.seeds[1], id)}
 }

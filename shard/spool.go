@@ -2,12 +2,14 @@ package shard
 
 import (
 	"bufio"
+	"errors"
 	"fmt"
 	"log/slog"
 	"os"
 	"path/filepath"
 	"syscall"
 
+	"tokenfork/internal/failure"
 	"tokenfork/internal/job"
 )
 
@@ -52,16 +54,24 @@ func (sp *spool) add(packed []byte) (at int64, err error) {
 	at = sp.size
 	sp.size += int64(len(packed))
 	if _, err := sp.w.Write(packed); err != nil {
-		return 0, fmt.Errorf("write the spool %s: %w", sp.file.Name(), err)
+		return 0, sp.unwritten(err)
 	}
 	return at, nil
 }
 
 func (sp *spool) flush() error {
 	if err := sp.w.Flush(); err != nil {
-		return fmt.Errorf("write the spool %s: %w", sp.file.Name(), err)
+		return sp.unwritten(err)
 	}
 	return nil
+}
+
+func (sp *spool) unwritten(err error) error {
+	if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
+		return failure.New(failure.Stopped, fmt.Sprintf("give a folder with more room by --tmp (about %d bytes a row), then plan again", rowBytes),
+			"disk full at %s after %d MiB; nothing is planned: %w", sp.file.Name(), sp.size>>20, err)
+	}
+	return fmt.Errorf("write the spool %s: %w", sp.file.Name(), err)
 }
 
 // read gives a text back. It may be called from many goroutines.

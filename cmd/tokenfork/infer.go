@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"os"
 	"time"
 
 	"tokenfork/infer"
@@ -50,7 +51,6 @@ type inferFlags struct {
 	SmallArgs         string        `placeholder:"ARGS" help:"Further flags for vllm serve of the small model."`
 	ReferenceArgs     string        `placeholder:"ARGS" help:"Further flags for vllm serve of the reference model."`
 	ReferenceTP       int           `name:"reference-tp" placeholder:"N" help:"GPUs that each server of the reference is spread over (tensor parallel; default: the fewest that will do)."`
-	ServerKey         string        `env:"TOKENFORK_SERVER_KEY" hidden:"" help:"API key of the servers at URLs; set the variable."`
 	InFlight          int           `placeholder:"N" help:"Requests in flight per server (default: found by measuring)."`
 	Stall             time.Duration `default:"2m" help:"Without a token for so long, a server is looked at."`
 	ReplayMinAgree    float64       `name:"replay-min-agreement" default:"0.95" placeholder:"F" help:"Share of recorded predictions that the server must repeat."`
@@ -101,7 +101,7 @@ func (f *inferFlags) infer(ctx context.Context, con *console, j *jobFlags, w *wo
 	if err != nil {
 		return o, err
 	}
-	common := infer.Servers{Command: command, Key: f.ServerKey, StartTimeout: w.StartTimeout, LogDir: logs}
+	common := infer.Servers{Command: command, Key: serverKey(), StartTimeout: w.StartTimeout, LogDir: logs}
 	for side, own := range [2]struct {
 		flag, args, model string
 		urls              []string
@@ -115,6 +115,10 @@ func (f *inferFlags) infer(ctx context.Context, con *console, j *jobFlags, w *wo
 	}
 	return o, nil
 }
+
+// serverKey is the API key of servers at URLs. There is no flag for it: every user of
+// a machine can read the others' command lines.
+func serverKey() string { return os.Getenv("TOKENFORK_SERVER_KEY") }
 
 // words splits a command as a shell does.
 func words(flag, line string) ([]string, error) {

@@ -33,7 +33,6 @@ type predictCmd struct {
 	SmallArgs     string        `placeholder:"ARGS" help:"Further flags for vllm serve of the small model."`
 	ReferenceArgs string        `placeholder:"ARGS" help:"Further flags for vllm serve of the reference model."`
 	ReferenceTP   int           `name:"reference-tp" placeholder:"N" help:"GPUs that the reference is spread over (tensor parallel)."`
-	ServerKey     string        `env:"TOKENFORK_SERVER_KEY" hidden:"" help:"API key of the servers at URLs; set the variable."`
 }
 
 // Help shows how it is used.
@@ -125,7 +124,7 @@ func (c *predictCmd) model(side job.Side, m *model.Model, log *slog.Logger) (pre
 func (c *predictCmd) remote(ctx context.Context, urls []string, want vllm.Want) ([]*vllm.Client, func() error, error) {
 	var clients []*vllm.Client
 	for _, url := range urls {
-		client, err := vllm.NewClient(url, c.ServerKey)
+		client, err := vllm.NewClient(url, serverKey())
 		if err != nil {
 			return nil, nil, failure.New(failure.Usage, "", "%w", err)
 		}

@@ -21,10 +21,10 @@ func (j *fakeJob) ownServers(t *testing.T, at string, c fakevllm.Config, more ..
 	if err != nil {
 		t.Fatal(err)
 	}
-	infer := append([]string{"infer", "--job", at, "--vllm", self + " " + fakevllm.Command}, more...)
-	infer = append(infer, j.planned(t, at)...)
-	var said bytes.Buffer
-	return run(t.Context(), infer, &said, &said), said.String()
+	infer := append([]string{"infer", "--job", at, "--vllm", self + " " + fakevllm.Command}, j.planned(t, at)...)
+	cmd, out := command(append(infer, more...)...)
+	_ = cmd.Run() // the exit code tells
+	return cmd.ProcessState.ExitCode(), out.String()
 }
 
 // planned plans the job and gives the flags that name its models.

@@ -62,6 +62,7 @@ type Shard[T job.Row] struct {
 	ordinals []int64        // all texts
 	open     sync.WaitGroup // texts without an end
 	dropped  atomic.Bool
+	refused  bool // its manifest makes no sense
 }
 
 // Done keeps the rows of a finished text.
@@ -111,6 +112,10 @@ func (s *Stage[T]) openAll(admit, ctx context.Context, shards []int, opened chan
 		if err != nil && ctx.Err() != nil {
 			return context.Cause(ctx) // the end of the grace, not of the store
 		}
+		if errors.Is(err, errManifest) {
+			s.refuse(k, err)
+			continue
+		}
 		if err != nil {
 			return err
 		}
@@ -126,11 +131,30 @@ func (s *Stage[T]) openAll(admit, ctx context.Context, shards []int, opened chan
 	return nil
 }
 
+// errManifest marks what is wrong with one shard's manifest: the other shards go on.
+var errManifest = errors.New("this shard's manifest cannot be used")
+
+// unusable gives the error of a damaged or missing manifest its mark.
+func unusable(err error) error {
+	if err == nil {
+		return nil
+	}
+	if failure.Code(err) != failure.Refused && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return fmt.Errorf("%w: %w", errManifest, err)
+}
+
+func (s *Stage[T]) refuse(k int, err error) {
+	s.Log.Error("the other shards go on without this one", "shard", k, "reason", err)
+	s.Summary.refuse(s.Task(&job.Manifest{Header: job.Header{Index: k}}), err)
+}
+
 // open prepares a shard; nil if it is finished.
 func (s *Stage[T]) open(ctx context.Context, k int) (*Shard[T], error) {
 	m, err := job.OpenManifest(ctx, s.Store, k)
 	if err != nil {
-		return nil, err
+		return nil, unusable(err)
 	}
 	sh := &Shard[T]{Manifest: m, stage: s, task: s.Task(m)}
 	sh.Log, sh.Before, err = job.OpenTask[T](ctx, s.Store, m.ID, sh.task, s.Who, s.PartEvery, s.Retry(k))
@@ -154,6 +178,11 @@ func (sh *Shard[T]) feed(admit, ctx context.Context) (bool, error) {
 		return false, err
 	}
 	for x, err := range sh.Manifest.Texts() {
+		if err = unusable(err); errors.Is(err, errManifest) {
+			sh.refused = true
+			sh.stage.refuse(sh.Manifest.Index, err)
+			return false, nil
+		}
 		if err != nil {
 			return false, fmt.Errorf("read manifest of shard %d: %w", sh.Manifest.Index, err)
 		}
@@ -177,7 +206,9 @@ func (sh *Shard[T]) finish(ctx context.Context, complete bool) error {
 		return errors.Join(context.Cause(ctx), sh.close())
 	}
 	if !complete || sh.dropped.Load() {
-		sh.stage.Summary.stop(sh.task)
+		if !sh.refused {
+			sh.stage.Summary.stop(sh.task)
+		}
 		return sh.close()
 	}
 	c, err := sh.Log.Commit(ctx, sh.ordinals)

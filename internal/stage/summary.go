@@ -1,6 +1,8 @@
 package stage
 
 import (
+	"cmp"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -16,6 +18,7 @@ type Summary struct {
 	mu           sync.Mutex
 	rows, failed int // in committed shards
 	stopped      []job.Task
+	refused      map[int]error // by shard: why its manifest cannot be used
 }
 
 func (s *Summary) commit(c *job.Commit, rows int) {
@@ -31,6 +34,15 @@ func (s *Summary) stop(t job.Task) {
 	s.stopped = append(s.stopped, t)
 }
 
+func (s *Summary) refuse(t job.Task, why error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.refused == nil {
+		s.refused = map[int]error{}
+	}
+	s.refused[t.Shard] = why // both sides say the same
+}
+
 // Stop notes tasks that were not begun.
 func (s *Summary) Stop(ts ...job.Task) {
 	for _, t := range ts {
@@ -39,12 +51,16 @@ func (s *Summary) Stop(ts ...job.Task) {
 }
 
 // Result is the error that says how complete the stage is: nil, or of
-// failure.Stopped or failure.Partial. failed says what is the matter with the
+// failure.Stopped, failure.Refused or failure.Partial. failed says what is the matter with the
 // failed rows: "forks failed"; merge are the flags by which merge lists them.
 func (s *Summary) Result(in store.Store, failed string, merge ...string) error {
 	switch {
 	case len(s.stopped) > 0:
 		return failure.New(failure.Stopped, "run the same command again to go on", "stopped on request; not finished: %s", s.unfinished())
+	case len(s.refused) > 0:
+		ks := slices.Sorted(maps.Keys(s.refused))
+		return failure.New(failure.Refused, cmp.Or(failure.Hint(s.refused[ks[0]]), "restore it or plan the job again"),
+			"shards %s cannot be worked on, the others are finished: %w", tasks.Ranges(ks), s.refused[ks[0]])
 	case s.failed > 0:
 		return failure.New(failure.Partial, "`"+job.Command(in, "merge", merge...)+"` lists them in failures.csv", "%d of %d %s", s.failed, s.rows, failed)
 	}

@@ -1,14 +1,17 @@
 package vllm
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"os"
 	"regexp"
 	"slices"
 	"strings"
+	"syscall"
 
 	"tokenfork/internal/failure"
+	"tokenfork/internal/private"
 )
 
 const (
@@ -21,6 +24,27 @@ const (
 type serverLog struct {
 	path string
 	from int64
+}
+
+// writable says why the log cannot be written. A server goes on without it, but what
+// its answers depend on is then not known.
+func (l serverLog) writable() error {
+	f, err := private.Append(l.path, 0o666)
+	if err == nil {
+		_, err = f.WriteString("\n")
+		err = errors.Join(err, f.Close())
+	}
+	return unwritable(l.path, err)
+}
+
+func unwritable(path string, err error) error {
+	if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
+		return failure.New(failure.Stopped, "make room there, then run the same command again; what is finished is kept", "disk full at vLLM's log %s: %w", path, err)
+	}
+	if err != nil {
+		return fmt.Errorf("write vLLM's log: %w", err)
+	}
+	return nil
 }
 
 // lines are the log's last ones; what a progress bar overwrote is dropped.

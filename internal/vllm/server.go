@@ -172,7 +172,7 @@ func (s *Server) spawn() error {
 	}
 	log, err := private.Append(s.config.LogPath, 0o666)
 	if err != nil {
-		return fmt.Errorf("open log: %w", err)
+		return unwritable(s.config.LogPath, err)
 	}
 	defer log.Close() // the guard has its own
 	info, err := log.Stat()
@@ -289,7 +289,11 @@ func (s *Server) ready(ctx context.Context, took time.Duration) error {
 	if _, err := s.client.Check(ctx, Want{Model: s.launch.model}); err != nil {
 		return err
 	}
-	s.engine = s.log.engine()
+	if s.engine = s.log.engine(); s.engine == (Engine{}) {
+		if err := s.log.writable(); err != nil {
+			return err
+		}
+	}
 	s.config.Logger.Info("ready", "after", took.Round(time.Second))
 	return nil
 }

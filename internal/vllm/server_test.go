@@ -78,6 +78,20 @@ func TestStartFailures(t *testing.T) {
 	}
 }
 
+// While a server loads, its time and its log's last line are told.
+func TestLoadingIsTold(t *testing.T) {
+	t.Parallel()
+	var log bytes.Buffer
+	c := fakeConfig(t, fakevllm.NeverReady)
+	c.StartTimeout, c.Logger = pollEvery*progressEvery+time.Second, slog.New(slog.NewTextHandler(&log, nil))
+	if _, err := Start(t.Context(), c); err == nil || !strings.Contains(err.Error(), "was not ready after 11s") {
+		t.Errorf("Start = %v", err)
+	}
+	if !strings.Contains(log.String(), `"loading, 10s of 11s"`) {
+		t.Errorf("told:\n%s", &log)
+	}
+}
+
 func TestDeathErrorShowsLogTail(t *testing.T) {
 	_, err := Start(t.Context(), fakeConfig(t, fakevllm.OutOfMemory))
 	var death *DeathError

@@ -74,6 +74,11 @@ func (s *Server) complete(w http.ResponseWriter, r *http.Request, generate bool)
 		}
 	case WrongID:
 		a.ids[0] = int32(s.config.Model.size()) + 7
+	case OtherID:
+		other := (a.ids[0] + 1) % int32(len(s.config.Model.Pieces))
+		if len(a.ids) > 1 && !slices.Contains(q.Stop, other) {
+			a.ids[0] = other
+		}
 	case WrongEnd:
 		a.finish, a.stop = "stop", strconv.Itoa(int(a.ids[len(a.ids)-1])+1)
 	}

@@ -91,6 +91,7 @@ const (
 	Cut      Kind = "cut"       // the connection breaks within the answer
 	Short    Kind = "short"     // 200 with a token less than asked for, and no stop token
 	WrongID  Kind = "wrong id"  // 200 with an id that the model does not have
+	OtherID  Kind = "other id"  // 200 whose first id is another than the model's
 	WrongEnd Kind = "wrong end" // 200 that names another stop token than the last one
 )
 

@@ -26,6 +26,8 @@ const (
 	Elsewhere   = "elsewhere"  // serves where nobody looks, as a container may
 	Stubborn    = "stubborn"   // heeds no SIGTERM, nor does its engine
 	Detach      = "detach"     // its engine has a session of its own
+	Invariant   = "invariant"  // ends while it starts, unless it is told to be batch-invariant
+	NoInvariant = "varying"    // ends while it starts, if it is told to be batch-invariant
 	PortTaken   = "port taken" // finds its port taken at the first start
 	OneStart    = "one start"  // starts once; later starts end as by OutOfMemory
 	engineArg   = "fakeengine" // of the child process, which a real server has too
@@ -65,6 +67,9 @@ func run(args []string) error {
 	if mode(OutOfMemory) || mode(OneStart) && !c.first(startedMark) {
 		fmt.Fprintln(os.Stderr, "(EngineCore pid=7) ERROR 11-23 16:12:28 [core.py:12] torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB.")
 		return errors.New("(APIServer pid=6) RuntimeError: Engine core initialization failed. See root cause above") // vLLM's words
+	}
+	if told := os.Getenv("VLLM_BATCH_INVARIANT") == "1"; told && mode(NoInvariant) || !told && mode(Invariant) {
+		return fmt.Errorf("(EngineCore pid=7) RuntimeError: VLLM_BATCH_INVARIANT=%q does not do here", os.Getenv("VLLM_BATCH_INVARIANT"))
 	}
 	if mode(NeverReady) {
 		time.Sleep(time.Hour)
