@@ -149,12 +149,12 @@ func TestRowIDsOfTwoTexts(t *testing.T) {
 	for _, test := range []struct {
 		rows, want string
 	}{
-		{"3,6,0,10,1,11,11\n9,6,1,11,1,12,12\n", ""},                      // rising
-		{"2,6,0,10,1,11,11\n", "the row_id 2 is in two texts, 5 (from line 2) and 6 (from line 5)"},   // the last of one, the first of the other
-		{"0,6,0,10,1,11,11\n9,6,1,11,1,12,12\n", "the row_id 0 is in"},    // counted from 0 in each text
-		{"5,6,0,10,1,11,11\n5,7,0,11,1,12,12\n", "two texts, 6 (from line 5) and 7 (from line 6)"},    // of one row each
-		{"7,6,0,10,1,11,11\n4,7,0,11,1,12,12\n", ""},                      // falling from text to text
-		{"1,6,0,10,1,11,11\n9,6,1,11,1,12,12\n", "whether one is in two"}, // mixed: not known
+		{"3,6,0,10,1,11,11\n9,6,1,11,1,12,12\n", ""},                                                // rising
+		{"2,6,0,10,1,11,11\n", "the row_id 2 is in two texts, 5 (from line 2) and 6 (from line 5)"}, // the last of one, the first of the other
+		{"0,6,0,10,1,11,11\n9,6,1,11,1,12,12\n", "the row_id 0 is in"},                              // counted from 0 in each text
+		{"5,6,0,10,1,11,11\n5,7,0,11,1,12,12\n", "two texts, 6 (from line 5) and 7 (from line 6)"},  // of one row each
+		{"7,6,0,10,1,11,11\n4,7,0,11,1,12,12\n", ""},                                                // falling from text to text
+		{"1,6,0,10,1,11,11\n9,6,1,11,1,12,12\n", "whether one is in two"},                           // mixed: not known
 	} {
 		var log bytes.Buffer
 		o := small(t, r2rHead+goodR2R+test.rows)
