@@ -1,13 +1,6 @@
 package infer
 
-import (
-	"time"
-
-	"tokenfork/internal/fleet"
-)
+import "tokenfork/internal/fleet"
 
 // HurryUp shortens the waits for servers that refuse or are gone.
-func HurryUp() {
-	retryUnit = 10 * time.Millisecond
-	fleet.HurryUp()
-}
+func HurryUp() { fleet.HurryUp() }

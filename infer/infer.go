@@ -91,7 +91,7 @@ func Run(ctx context.Context, o Options) error {
 	if err := g.Wait(); err != nil {
 		return err
 	}
-	return sum.Result(o.Store, "forks failed", "--judge", "none")
+	return sum.Result("forks failed", "`"+job.Command(o.Store, "merge", "--judge", "none")+"` lists them in failures.csv")
 }
 
 // forks is how many there are in the shards to do; -1 where job.json is not at

@@ -9,6 +9,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"tokenfork/internal/failure"
+	"tokenfork/internal/fleet"
 	"tokenfork/internal/job"
 	"tokenfork/internal/progress"
 	"tokenfork/internal/stage"
@@ -47,7 +48,7 @@ type item struct {
 
 // shardRun is a shard on its way through a lane. It is the stage's Work.
 type shardRun struct {
-	*stage.Shard[job.Continuation]
+	*stage.Shard[*job.Text, job.Continuation]
 	lane *lane
 }
 
@@ -67,7 +68,11 @@ func (l *lane) run(admit, ctx context.Context, shards []int, first *replica, mor
 			go r.tune(ctx, l.log.With("server", l.side))
 		}
 		if _, own := r.server.Engine(); !own {
-			go r.watch(ctx, l.options.Stall, giveUp)
+			go func() {
+				if err := fleet.Watch(ctx, r.server, l.options.Stall, func() int { return int(r.inFlight.Load()) }); err != nil {
+					giveUp(err)
+				}
+			}()
 		}
 	}
 	join(first)
@@ -93,15 +98,16 @@ func (l *lane) run(admit, ctx context.Context, shards []int, first *replica, mor
 }
 
 // stage is the lane's way through its shards.
-func (l *lane) stage() *stage.Stage[job.Continuation] {
+func (l *lane) stage() *stage.Stage[*job.Text, job.Continuation] {
 	o := l.options
-	return &stage.Stage[job.Continuation]{
+	return &stage.Stage[*job.Text, job.Continuation]{
 		Store: o.Store, Retry: func(int) bool { return o.Retry }, PartEvery: o.PartEvery, Who: o.Who, Log: l.log, Meter: l.meter, Summary: l.sum,
-		Rows: len(forksOf(l.plan.Settings.Trajectories, l.side)),
+		Manifest: job.OpenManifest, Texts: (*job.Manifest).Texts,
+		Rows: func(x *job.Text) int { return len(x.Mismatches) * len(forksOf(l.plan.Settings.Trajectories, l.side)) },
 		Task: func(m *job.Manifest) job.Task {
 			return job.Task{Stage: "infer", Shard: m.Index, Side: l.side.String(), Manifest: m.Shard.SHA256}
 		},
-		Open: func(_ context.Context, sh *stage.Shard[job.Continuation]) (stage.Work, error) {
+		Open: func(_ context.Context, sh *stage.Shard[*job.Text, job.Continuation]) (stage.Work[*job.Text], error) {
 			return &shardRun{sh, l}, nil
 		},
 	}

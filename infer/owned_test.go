@@ -10,6 +10,7 @@ import (
 
 	"tokenfork/infer"
 	"tokenfork/internal/failure"
+	"tokenfork/internal/fleet"
 	"tokenfork/internal/job"
 	"tokenfork/internal/vllm/fakevllm"
 )
@@ -69,8 +70,8 @@ func TestOwnedServerCrashesAtOnePrompt(t *testing.T) {
 	err := infer.Run(t.Context(), o)
 	switch failure.Code(err) {
 	case failure.Partial:
-		if failed := j.check(t, infer.ClassServerCrash); failed[infer.ClassServerCrash] == 0 {
-			t.Errorf("no fork of class %s", infer.ClassServerCrash)
+		if failed := j.check(t, fleet.ClassServerCrash); failed[fleet.ClassServerCrash] == 0 {
+			t.Errorf("no fork of class %s", fleet.ClassServerCrash)
 		}
 	default: // several such prompts use the restarts up
 		if err == nil || !strings.Contains(err.Error(), "died more than 5 times") {

@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"tokenfork/internal/failure"
+	"tokenfork/internal/fleet"
 	"tokenfork/internal/fork"
 	"tokenfork/internal/job"
 	"tokenfork/internal/stats"
@@ -49,7 +50,7 @@ func (l *lane) probe(ctx context.Context, run *shardRun) (job.Counters, error) {
 			defer mu.Unlock()
 			if err != nil {
 				err = fmt.Errorf("check the recorded predictions of text %s: %w", p.from.ID, err)
-				if status := (*vllm.StatusError)(nil); errors.As(err, &status) && !overloaded(err) {
+				if status := (*vllm.StatusError)(nil); errors.As(err, &status) && !fleet.Overloaded(err) {
 					refused = err
 					return nil
 				}
@@ -174,13 +175,13 @@ func (r *replica) next(ctx context.Context, p recorded) (vllm.Completion, error)
 		r.fly(1)
 		answer, err := client.Complete(ctx, q)
 		r.fly(-1)
-		busy := overloaded(err)
-		if err == nil || !busy && !vllm.IsGone(err) || ctx.Err() != nil || try == refusedTries {
+		busy := fleet.Overloaded(err)
+		if err == nil || !busy && !vllm.IsGone(err) || ctx.Err() != nil || try == fleet.RefusedTries {
 			return answer, err
 		}
 		r.server.Lost(ctx, generation)
 		if busy {
-			if err := sleep(ctx, retryUnit<<min(try, 5)); err != nil {
+			if err := fleet.Pause(ctx, try); err != nil {
 				return vllm.Completion{}, err
 			}
 		}

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"tokenfork/internal/failure"
+	"tokenfork/internal/fleet"
 	"tokenfork/internal/job"
 	"tokenfork/internal/job/jobtest"
 	"tokenfork/internal/store"
@@ -47,11 +48,11 @@ func TestProbesAreRetried(t *testing.T) {
 		t.Fatal(err)
 	}
 	b, err := store.ReadAll(t.Context(), s, job.EngineKey(job.Small))
-	var e engine
+	var e fleet.Engine
 	if err != nil || json.Unmarshal(b, &e) != nil || e.Root == "" {
 		t.Errorf("%s, %v", b, err)
 	}
-	if err := keepRecord(t, s, engine{Root: "elsewhere"}); failure.Code(err) != failure.Refused {
+	if err := keepRecord(t, s, fleet.Engine{Root: "elsewhere"}); failure.Code(err) != failure.Refused {
 		t.Errorf("another model: %v", err)
 	}
 }
@@ -72,20 +73,20 @@ func TestRefusedProbes(t *testing.T) {
 // Records of an earlier version do not say which model a server was given.
 func TestEngineRecordWithoutRoot(t *testing.T) {
 	s := jobtest.Make(t, 1, 1)
-	if err := keepRecord(t, s, engine{Deterministic: true}); err != nil {
+	if err := keepRecord(t, s, fleet.Engine{Deterministic: true}); err != nil {
 		t.Fatal(err)
 	}
-	if err := keepRecord(t, s, engine{Deterministic: true, Root: "/models/small"}); err != nil {
+	if err := keepRecord(t, s, fleet.Engine{Deterministic: true, Root: "/models/small"}); err != nil {
 		t.Error(err)
 	}
-	if err := keepRecord(t, s, engine{Root: "/models/small"}); failure.Code(err) != failure.Refused {
+	if err := keepRecord(t, s, fleet.Engine{Root: "/models/small"}); failure.Code(err) != failure.Refused {
 		t.Errorf("got %v", err)
 	}
 }
 
-func keepRecord(t *testing.T, s store.Store, e engine) error {
+func keepRecord(t *testing.T, s store.Store, e fleet.Engine) error {
 	t.Helper()
-	_, err := keepEngine(t.Context(), &Options{Store: s, Log: slog.New(slog.DiscardHandler)}, job.EngineKey(job.Small), e)
+	_, err := e.Keep(t.Context(), s, job.EngineKey(job.Small), false, slog.New(slog.DiscardHandler))
 	return err
 }
 

@@ -7,13 +7,10 @@ import (
 	"errors"
 	"fmt"
 	"math"
-	"net/http"
 	"sync/atomic"
-	"time"
 
 	"golang.org/x/sync/semaphore"
 
-	"tokenfork/internal/failure"
 	"tokenfork/internal/fleet"
 	"tokenfork/internal/job"
 	"tokenfork/internal/vllm"
@@ -35,20 +32,11 @@ type replica struct {
 	inFlight atomic.Int64 // requests that wait for an answer
 }
 
-const (
-	crashesBeforeAlone = 2 // a rest in flight at so many crashes is sent alone
-	refusedTries       = 8 // for 429 and 5xx
-)
-
-// retryUnit is half of the first wait before a refused request is sent again. Tests
-// shorten it.
-var retryUnit = time.Second
-
 // finish generates the rest; what can't be had is marked at its sharers. Only
 // errors that end the whole task are returned.
 func (r *replica) finish(ctx context.Context, w *text, rest *rest) error {
 	err := r.generate(ctx, w, rest)
-	var failed *failedError
+	var failed *fleet.FailedError
 	if errors.As(err, &failed) {
 		rest.fail(failed)
 		return nil
@@ -57,67 +45,19 @@ func (r *replica) finish(ctx context.Context, w *text, rest *rest) error {
 }
 
 func (r *replica) generate(ctx context.Context, w *text, rest *rest) error {
-	for tries := 0; rest.wants() > 0; {
-		client, generation, err := r.server.Client(ctx)
+	for rest.wants() > 0 {
+		err := fleet.Ask(ctx, r.server, &rest.crashes, func(c *vllm.Client) error { return r.send(ctx, c, w, rest) })
 		if err != nil {
 			return err
-		}
-		err = r.send(ctx, client, w, rest)
-		var status *vllm.StatusError
-		var failed *failedError
-		switch {
-		case err == nil:
-			tries = 0
-		case errors.As(err, &failed):
-			return err
-		case ctx.Err() != nil:
-			return context.Cause(ctx)
-		case vllm.IsContextLength(err):
-			return &failedError{ClassContextLength, err}
-		case overloaded(err):
-			if tries++; tries == refusedTries {
-				return &failedError{ClassServer, err}
-			}
-			if !errors.As(err, &status) || status.Status >= 500 { // the engine may be dead behind a server that still answers
-				r.server.Lost(ctx, generation)
-			}
-			if err := sleep(ctx, retryUnit<<min(tries, 5)); err != nil {
-				return err
-			}
-		case errors.As(err, &status):
-			return &failedError{ClassRefused, err}
-		case vllm.IsGone(err):
-			if rest.crashes > crashesBeforeAlone {
-				return &failedError{ClassServerCrash, err}
-			}
-			rest.crashes++
-			r.server.Lost(ctx, generation)
-		default:
-			return &failedError{ClassServer, err}
 		}
 	}
 	return nil
 }
 
-// overloaded says whether another try may do: 429 and 5xx.
-func overloaded(err error) bool {
-	var status *vllm.StatusError
-	return errors.As(err, &status) && (status.Status == http.StatusTooManyRequests || status.Status >= http.StatusInternalServerError)
-}
-
-func sleep(ctx context.Context, d time.Duration) error {
-	select {
-	case <-time.After(d):
-		return nil
-	case <-ctx.Done():
-		return context.Cause(ctx)
-	}
-}
-
 // send makes one request in the place that the caller holds at the gate, or
 // alone if the rest is suspected of killing servers.
 func (r *replica) send(ctx context.Context, client *vllm.Client, w *text, rest *rest) error {
-	if rest.crashes < crashesBeforeAlone {
+	if rest.crashes < fleet.CrashesBeforeAlone {
 		return r.complete(ctx, client, w, rest)
 	}
 	r.gate.release()
@@ -131,7 +71,7 @@ func (r *replica) send(ctx context.Context, client *vllm.Client, w *text, rest *
 
 func (r *replica) complete(ctx context.Context, client *vllm.Client, w *text, rest *rest) error {
 	if rest.Token >= r.vocab { // an engine may die of an id that it does not have
-		return &failedError{ClassRefused, fmt.Errorf("token id %d: the served model has %d ids", rest.Token, r.vocab)}
+		return &fleet.FailedError{Class: fleet.ClassRefused, Err: fmt.Errorf("token id %d: the served model has %d ids", rest.Token, r.vocab)}
 	}
 	wants := rest.wants()
 	q := vllm.CompletionRequest{Prompt: w.encoded.Prompt(int(rest.At), rest.forced()...), MaxTokens: wants,
@@ -166,19 +106,6 @@ func (r *replica) complete(ctx context.Context, client *vllm.Client, w *text, re
 func (r *replica) fly(n int) {
 	r.server.Flying(n)
 	r.inFlight.Add(int64(n))
-}
-
-// watch gives the task up when a server that somebody else runs hangs: nobody
-// here can restart it.
-func (r *replica) watch(ctx context.Context, stall time.Duration, giveUp context.CancelCauseFunc) {
-	client, _, err := r.server.Client(ctx)
-	if err != nil {
-		return // whoever sends a request is told the same
-	}
-	dog := vllm.NewWatchdog(client, stall, func() int { return int(r.inFlight.Load()) })
-	if err := dog.Watch(ctx); err != nil {
-		giveUp(failure.New(failure.Stopped, "restart it and run the same command", "the server at %s hangs: %w", client.URL(), err))
-	}
 }
 
 // seed depends on the job's seed and the fork alone, never on order or shard.

@@ -17,6 +17,7 @@ import (
 
 	"tokenfork/infer"
 	"tokenfork/internal/failure"
+	"tokenfork/internal/fleet"
 	"tokenfork/internal/job"
 	"tokenfork/internal/model"
 	"tokenfork/internal/store"
@@ -307,13 +308,13 @@ func TestPassingFaults(t *testing.T) {
 func TestFailedForks(t *testing.T) {
 	t.Parallel()
 	for class, f := range map[string]fakevllm.Fault{
-		infer.ClassRefused:             {Kind: fakevllm.Refuse, Status: 422, Every: 8, After: 80},
-		infer.ClassServer:              {Kind: fakevllm.Refuse, Status: 503, Every: 20, After: 80},
-		infer.ClassServer + " id":      {Kind: fakevllm.WrongID, Every: 8, After: 80},
-		infer.ClassServer + " end":     {Kind: fakevllm.WrongEnd, Every: 8, After: 80},
-		infer.ClassServer + " endless": {Kind: fakevllm.Endless, Every: 8, After: 80},
-		infer.ClassServerCrash:         {Kind: fakevllm.Die, For: 10 * time.Millisecond, Every: 30, After: 80},
-		infer.ClassContextLength:       {Kind: fakevllm.Short, Every: 8, After: 80},
+		fleet.ClassRefused:             {Kind: fakevllm.Refuse, Status: 422, Every: 8, After: 80},
+		fleet.ClassServer:              {Kind: fakevllm.Refuse, Status: 503, Every: 20, After: 80},
+		fleet.ClassServer + " id":      {Kind: fakevllm.WrongID, Every: 8, After: 80},
+		fleet.ClassServer + " end":     {Kind: fakevllm.WrongEnd, Every: 8, After: 80},
+		fleet.ClassServer + " endless": {Kind: fakevllm.Endless, Every: 8, After: 80},
+		fleet.ClassServerCrash:         {Kind: fakevllm.Die, For: 10 * time.Millisecond, Every: 30, After: 80},
+		fleet.ClassContextLength:       {Kind: fakevllm.Short, Every: 8, After: 80},
 	} {
 		t.Run(class, func(t *testing.T) {
 			t.Parallel()
@@ -322,7 +323,7 @@ func TestFailedForks(t *testing.T) {
 			o := j.options(t, f)
 			o.AuditShare = new(float64)
 			wants(t, o, failure.Partial, "forks failed")
-			if failed := j.check(t, class, infer.ClassServer); failed[class] == 0 { // nothing at all is a server's
+			if failed := j.check(t, class, fleet.ClassServer); failed[class] == 0 { // nothing at all is a server's
 				t.Errorf("no fork of class %s", class)
 			}
 			o = j.options(t)
@@ -341,7 +342,7 @@ func TestForkThatDoesNotFit(t *testing.T) {
 		o.Servers[side].URLs = []string{fakevllm.Serve(t, fakevllm.Config{Model: models[side], MaxModelLen: 50}).URL}
 	}
 	wants(t, o, failure.Partial, "forks failed")
-	j.check(t, infer.ClassContextLength)
+	j.check(t, fleet.ClassContextLength)
 }
 
 // A padding id of the small model is none of the reference's.
@@ -354,7 +355,7 @@ func TestIDThatTheServerLacks(t *testing.T) {
 	for _, c := range rows {
 		if c.Error != nil {
 			refused++
-			if *c.Error != infer.ClassRefused || !strings.Contains(*c.Message, "the served model has 32 ids") {
+			if *c.Error != fleet.ClassRefused || !strings.Contains(*c.Message, "the served model has 32 ids") {
 				t.Errorf("%s: %s", *c.Error, *c.Message)
 			}
 		}

@@ -1,14 +1,9 @@
 package infer
 
 import (
-	"bytes"
 	"cmp"
 	"context"
-	"encoding/json"
-	"errors"
 	"fmt"
-	"io"
-	"io/fs"
 	"os"
 	"strconv"
 	"strings"
@@ -18,7 +13,6 @@ import (
 	"tokenfork/internal/fleet"
 	"tokenfork/internal/job"
 	"tokenfork/internal/model"
-	"tokenfork/internal/vllm"
 )
 
 // Servers say where a side's model runs: at URLs, or in servers that the task
@@ -126,82 +120,18 @@ func (l *lane) bringUp(admit context.Context, f *fleet.Fleet) *arrivals {
 	return up
 }
 
-// engine is what answers: recorded once per side, since another one may
-// answer differently. Of a server that somebody else runs less is known.
-type engine struct {
-	vllm.Engine
-	Args          []string `json:"args,omitempty"` // the user's
-	Root          string   `json:"root,omitempty"` // what a server at a URL says it was given
-	Deterministic bool     `json:"deterministic,omitempty"`
-}
-
 // recordEngine writes the side's engine-<side>.json, or compares with the one
 // that is there, and gives the record's hash.
 func recordEngine(ctx context.Context, o *Options, plan *job.Plan, side job.Side, s fleet.Server, length int) (string, error) {
-	e := engine{Deterministic: plan.Settings.Deterministic}
-	if own, ok := s.Engine(); ok {
-		e.Engine, e.Args = own, o.Servers[side].Args
+	e := fleet.Engine{Deterministic: plan.Settings.Deterministic}
+	if err := e.Ask(ctx, s, o.Servers[side].Args, length); err != nil {
+		return "", err
+	}
+	if _, own := s.Engine(); own {
 		// What a later stage wants beyond that changes no label.
 		if longer := servedLength(plan, side, o.Servers[side].Length); e.MaxModelLen == strconv.Itoa(longer) {
 			e.MaxModelLen = strconv.Itoa(servedLength(plan, side, 0))
 		}
-	} else {
-		client, _, err := s.Client(ctx)
-		if err != nil {
-			return "", err
-		}
-		if e.Version, err = client.Version(ctx); err != nil {
-			return "", fmt.Errorf("ask the %s server for its version: %w", side, err)
-		}
-		e.MaxModelLen = strconv.Itoa(length)
-		models, err := client.Models(ctx)
-		if err != nil {
-			return "", fmt.Errorf("ask the %s server for its model: %w", side, err)
-		}
-		for _, m := range models {
-			if m.ID == client.Model {
-				e.Root = m.Root
-			}
-		}
 	}
-	return keepEngine(ctx, o, job.EngineKey(side), e)
-}
-
-// keepEngine gives the hash of the record that counts for this task's rows.
-func keepEngine(ctx context.Context, o *Options, key string, e engine) (string, error) {
-	b, err := json.MarshalIndent(e, "", " ")
-	if err != nil {
-		return "", err
-	}
-	hash := job.EngineHash(b)
-	err = o.Store.Create(ctx, key, func(w io.Writer) error {
-		_, err := w.Write(b)
-		return err
-	})
-	if !errors.Is(err, fs.ErrExist) {
-		return hash, err
-	}
-	r, err := o.Store.Open(ctx, key)
-	if err != nil {
-		return hash, fmt.Errorf("read %s: %w", key, err)
-	}
-	defer r.Close()
-	first, err := io.ReadAll(r)
-	if err != nil {
-		return hash, fmt.Errorf("read %s: %w", key, err)
-	}
-	var there engine
-	if json.Unmarshal(first, &there) == nil && there.Root == "" && e.Root != "" { // a record of an earlier version has none
-		e.Root = ""
-		return keepEngine(ctx, o, key, e)
-	}
-	if bytes.Equal(first, b) {
-		return hash, nil
-	}
-	if o.AllowMixedEngines {
-		o.Log.Warn("another engine than the first task's", "first", string(first), "this", string(b))
-		return hash, nil
-	}
-	return hash, failure.New(failure.Refused, "use the same vLLM and flags for every task, or --allow-mixed-engines",
-		"%s was made by\n%s\nthis task's engine is\n%s", key, first, b)
+	return e.Keep(ctx, o.Store, job.EngineKey(side), o.AllowMixedEngines, o.Log)
 }

@@ -7,27 +7,11 @@ import (
 	"slices"
 	"sync"
 
+	"tokenfork/internal/fleet"
 	"tokenfork/internal/fork"
 	"tokenfork/internal/job"
 	"tokenfork/internal/vllm"
 )
-
-// Classes of failed continuations.
-const (
-	ClassContextLength = "context_length" // does not fit the served model
-	ClassServerCrash   = "server_crash"   // killed the server, twice
-	ClassRefused       = "refused"        // the server answered 4xx
-	ClassServer        = "server"         // the server kept failing
-)
-
-// failedError is a fork that stays without a continuation.
-type failedError struct {
-	class string
-	err   error
-}
-
-func (e *failedError) Error() string { return e.class + ": " + e.err.Error() }
-func (e *failedError) Unwrap() error { return e.err }
 
 // text is a text's work for one server.
 type text struct {
@@ -49,7 +33,7 @@ type branch struct {
 	tail     *fork.Tail
 	replayed int
 	rest     *rest
-	err      *failedError
+	err      *fleet.FailedError
 	margin   float64
 }
 
@@ -118,7 +102,7 @@ func (w *text) add(p int32, of job.Side, set *job.Settings, ends fork.Ends, limi
 	// By the fork, not by what is left of it after replay: the list of failures
 	// must not depend on how the work is saved.
 	if need := int(p) + 1 + set.MaxNewTokens; need > limit {
-		b.err = &failedError{ClassContextLength, fmt.Errorf("%d tokens with its continuation, the server takes %d", need, limit)}
+		b.err = &fleet.FailedError{Class: fleet.ClassContextLength, Err: fmt.Errorf("%d tokens with its continuation, the server takes %d", need, limit)}
 		return b
 	}
 	key := restKey{position: p, fork: of}
@@ -184,9 +168,9 @@ func (r *rest) take(id int32, gap float64) {
 
 // fail marks every sharer: a failed rest fails all that wait for it.
 func (r *rest) fail(err error) {
-	var f *failedError
+	var f *fleet.FailedError
 	if !errors.As(err, &f) {
-		f = &failedError{ClassServer, err}
+		f = &fleet.FailedError{Class: fleet.ClassServer, Err: err}
 	}
 	for _, b := range r.sharers {
 		b.err = f
@@ -208,8 +192,8 @@ func (b *branch) row(ordinal int64, engine string, margins bool) job.Continuatio
 		c.RestAt, c.RestID = b.rest.At, b.rest.Token
 	}
 	if b.err != nil {
-		msg := b.err.err.Error()
-		c.Error, c.Message = &b.err.class, &msg
+		msg := b.err.Err.Error()
+		c.Error, c.Message = &b.err.Class, &msg
 		return c
 	}
 	c.IDs, c.Finish, c.Replayed = b.tail.IDs, &b.tail.Finish, int32(b.replayed)

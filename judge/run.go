@@ -300,7 +300,8 @@ func (r *runner) work(admit context.Context, server Server) error {
 	if err != nil {
 		return err
 	}
-	return cmp.Or(r.sum.Result(r.Store, "mismatches got no verdict"+r.byClass(), "--judging", r.judging.ID()), r.unready(admit))
+	return cmp.Or(r.sum.Result("mismatches got no verdict"+r.byClass(),
+		"`"+job.Command(r.Store, "merge", "--judging", r.judging.ID())+"` lists them in failures.csv"), r.unready(admit))
 }
 
 // shards judges all shards as one stream of questions, so that one shard's
@@ -326,8 +327,9 @@ func (r *runner) shards(admit context.Context, server Server) error {
 	asks, ctx := errgroup.WithContext(work)
 	asks.SetLimit(2 * r.client.InFlight())
 	r.asks = asks
-	way := stage.Stage[job.Verdict]{
-		Store: r.Store, Retry: func(k int) bool { return r.Retry || r.again[k] }, PartEvery: r.PartEvery, Who: r.Who, Log: r.Log, Meter: r.meter, Summary: &r.sum, Rows: 1, Settles: true, Open: r.open,
+	way := stage.Stage[*job.Text, job.Verdict]{
+		Store: r.Store, Retry: func(k int) bool { return r.Retry || r.again[k] }, PartEvery: r.PartEvery, Who: r.Who, Log: r.Log, Meter: r.meter, Summary: &r.sum, Settles: true, Open: r.open,
+		Manifest: job.OpenManifest, Texts: (*job.Manifest).Texts, Rows: func(x *job.Text) int { return len(x.Mismatches) },
 		Task: func(m *job.Manifest) job.Task { return r.task(m.Index) },
 	}
 	err := way.Run(admit, ctx, r.todo)

@@ -14,7 +14,7 @@ import (
 // shardRun is a shard on its way. It is the stage's Work.
 type shardRun struct {
 	*runner
-	*stage.Shard[job.Verdict]
+	*stage.Shard[*job.Text, job.Verdict]
 	manifest *job.Manifest
 	results  results.Reader
 	inputs   map[string]int // rounds of the continuations, by side
@@ -52,7 +52,7 @@ func (r *runner) remember(ctx context.Context, k int) error {
 }
 
 // open prepares a shard for its judging.
-func (r *runner) open(ctx context.Context, sh *stage.Shard[job.Verdict]) (stage.Work, error) {
+func (r *runner) open(ctx context.Context, sh *stage.Shard[*job.Text, job.Verdict]) (stage.Work[*job.Text], error) {
 	run, err := r.inferredShard(ctx, sh.Manifest)
 	if err != nil {
 		return nil, err

@@ -26,7 +26,7 @@ type analyst struct {
 	tally  tally
 	walker walker
 	whole  job.Text
-	writer *job.ManifestWriter
+	writer *job.ManifestWriter[job.Text]
 	plain  []byte
 	counts []cell
 
@@ -43,7 +43,7 @@ func newAnalyst(p *planner) (*analyst, error) {
 	}
 	a.walker = walker{ends: p.Ends, limit: p.settings.MaxNewTokens, replay: p.settings.Replay && p.settings.Temperature == 0}
 	var err error
-	a.writer, err = job.NewManifestWriter()
+	a.writer, err = job.NewManifestWriter[job.Text]()
 	return a, err
 }
 

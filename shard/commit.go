@@ -86,7 +86,7 @@ const manifestsAtOnce = 16
 
 // manifests writes each shard's manifest.
 func (p *planner) manifests(ctx context.Context, head job.Plan) ([]job.Shard, error) {
-	writer, err := job.NewManifestWriter()
+	writer, err := job.NewManifestWriter[job.Text]()
 	if err != nil {
 		return nil, err
 	}

@@ -1,137 +1,220 @@
 package main
 
 import (
+	"cmp"
 	"context"
-	"encoding/json"
-	"log/slog"
+	"errors"
+	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
 	"tokenfork/internal/failure"
+	"tokenfork/internal/fleet"
 	"tokenfork/internal/job"
 	"tokenfork/internal/model"
 	"tokenfork/internal/store"
-	"tokenfork/internal/vllm"
 	"tokenfork/shard/predict"
 )
 
 // predictCmd makes a table from texts.
 type predictCmd struct {
-	Texts       []string `arg:"" type:"existingfile" help:"The texts: JSON Lines, JSON, CSV, Parquet or Arrow files with a prompt and a response, a text or a chat per row, or plain text files."`
-	Out         string   `required:"" placeholder:"FILE|s3://…" help:"The table: .csv or .parquet."`
-	storeFlags  `embed:""`
-	modelFlags  `embed:""`
-	MaxResponse int  `default:"1024" placeholder:"N" help:"Longest response that the reference writes where a line has none."`
-	Chat        bool `help:"Put prompts, as a user's messages, and chats into the model's chat template."`
+	Texts        []string `arg:"" optional:"" type:"existingfile" help:"The texts: JSON Lines, JSON, CSV, Parquet or Arrow files with a prompt and a response, a text or a chat per row, or plain text files. Without them, the texts that the job has."`
+	Out          string   `placeholder:"FILE|s3://…" help:"The table: .csv or .parquet (with --job: table.parquet in the job)."`
+	Job          string   `placeholder:"DIR|s3://…" help:"Keep texts and predictions in this job (default: in a folder beside the table, until it is whole)."`
+	storeFlags   `embed:""`
+	workFlags    `embed:""`
+	modelFlags   `embed:""`
+	predictFlags `embed:""`
+	Shard        []int `placeholder:"K,…" help:"Work on these shards only, and write no table."`
+	Retry        bool  `help:"Also with --shard, read again what failed or is damaged in finished shards."`
+	TableOnly    bool  `help:"Start nothing: write the table from what is finished."`
+}
 
-	VLLM          string        `name:"vllm" default:"vllm" placeholder:"CMD" env:"TOKENFORK_VLLM" help:"Command that runs vLLM, container or environment included."`
-	StartTimeout  time.Duration `default:"30m" help:"How long a server may take to start."`
-	SmallURL      []string      `name:"small-url" placeholder:"URL" help:"Servers of the small model that already run."`
-	ReferenceURL  []string      `name:"reference-url" placeholder:"URL" help:"Servers of the reference model that already run."`
-	SmallArgs     string        `placeholder:"ARGS" help:"Further flags for vllm serve of the small model."`
-	ReferenceArgs string        `placeholder:"ARGS" help:"Further flags for vllm serve of the reference model."`
-	ReferenceTP   int           `name:"reference-tp" placeholder:"N" help:"GPUs that the reference is spread over (tensor parallel)."`
+// predictFlags say what is read, and by which servers.
+type predictFlags struct {
+	Shards            int           `placeholder:"N" help:"Cut the texts into so many shards (default: by their size)."`
+	MaxResponse       int           `default:"1024" placeholder:"N" help:"Longest response that the reference writes where a line has none."`
+	Chat              bool          `help:"Put prompts, as a user's messages, and chats into the model's chat template."`
+	SmallURL          []string      `name:"small-url" placeholder:"URL" help:"Servers of the small model that already run."`
+	ReferenceURL      []string      `name:"reference-url" placeholder:"URL" help:"Servers of the reference model that already run."`
+	SmallArgs         string        `placeholder:"ARGS" help:"Further flags for vllm serve of the small model."`
+	ReferenceArgs     string        `placeholder:"ARGS" help:"Further flags for vllm serve of the reference model."`
+	ReferenceTP       int           `name:"reference-tp" placeholder:"N" help:"GPUs that each server of the reference is spread over (tensor parallel; default: the fewest that will do)."`
+	Stall             time.Duration `default:"10m" help:"Without an answer for so long, a server is looked at."`
+	AllowMixedEngines bool          `help:"Go on although another vLLM or other flags read the first texts."`
 }
 
 // Help shows how it is used.
 func (predictCmd) Help() string {
-	return `Started again, it goes on from the texts that are done.
+	return `Started again, it goes on from the texts that were read.
 
 Examples:
-  tokenfork predict texts.jsonl --out table.parquet --small-model DIR --reference-model DIR --reference-tp 2
+  tokenfork predict texts.jsonl --out table.parquet --small-model DIR --reference-model DIR
   tokenfork predict a.txt b.txt --out table.csv --small-model DIR --reference-model DIR \
     --small-url http://127.0.0.1:8001 --reference-url http://127.0.0.1:8002
+  tokenfork predict texts.jsonl --job ./job --small-model DIR --reference-model DIR
 `
 }
 
 // Run is the command.
 func (c *predictCmd) Run(ctx context.Context, con *console) error {
-	if !strings.HasSuffix(c.Out, ".csv") && !strings.HasSuffix(c.Out, ".parquet") {
-		return failure.New(failure.Usage, "end it in .csv or .parquet", "--out %s: no format that tables are written in", c.Out)
+	if err := c.valid(); err != nil {
+		return err
 	}
-	folder, table := ".", c.Out
-	if i := strings.LastIndex(c.Out, "/"); i >= 0 {
-		folder, table = c.Out[:max(i, 1)], c.Out[i+1:]
-	}
-	log := con.logger()
-	s, err := store.Open(ctx, folder, c.options(log))
+	at := &jobFlags{Job: cmp.Or(c.Job, c.Out+predict.Beside), storeFlags: c.storeFlags}
+	s, err := at.open(ctx, con.logger())
 	if err != nil {
 		return err
 	}
-	o := predict.Options{Files: c.Texts, Store: s, Table: table, Chat: c.Chat, MaxResponse: c.MaxResponse, Log: log, Console: con.err}
-	var models [2]*model.Model
-	for side, name := range [2]string{c.SmallModel, c.ReferenceModel} {
-		if models[side], err = findModel(job.Side(side), name); err != nil {
-			return err
-		}
-		if o.Models[side], err = c.model(job.Side(side), models[side], log); err != nil {
-			return err
-		}
-	}
-	if _, err := sharedTokenizer(models); err != nil {
+	corpus, err := c.corpus(ctx, con, s)
+	if err != nil {
 		return err
 	}
-	if err := predict.Run(ctx, o); err != nil {
-		return err
+	if !c.TableOnly {
+		o := predict.Options{Store: s, Corpus: corpus, Shards: c.Shard, Retry: c.Retry || len(c.Shard) == 0, PartEvery: c.PartEvery, Grace: c.Grace, Stall: c.Stall,
+			AllowMixedEngines: c.AllowMixedEngines, Log: con.logger(), Console: con.err}
+		o.Serve = func(n int) (*fleet.Model, error) { return c.serve(corpus, n, at) }
+		err := at.watched(ctx, con, "predict", c.Shard, "both", func(who job.Attempt) error {
+			o.Who = who
+			return predict.Run(ctx, o)
+		})
+		if len(c.Shard) > 0 || err != nil && failure.Code(err) != failure.Partial { // what failed is counted with the table
+			return err
+		}
 	}
-	_ = os.Remove(c.Out + predict.Beside) // of a table in a folder: empty now
+	return c.table(ctx, con, s, corpus)
+}
+
+func (c *predictCmd) valid() error {
+	switch {
+	case c.Out == "" && c.Job == "":
+		return failure.New(failure.Usage, "give --out FILE, or --job DIR", "no place for the table is named")
+	case c.Out != "" && !strings.HasSuffix(c.Out, ".csv") && !strings.HasSuffix(c.Out, ".parquet"):
+		return failure.New(failure.Usage, "end it in .csv or .parquet", "--out %s: no format that tables are written in", c.Out)
+	case c.TableOnly && len(c.Shard) > 0:
+		return failure.New(failure.Usage, "leave one of them out", "--shard writes no table, --table-only nothing else")
+	}
 	return nil
 }
 
-// model says how a model is reached: at its URLs, or in a server of our own.
-// Those run one after the other, so that each has the GPUs for itself.
-func (c *predictCmd) model(side job.Side, m *model.Model, log *slog.Logger) (predict.Model, error) {
-	identity, err := json.Marshal(m.Fingerprint())
-	if err != nil {
-		return predict.Model{}, err
-	}
-	p := predict.Model{Identity: string(identity), EOS: m.EOS}
-	urls, flag, args, tp := c.SmallURL, "--small-args", c.SmallArgs, 1
-	if side == job.Reference {
-		urls, flag, args, tp = c.ReferenceURL, "--reference-args", c.ReferenceArgs, c.ReferenceTP
-	}
-	if len(urls) > 0 {
-		p.Connect = func(ctx context.Context) ([]*vllm.Client, func() error, error) {
-			return c.remote(ctx, urls, vllm.Want{VocabSize: m.VocabSize})
+// corpus are the texts that the flags name, or those that the job has.
+func (c *predictCmd) corpus(ctx context.Context, con *console, s store.Store) (*job.Corpus, error) {
+	if len(c.Texts) == 0 {
+		corpus, err := job.LoadCorpus(ctx, s)
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil, failure.New(failure.Usage, "name the texts", "%s has no texts", s)
 		}
-		return p, nil
+		return corpus, err
 	}
-	logs, err := ownLogs()
-	if err != nil {
-		return p, err
-	}
-	own := vllm.Config{Model: m.Dir, Name: side.String(), TensorParallel: tp, StartTimeout: c.StartTimeout, Logger: log,
-		LogPath: filepath.Join(logs, "vllm-predict-"+side.String()+".log")}
-	if own.Command, err = words("--vllm", c.VLLM); err != nil {
-		return p, err
-	}
-	if own.Args, err = words(flag, args); err != nil {
-		return p, err
-	}
-	p.Connect = func(ctx context.Context) ([]*vllm.Client, func() error, error) {
-		server, err := vllm.Start(ctx, own)
+	o := predict.DealOptions{Files: c.Texts, Store: s, Shards: c.Shards, Chat: c.Chat, MaxResponse: c.MaxResponse, Log: con.logger()}
+	var models [2]*model.Model
+	for side, name := range [2]string{c.SmallModel, c.ReferenceModel} {
+		m, err := findModel(job.Side(side), name)
 		if err != nil {
-			return nil, nil, err
+			return nil, err
 		}
-		return []*vllm.Client{server.Endpoint()}, func() error { return server.Stop(context.WithoutCancel(ctx)) }, nil
+		models[side] = m
+		if name, err = modelOnNodes(name); err != nil {
+			return nil, err
+		}
+		o.Models = append(o.Models, job.CorpusModel{Side: job.Side(side).String(), EOS: m.EOS,
+			Model: job.Model{Name: name, Fingerprint: m.Fingerprint(), VocabSize: m.VocabSize, MaxPositions: m.MaxPositions}})
 	}
-	return p, nil
+	if _, err := sharedTokenizer(models); err != nil {
+		return nil, err
+	}
+	return predict.Deal(ctx, o)
 }
 
-// remote checks the servers at URLs, which stay when the work is done.
-func (c *predictCmd) remote(ctx context.Context, urls []string, want vllm.Want) ([]*vllm.Client, func() error, error) {
-	var clients []*vllm.Client
-	for _, url := range urls {
-		client, err := vllm.NewClient(url, serverKey())
-		if err != nil {
-			return nil, nil, failure.New(failure.Usage, "", "%w", err)
-		}
-		if _, err := client.Check(ctx, want); err != nil {
-			return nil, nil, err
-		}
-		clients = append(clients, client)
+// serve says where the corpus' model n is served: at its URLs, or in servers of the
+// task's own.
+func (c *predictCmd) serve(corpus *job.Corpus, n int, at *jobFlags) (*fleet.Model, error) {
+	m := &corpus.Models[n]
+	f := &fleet.Model{Name: m.Side, Key: serverKey(), StartTimeout: c.StartTimeout, Stall: c.Stall, Cost: 1}
+	flag, args, path := "--small-args", c.SmallArgs, c.SmallModel
+	f.URLs = c.SmallURL
+	if m.Side == job.Reference.String() {
+		flag, args, path = "--reference-args", c.ReferenceArgs, c.ReferenceModel
+		f.URLs, f.TensorParallel = c.ReferenceURL, c.ReferenceTP
 	}
-	return clients, func() error { return nil }, nil
+	var err error
+	if f.Args, err = words(flag, args); err != nil || len(f.URLs) > 0 {
+		return f, err
+	}
+	if f.Command, err = words("--vllm", c.VLLM); err != nil {
+		return nil, err
+	}
+	if f.LogDir, err = c.logs(at); err != nil {
+		return nil, err
+	}
+	dir, err := model.Resolve(cmp.Or(path, m.Name), os.Getenv)
+	if err != nil {
+		return nil, fmt.Errorf("find the %s model: %w", m.Side, err)
+	}
+	if f.Model, err = model.Load(dir); err != nil {
+		return nil, err
+	}
+	if d := m.Fingerprint.Diff(f.Model.Fingerprint()); len(d) > 0 {
+		return nil, failure.New(failure.Refused, "give the one that began, or begin in another place",
+			"%s is not the %s model that began to read these texts: %s", dir, m.Side, strings.Join(d, "; "))
+	}
+	// The longest text has at most so many tokens as bytes, and usually a third of them.
+	f.MaxModelLen, f.Longest = (corpus.Longest+255)/256*256, (corpus.Longest+2)/3
+	if m.MaxPositions > 0 {
+		f.MaxModelLen, f.Longest = min(f.MaxModelLen, m.MaxPositions), min(f.Longest, m.MaxPositions)
+	}
+	return f, nil
+}
+
+// logs is where the servers' go: beside a table they would be lost with the folder.
+func (c *predictCmd) logs(at *jobFlags) (string, error) {
+	if c.Job == "" {
+		return ownLogs()
+	}
+	return at.logDir()
+}
+
+// table writes the table, and clears a folder beside it once it is whole.
+func (c *predictCmd) table(ctx context.Context, con *console, s store.Store, corpus *job.Corpus) error {
+	o := predict.TableOptions{Store: s, Corpus: corpus, Out: s, Key: job.TableKey, Log: con.logger()}
+	if c.Out != "" {
+		folder := "."
+		o.Key = c.Out
+		if i := strings.LastIndex(c.Out, "/"); i >= 0 {
+			folder, o.Key = c.Out[:max(i, 1)], c.Out[i+1:]
+		}
+		var err error
+		if o.Out, err = store.Open(ctx, folder, c.options(con.logger())); err != nil {
+			return err
+		}
+	}
+	if err := predict.Write(ctx, o); err != nil || c.Job != "" {
+		return err
+	}
+	if err := predict.Clear(ctx, s); err != nil {
+		return err
+	}
+	return removeEmpty(c.Out + predict.Beside)
+}
+
+// removeEmpty removes a folder with all folders below it that hold no file.
+func removeEmpty(dir string) error {
+	var dirs []string
+	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+		if err == nil && d.IsDir() {
+			dirs = append(dirs, path)
+		}
+		return err
+	})
+	if errors.Is(err, fs.ErrNotExist) { // it is in S3
+		return nil
+	}
+	for _, dir := range slices.Backward(dirs) {
+		_ = os.Remove(dir) // one that holds something stays
+	}
+	return err
 }

@@ -141,7 +141,7 @@ func stageLine(s *survey.Stage, now time.Time) string {
 			states = append(states, fmt.Sprintf("%d %s", n, state))
 		}
 	}
-	line := fmt.Sprintf("%s\t%s\t%s\t%d of %d mismatches", s.Stage, s.Side, strings.Join(states, ", "), s.Done, s.Of)
+	line := fmt.Sprintf("%s\t%s\t%s\t%d of %d %s", s.Stage, s.Side, strings.Join(states, ", "), s.Done, s.Of, s.Unit)
 	if s.PerSecond > 0 {
 		line += fmt.Sprintf("\t%.3g/s", s.PerSecond)
 	}
@@ -177,7 +177,7 @@ func (c *statusCmd) tasks(w io.Writer, s *survey.Stage, now time.Time) {
 }
 
 func taskLine(s *survey.Stage, t *survey.Task, now time.Time) string {
-	line := fmt.Sprintf("  %s %s shard %d: %s, %d mismatches done", s.Stage, s.Side, t.Shard, t.State, t.Done)
+	line := fmt.Sprintf("  %s %s shard %d: %s, %d %s done", s.Stage, s.Side, t.Shard, t.State, t.Done, s.Unit)
 	if t.Attempts > 1 {
 		line += fmt.Sprintf(", attempt %d", t.Attempts)
 	}

@@ -189,10 +189,11 @@ func (up *Arrivals) Close(keep *Pool) error {
 		keep.put(up.servers)
 		return nil
 	}
-	return closeAll(up.servers)
+	return Close(up.servers)
 }
 
-func closeAll(servers []Server) error {
+// Close ends servers, those of the task's own.
+func Close(servers []Server) error {
 	errs := make([]error, len(servers))
 	var wg sync.WaitGroup
 	for i, s := range servers {
@@ -242,7 +243,7 @@ func (p *Pool) Take() []Server {
 }
 
 // Close ends those that nobody took.
-func (p *Pool) Close() error { return closeAll(p.Take()) }
+func (p *Pool) Close() error { return Close(p.Take()) }
 
 // label tells a fleet's servers apart.
 func (f *Fleet) label(i int) string {

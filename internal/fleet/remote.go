@@ -20,8 +20,10 @@ type remote struct {
 // often it is asked meanwhile. Tests shorten them.
 var remoteWait, remotePoll = 2 * time.Minute, time.Second
 
-// HurryUp shortens the waits for servers at URLs, for tests.
-func HurryUp() { remoteWait, remotePoll = 2*time.Second, 10*time.Millisecond }
+// HurryUp shortens the waits for servers that refuse or are gone, for tests.
+func HurryUp() {
+	remoteWait, remotePoll, retryUnit = 2*time.Second, 10*time.Millisecond, 10*time.Millisecond
+}
 
 func newRemote(url, key string, log *slog.Logger) (*remote, error) {
 	c, err := vllm.NewClient(url, key)

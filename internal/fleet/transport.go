@@ -85,7 +85,7 @@ func (t *Transport) Gone() <-chan struct{} { return t.gone }
 func (t *Transport) Err() error { return t.err }
 
 // Close ends servers of the task's own.
-func (t *Transport) Close() error { return closeAll(t.servers) }
+func (t *Transport) Close() error { return Close(t.servers) }
 
 // Describe gives the address and the model name of the first server.
 func (t *Transport) Describe(ctx context.Context) (url, model string, err error) {

@@ -33,7 +33,7 @@ func TestAbsurdManifest(t *testing.T) {
 	} {
 		text, h := sound(), Header{Plan: Plan{Format: Format}, Of: 1, Shard: Shard{Texts: 1, Mismatches: 2}}
 		c.change(text, &h)
-		w, err := NewManifestWriter()
+		w, err := NewManifestWriter[Text]()
 		if err != nil {
 			t.Fatal(err)
 		}

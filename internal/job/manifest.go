@@ -40,6 +40,9 @@ type Text struct {
 	Cost float64 `col:"cost"`
 }
 
+// TextOrdinal makes it a stage's text.
+func (s *Text) TextOrdinal() int64 { return s.Ordinal }
+
 // SetRowIDs says which rows of the table the text is.
 func (s *Text) SetRowIDs(ids []int64) {
 	s.RowRuns = s.RowRuns[:0]
@@ -85,19 +88,19 @@ const headerKey = "tokenfork_manifest"
 // ManifestWriter encodes texts, one by one, as pieces of manifests yet to
 // be written: which shard a text belongs to is known only when all costs
 // are. Encode belongs to one goroutine, Write to any.
-type ManifestWriter struct{ pieces *columnar.Pieces[Text] }
+type ManifestWriter[X any] struct{ pieces *columnar.Pieces[X] }
 
 // NewManifestWriter prepares to encode.
-func NewManifestWriter() (*ManifestWriter, error) {
-	p, err := columnar.NewPieces[Text]()
-	return &ManifestWriter{p}, err
+func NewManifestWriter[X any]() (*ManifestWriter[X], error) {
+	p, err := columnar.NewPieces[X]()
+	return &ManifestWriter[X]{p}, err
 }
 
 // Encode gives the text's piece, appended to dst.
-func (m *ManifestWriter) Encode(dst []byte, s *Text) ([]byte, error) {
-	piece, err := m.pieces.Row(dst, s)
+func (m *ManifestWriter[X]) Encode(dst []byte, x *X) ([]byte, error) {
+	piece, err := m.pieces.Row(dst, x)
 	if err != nil {
-		return nil, fmt.Errorf("encode text %s: %w", s.ID, err)
+		return nil, fmt.Errorf("encode a text: %w", err)
 	}
 	return piece, nil
 }
@@ -105,7 +108,7 @@ func (m *ManifestWriter) Encode(dst []byte, s *Text) ([]byte, error) {
 // Write writes a manifest of encoded texts, in ascending order of ordinal:
 // a sealed zstd-compressed Arrow stream with the header in its schema. It
 // returns the seal's hash.
-func (m *ManifestWriter) Write(w io.Writer, h Header, texts iter.Seq2[[]byte, error]) (sum string, err error) {
+func (m *ManifestWriter[X]) Write(w io.Writer, h Header, texts iter.Seq2[[]byte, error]) (sum string, err error) {
 	h.Shard.SHA256 = ""
 	said, err := json.Marshal(h)
 	if err != nil {
@@ -141,26 +144,30 @@ type Manifest struct {
 
 // OpenManifest reads shard k's manifest and checks its hash.
 func OpenManifest(ctx context.Context, s store.Store, k int) (*Manifest, error) {
-	b, err := read(ctx, s, ManifestKey(k))
+	return openManifest[Text](ctx, s, ManifestKey(k), k)
+}
+
+func openManifest[X any](ctx context.Context, s store.Store, key string, k int) (*Manifest, error) {
+	b, err := read(ctx, s, key)
 	if err != nil {
-		return nil, fmt.Errorf("read manifest %s of %s: %w", ManifestKey(k), s, err)
+		return nil, fmt.Errorf("read manifest %s of %s: %w", key, s, err)
 	}
-	m, err := parseManifest(b)
+	m, err := parseManifest[X](b)
 	if err != nil {
-		return nil, failure.New(failure.Refused, "restore it or plan the job again; other shards are not touched", "manifest %s of %s: %w", ManifestKey(k), s, err)
+		return nil, failure.New(failure.Refused, "restore it or plan the job again; other shards are not touched", "manifest %s of %s: %w", key, s, err)
 	}
 	if m.Index != k {
-		return nil, failure.New(failure.Refused, "restore it or plan the job again", "manifest %s of %s is shard %d's", ManifestKey(k), s, m.Index)
+		return nil, failure.New(failure.Refused, "restore it or plan the job again", "manifest %s of %s is shard %d's", key, s, m.Index)
 	}
 	return m, nil
 }
 
-func parseManifest(b []byte) (*Manifest, error) {
+func parseManifest[X any](b []byte) (*Manifest, error) {
 	body, sum, err := unseal(b)
 	if err != nil {
 		return nil, err
 	}
-	r, err := columnar.ReadStream[Text](bytes.NewReader(body))
+	r, err := columnar.ReadStream[X](bytes.NewReader(body))
 	if err != nil {
 		return nil, err
 	}

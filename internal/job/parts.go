@@ -28,9 +28,9 @@ type Row interface {
 
 // Task is one side's (or one judging's) work on one shard.
 type Task struct {
-	Stage    string // infer or judge
+	Stage    string // predict, infer or judge
 	Shard    int
-	Side     string // small, reference, or a judging's id
+	Side     string // small, reference, a judging's id, or a model of predict's
 	Manifest string // sha256 of the shard's manifest
 }
 

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"iter"
 	"log/slog"
 	"sync"
 	"sync/atomic"
@@ -21,14 +22,20 @@ import (
 	"tokenfork/internal/store"
 )
 
-// Stage is a stage's way through its shards, for one side or judging.
-type Stage[T job.Row] struct {
+// Text is a text of a manifest: the unit of work.
+type Text interface{ TextOrdinal() int64 }
+
+// Stage is a stage's way through its shards, for one side, model or judging. X are the
+// manifests' texts, T the rows that come of them.
+type Stage[X Text, T job.Row] struct {
 	Store     store.Store
+	Manifest  func(ctx context.Context, s store.Store, k int) (*job.Manifest, error)
+	Texts     func(m *job.Manifest) iter.Seq2[X, error]
 	Task      func(m *job.Manifest) job.Task
-	Open      func(ctx context.Context, sh *Shard[T]) (Work, error) // prepares a shard, while the one before is worked on
-	Rows      int                                                   // of each mismatch
-	Retry     func(k int) bool                                      // open a finished shard again if rows failed or parts are damaged
-	PartEvery time.Duration                                         // a finished text waits no longer for its part
+	Open      func(ctx context.Context, sh *Shard[X, T]) (Work[X], error) // prepares a shard, while the one before is worked on
+	Rows      func(x X) int                                               // that come of a text
+	Retry     func(k int) bool                                            // open a finished shard again if rows failed or parts are damaged
+	PartEvery time.Duration                                               // a finished text waits no longer for its part
 	Who       job.Attempt
 	Log       *slog.Logger
 	Meter     *progress.Meter // counts rows
@@ -38,50 +45,51 @@ type Stage[T job.Row] struct {
 }
 
 // Work is what a stage does on one shard.
-type Work interface {
+type Work[X Text] interface {
 	// Begin is called before the first text.
 	Begin(admit, ctx context.Context) error
 	// Text starts the work on a text, for whose end it calls the shard's Done or
 	// Drop once, now or later. It waits while there is too much in flight, and
 	// gives false once admit is done.
-	Text(admit, ctx context.Context, x *job.Text) (bool, error)
+	Text(admit, ctx context.Context, x X) (bool, error)
 	// End is called once the shard's log is closed. c is its commit, nil if the
 	// shard is not finished.
 	End(c *job.Commit) error
 }
 
 // Shard is a shard on its way.
-type Shard[T job.Row] struct {
+type Shard[X Text, T job.Row] struct {
 	Manifest *job.Manifest
 	Log      *job.Log[T]
 	Before   *job.Committed[T] // the commit that a retry replaces, or nil
 
-	stage    *Stage[T]
+	stage    *Stage[X, T]
 	task     job.Task
-	work     Work
+	work     Work[X]
 	ordinals []int64        // all texts
+	rows     int            // of all texts
 	open     sync.WaitGroup // texts without an end
 	dropped  atomic.Bool
 	refused  bool // its manifest makes no sense
 }
 
 // Done keeps the rows of a finished text.
-func (sh *Shard[T]) Done(rows []T) error {
+func (sh *Shard[X, T]) Done(rows []T) error {
 	defer sh.open.Done()
 	return sh.Log.Add(rows)
 }
 
 // Drop gives a text up for this time: the shard stays unfinished.
-func (sh *Shard[T]) Drop() {
+func (sh *Shard[X, T]) Drop() {
 	sh.dropped.Store(true)
 	sh.open.Done()
 }
 
 // Run works through the shards. It takes no new text once admit is done, and
 // gives up what is in flight once ctx is.
-func (s *Stage[T]) Run(admit, ctx context.Context, shards []int) error {
+func (s *Stage[X, T]) Run(admit, ctx context.Context, shards []int) error {
 	g, ctx := errgroup.WithContext(ctx)
-	opened := make(chan *Shard[T]) // one ahead of the one that is fed
+	opened := make(chan *Shard[X, T]) // one ahead of the one that is fed
 	g.Go(func() error {
 		defer close(opened)
 		return s.openAll(admit, ctx, shards, opened)
@@ -102,7 +110,7 @@ func (s *Stage[T]) Run(admit, ctx context.Context, shards []int) error {
 	return g.Wait()
 }
 
-func (s *Stage[T]) openAll(admit, ctx context.Context, shards []int, opened chan<- *Shard[T]) error {
+func (s *Stage[X, T]) openAll(admit, ctx context.Context, shards []int, opened chan<- *Shard[X, T]) error {
 	for _, k := range shards {
 		if admit.Err() != nil {
 			s.Summary.stop(s.Task(&job.Manifest{Header: job.Header{Index: k}}))
@@ -145,18 +153,18 @@ func unusable(err error) error {
 	return fmt.Errorf("%w: %w", errManifest, err)
 }
 
-func (s *Stage[T]) refuse(k int, err error) {
+func (s *Stage[X, T]) refuse(k int, err error) {
 	s.Log.Error("the other shards go on without this one", "shard", k, "reason", err)
 	s.Summary.refuse(s.Task(&job.Manifest{Header: job.Header{Index: k}}), err)
 }
 
 // open prepares a shard; nil if it is finished.
-func (s *Stage[T]) open(ctx context.Context, k int) (*Shard[T], error) {
-	m, err := job.OpenManifest(ctx, s.Store, k)
+func (s *Stage[X, T]) open(ctx context.Context, k int) (*Shard[X, T], error) {
+	m, err := s.Manifest(ctx, s.Store, k)
 	if err != nil {
 		return nil, unusable(err)
 	}
-	sh := &Shard[T]{Manifest: m, stage: s, task: s.Task(m)}
+	sh := &Shard[X, T]{Manifest: m, stage: s, task: s.Task(m)}
 	sh.Log, sh.Before, err = job.OpenTask[T](ctx, s.Store, m.ID, sh.task, s.Who, s.PartEvery, s.Retry(k))
 	if err != nil {
 		return nil, err
@@ -173,11 +181,11 @@ func (s *Stage[T]) open(ctx context.Context, k int) (*Shard[T], error) {
 }
 
 // feed hands the open texts to the work and says whether it got through.
-func (sh *Shard[T]) feed(admit, ctx context.Context) (bool, error) {
+func (sh *Shard[X, T]) feed(admit, ctx context.Context) (bool, error) {
 	if err := sh.work.Begin(admit, ctx); err != nil {
 		return false, err
 	}
-	for x, err := range sh.Manifest.Texts() {
+	for x, err := range sh.stage.Texts(sh.Manifest) {
 		if err = unusable(err); errors.Is(err, errManifest) {
 			sh.refused = true
 			sh.stage.refuse(sh.Manifest.Index, err)
@@ -186,9 +194,11 @@ func (sh *Shard[T]) feed(admit, ctx context.Context) (bool, error) {
 		if err != nil {
 			return false, fmt.Errorf("read manifest of shard %d: %w", sh.Manifest.Index, err)
 		}
-		sh.ordinals = append(sh.ordinals, x.Ordinal)
-		if sh.Log.Has(x.Ordinal) {
-			sh.stage.Meter.Resumed(int64(len(x.Mismatches) * sh.stage.Rows))
+		sh.ordinals = append(sh.ordinals, x.TextOrdinal())
+		rows := sh.stage.Rows(x)
+		sh.rows += rows
+		if sh.Log.Has(x.TextOrdinal()) {
+			sh.stage.Meter.Resumed(int64(rows))
 			continue
 		}
 		sh.open.Add(1)
@@ -201,7 +211,7 @@ func (sh *Shard[T]) feed(admit, ctx context.Context) (bool, error) {
 
 // finish waits for the shard's texts and declares it finished, or closes it
 // with what there is.
-func (sh *Shard[T]) finish(ctx context.Context, complete bool) error {
+func (sh *Shard[X, T]) finish(ctx context.Context, complete bool) error {
 	if !sh.settled(ctx) {
 		return errors.Join(context.Cause(ctx), sh.close())
 	}
@@ -220,13 +230,13 @@ func (sh *Shard[T]) finish(ctx context.Context, complete bool) error {
 	if err != nil {
 		return errors.Join(err, sh.work.End(nil))
 	}
-	sh.stage.Summary.commit(c, sh.Manifest.Shard.Mismatches*sh.stage.Rows)
-	sh.stage.Log.Info("shard done", "task", sh.task.String(), "mismatches", sh.Manifest.Shard.Mismatches, "failed", c.Failed)
+	sh.stage.Summary.commit(c, sh.rows)
+	sh.stage.Log.Info("shard done", "task", sh.task.String(), "rows", sh.rows, "failed", c.Failed)
 	return sh.work.End(c)
 }
 
 // settled waits for the texts; false if ctx ended before they did.
-func (sh *Shard[T]) settled(ctx context.Context) bool {
+func (sh *Shard[X, T]) settled(ctx context.Context) bool {
 	done := make(chan struct{})
 	go func() { sh.open.Wait(); close(done) }()
 	select {
@@ -241,7 +251,7 @@ func (sh *Shard[T]) settled(ctx context.Context) bool {
 }
 
 // close keeps what there is for the next attempt.
-func (sh *Shard[T]) close() error {
+func (sh *Shard[X, T]) close() error {
 	if sh.stage.Settles {
 		sh.open.Wait()
 	}

@@ -31,7 +31,7 @@ type bench struct {
 	admit context.Context
 	stop  context.CancelFunc
 
-	text  func(sh *stage.Shard[job.Verdict], x *job.Text) (bool, error)
+	text  func(sh *stage.Shard[*job.Text, job.Verdict], x *job.Text) (bool, error)
 	grace time.Duration
 	hangs bool // texts may come to no end
 
@@ -47,7 +47,9 @@ func newBench(t *testing.T) *bench {
 	if b.job, err = job.Load(t.Context(), b.store); err != nil {
 		t.Fatal(err)
 	}
-	b.text = func(sh *stage.Shard[job.Verdict], x *job.Text) (bool, error) { return true, sh.Done(verdicts(x)) }
+	b.text = func(sh *stage.Shard[*job.Text, job.Verdict], x *job.Text) (bool, error) {
+		return true, sh.Done(verdicts(x))
+	}
 	return b
 }
 
@@ -72,7 +74,7 @@ func (b *bench) task(k int) job.Task {
 // work is the bench's Work on one shard.
 type work struct {
 	*bench
-	sh *stage.Shard[job.Verdict]
+	sh *stage.Shard[*job.Text, job.Verdict]
 }
 
 func (w *work) Begin(context.Context, context.Context) error {
@@ -98,10 +100,10 @@ func (b *bench) run(t *testing.T, retry bool) error {
 	ctx, cancel := stage.Graceful(b.admit, b.grace)
 	defer cancel(nil)
 	var sum stage.Summary
-	s := stage.Stage[job.Verdict]{Store: b.store, Rows: 1, Retry: func(int) bool { return retry }, PartEvery: time.Hour, Log: slog.New(slog.DiscardHandler), Summary: &sum, Settles: !b.hangs,
+	s := stage.Stage[*job.Text, job.Verdict]{Store: b.store, Manifest: job.OpenManifest, Texts: (*job.Manifest).Texts, Rows: func(x *job.Text) int { return len(x.Mismatches) }, Retry: func(int) bool { return retry }, PartEvery: time.Hour, Log: slog.New(slog.DiscardHandler), Summary: &sum, Settles: !b.hangs,
 		Meter: progress.New(io.Discard, "test", "rows", 30), Fed: func() { b.note("fed") },
 		Task: func(m *job.Manifest) job.Task { return b.task(m.Index) },
-		Open: func(_ context.Context, sh *stage.Shard[job.Verdict]) (stage.Work, error) {
+		Open: func(_ context.Context, sh *stage.Shard[*job.Text, job.Verdict]) (stage.Work[*job.Text], error) {
 			b.note("open %d", sh.Manifest.Index)
 			return &work{b, sh}, nil
 		}}
@@ -109,7 +111,7 @@ func (b *bench) run(t *testing.T, retry bool) error {
 	if err := s.Run(b.admit, ctx, []int{0, 1, 2}); err != nil {
 		return err
 	}
-	return sum.Result(b.store, "rows failed")
+	return sum.Result("rows failed", "merge lists them")
 }
 
 func (b *bench) committed(t *testing.T) (ks []int) {
@@ -147,7 +149,7 @@ func TestAllShards(t *testing.T) {
 // While a shard is fed the next one is opened, and no further one.
 func TestOneShardAhead(t *testing.T) {
 	b := newBench(t)
-	b.text = func(sh *stage.Shard[job.Verdict], x *job.Text) (bool, error) {
+	b.text = func(sh *stage.Shard[*job.Text, job.Verdict], x *job.Text) (bool, error) {
 		if sh.Manifest.Index == 0 {
 			for ahead := false; !ahead; time.Sleep(time.Millisecond) {
 				b.mu.Lock()
@@ -172,7 +174,7 @@ func TestOneShardAhead(t *testing.T) {
 func TestStopAndResume(t *testing.T) {
 	b := newBench(t)
 	done := map[int64]int{}
-	b.text = func(sh *stage.Shard[job.Verdict], x *job.Text) (bool, error) {
+	b.text = func(sh *stage.Shard[*job.Text, job.Verdict], x *job.Text) (bool, error) {
 		done[x.Ordinal]++
 		if sh.Manifest.Index == 1 {
 			b.stop()
@@ -187,7 +189,7 @@ func TestStopAndResume(t *testing.T) {
 		t.Errorf("committed: %v", got)
 	}
 	b.admit, b.stop = context.WithCancel(t.Context())
-	b.text = func(sh *stage.Shard[job.Verdict], x *job.Text) (bool, error) {
+	b.text = func(sh *stage.Shard[*job.Text, job.Verdict], x *job.Text) (bool, error) {
 		done[x.Ordinal]++
 		return true, sh.Done(verdicts(x))
 	}
@@ -205,7 +207,7 @@ func TestStopAndResume(t *testing.T) {
 func TestGraceIsOver(t *testing.T) {
 	b := newBench(t)
 	b.grace, b.hangs = time.Millisecond, true
-	b.text = func(sh *stage.Shard[job.Verdict], x *job.Text) (bool, error) {
+	b.text = func(sh *stage.Shard[*job.Text, job.Verdict], x *job.Text) (bool, error) {
 		if x.Ordinal == 0 {
 			return true, sh.Done(verdicts(x))
 		}
@@ -230,7 +232,7 @@ func TestGraceIsOver(t *testing.T) {
 // A text that is given up leaves its shard unfinished, and only that.
 func TestDrop(t *testing.T) {
 	b := newBench(t)
-	b.text = func(sh *stage.Shard[job.Verdict], x *job.Text) (bool, error) {
+	b.text = func(sh *stage.Shard[*job.Text, job.Verdict], x *job.Text) (bool, error) {
 		if x.Ordinal == 4 {
 			sh.Drop()
 			return true, nil
@@ -248,7 +250,7 @@ func TestDrop(t *testing.T) {
 func TestWorkFails(t *testing.T) {
 	b := newBench(t)
 	bad := errors.New("no good")
-	b.text = func(sh *stage.Shard[job.Verdict], x *job.Text) (bool, error) {
+	b.text = func(sh *stage.Shard[*job.Text, job.Verdict], x *job.Text) (bool, error) {
 		if sh.Manifest.Index == 1 {
 			sh.Drop()
 			return false, bad
@@ -267,7 +269,7 @@ func TestWorkFails(t *testing.T) {
 func TestRetry(t *testing.T) {
 	b := newBench(t)
 	class := "server"
-	b.text = func(sh *stage.Shard[job.Verdict], x *job.Text) (bool, error) {
+	b.text = func(sh *stage.Shard[*job.Text, job.Verdict], x *job.Text) (bool, error) {
 		rows := verdicts(x)
 		if x.Ordinal == 3 {
 			rows[0].Error = &class
@@ -278,7 +280,7 @@ func TestRetry(t *testing.T) {
 		t.Errorf("got %v", err)
 	}
 	var again []int64
-	b.text = func(sh *stage.Shard[job.Verdict], x *job.Text) (bool, error) {
+	b.text = func(sh *stage.Shard[*job.Text, job.Verdict], x *job.Text) (bool, error) {
 		if sh.Before == nil || sh.Before.Commit().Failed != 1 {
 			t.Error("the commit that is replaced is not at hand")
 		}
@@ -293,7 +295,7 @@ func TestRetry(t *testing.T) {
 // Where another attempt commits first, its commit counts and that is no error.
 func TestAnotherAttemptIsFirst(t *testing.T) {
 	b := newBench(t)
-	b.text = func(sh *stage.Shard[job.Verdict], x *job.Text) (bool, error) {
+	b.text = func(sh *stage.Shard[*job.Text, job.Verdict], x *job.Text) (bool, error) {
 		if sh.Manifest.Index == 0 && x.Ordinal == 0 {
 			other := newOther(t, b)
 			if err := other.run(t, false); err != nil {
@@ -314,6 +316,8 @@ func TestAnotherAttemptIsFirst(t *testing.T) {
 func newOther(t *testing.T, b *bench) *bench {
 	t.Helper()
 	other := &bench{store: b.store, job: b.job, admit: t.Context(), stop: func() {}, grace: time.Minute}
-	other.text = func(sh *stage.Shard[job.Verdict], x *job.Text) (bool, error) { return true, sh.Done(verdicts(x)) }
+	other.text = func(sh *stage.Shard[*job.Text, job.Verdict], x *job.Text) (bool, error) {
+		return true, sh.Done(verdicts(x))
+	}
 	return other
 }

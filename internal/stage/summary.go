@@ -9,7 +9,6 @@ import (
 
 	"tokenfork/internal/failure"
 	"tokenfork/internal/job"
-	"tokenfork/internal/store"
 	"tokenfork/internal/tasks"
 )
 
@@ -52,8 +51,8 @@ func (s *Summary) Stop(ts ...job.Task) {
 
 // Result is the error that says how complete the stage is: nil, or of
 // failure.Stopped, failure.Refused or failure.Partial. failed says what is the matter with the
-// failed rows: "forks failed"; merge are the flags by which merge lists them.
-func (s *Summary) Result(in store.Store, failed string, merge ...string) error {
+// failed rows: "forks failed"; hint what lists them.
+func (s *Summary) Result(failed, hint string) error {
 	switch {
 	case len(s.stopped) > 0:
 		return failure.New(failure.Stopped, "run the same command again to go on", "stopped on request; not finished: %s", s.unfinished())
@@ -62,7 +61,7 @@ func (s *Summary) Result(in store.Store, failed string, merge ...string) error {
 		return failure.New(failure.Refused, cmp.Or(failure.Hint(s.refused[ks[0]]), "restore it or plan the job again"),
 			"shards %s cannot be worked on, the others are finished: %w", tasks.Ranges(ks), s.refused[ks[0]])
 	case s.failed > 0:
-		return failure.New(failure.Partial, "`"+job.Command(in, "merge", merge...)+"` lists them in failures.csv", "%d of %d %s", s.failed, s.rows, failed)
+		return failure.New(failure.Partial, hint, "%d of %d %s", s.failed, s.rows, failed)
 	}
 	return nil
 }

@@ -17,6 +17,7 @@ import (
 
 	"tokenfork/internal/failure"
 	"tokenfork/internal/job"
+	"tokenfork/internal/shell"
 	"tokenfork/internal/store"
 	"tokenfork/internal/tasks"
 )
@@ -113,6 +114,10 @@ func (v *view) next(r *Report) []string {
 		return v.byHand(open)
 	case busy || len(r.Jobs) > 0:
 		return []string{job.Command(v.Store, "status", "--watch")}
+	case !v.planned() && !v.table:
+		return []string{job.Command(v.Store, "predict", "--table-only")}
+	case !v.planned():
+		return []string{"tokenfork plan " + shell.Join(append([]string{v.Store.String() + "/" + job.TableKey}, store.Flags(v.Store)...))}
 	case (r.Merged.IsZero() || r.Stale) && r.Stages[len(r.Stages)-1].Stage != "judge":
 		return []string{job.Command(v.Store, "merge", "--judge", "URL|local|none")}
 	case r.Merged.IsZero() || r.Stale:
@@ -151,14 +156,14 @@ func (v *view) openShards(r *Report) (open map[[2]string][]int, busy bool) {
 			waits[t.Shard] = t.State == Running || t.State == Queued
 		}
 		at := [2]string{s.Stage, s.Side}
-		if s.Stage == "infer" {
-			at[1] = "" // one command is for both sides
+		if s.Stage != "judge" {
+			at[1] = "" // one command is for all sides
 		}
 		for _, k := range s.Unfinished {
 			switch {
 			case waits[k]:
 				busy = true
-			case s.Stage == "infer" || !unread[k]:
+			case s.Stage != "judge" || !unread[k]:
 				open[at] = append(open[at], k)
 			}
 			unread[k] = unread[k] || s.Stage == "infer"
@@ -172,7 +177,7 @@ func (v *view) byHand(open map[[2]string][]int) []string {
 	var all []string
 	for _, at := range slices.SortedFunc(maps.Keys(open), func(a, b [2]string) int { return slices.Compare(a[:], b[:]) }) {
 		var flags []string
-		if ks := slices.Compact(slices.Sorted(slices.Values(open[at]))); len(ks) < len(v.job.Shards) && len(ks) <= 20 {
+		if ks := slices.Compact(slices.Sorted(slices.Values(open[at]))); len(ks) < len(v.sizes(at[0])) && len(ks) <= 20 {
 			flags = []string{"--shard", strings.ReplaceAll(strings.Trim(fmt.Sprint(ks), "[]"), " ", ",")}
 		}
 		if at[0] == "judge" {

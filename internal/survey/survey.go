@@ -5,7 +5,9 @@ package survey
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -48,7 +50,7 @@ type Task struct {
 	Restart  int       `json:"restart"`
 	Queue    string    `json:"queue,omitempty"` // Slurm's own state and reason
 	Last     time.Time `json:"last,omitzero"`   // when it last kept something, or began
-	Done     int64     `json:"mismatches_done"`
+	Done     int64     `json:"mismatches_done"` // of the stage's unit
 	Code     int       `json:"code,omitempty"`
 	Error    string    `json:"error,omitempty"`
 	Hint     string    `json:"hint,omitempty"`
@@ -60,10 +62,11 @@ type Task struct {
 // Stage sums up a stage and side.
 type Stage struct {
 	Stage      string         `json:"stage"`
-	Side       string         `json:"side"` // small, reference, or a judging's id
+	Side       string         `json:"side"` // small, reference, a judging's id, or a model of predict's
+	Unit       string         `json:"unit"` // what is counted: mismatches, or predict's texts
 	Shards     map[string]int `json:"shards"`
-	Done       int64          `json:"mismatches_done"` // those in parts of unfinished shards included
-	Of         int64          `json:"mismatches"`
+	Done       int64          `json:"mismatches_done"` // of the unit; those in parts of unfinished shards included
+	Of         int64          `json:"mismatches"`      // of the unit
 	PerSecond  float64        `json:"per_second"`            // of late
 	Left       float64        `json:"seconds_left,omitzero"` // at that rate; 0: not known
 	Last       time.Time      `json:"last,omitzero"`
@@ -73,7 +76,7 @@ type Stage struct {
 
 // Report is a look at a job.
 type Report struct {
-	Job         string          `json:"job"`
+	Job         string          `json:"job"` // its id; of texts that are not planned yet, theirs
 	Place       string          `json:"place"`
 	At          time.Time       `json:"at"`
 	Shards      int             `json:"shards"`
@@ -107,7 +110,14 @@ const silence = 30 * time.Minute
 
 // Status looks at the job.
 func Status(ctx context.Context, o Options) (*Report, error) {
+	corpus, err := job.LoadCorpus(ctx, o.Store)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	}
 	j, err := job.Load(ctx, o.Store)
+	if errors.Is(err, fs.ErrNotExist) && corpus != nil {
+		j, err = &job.Job{Plan: job.Plan{ID: corpus.ID}}, nil // nothing is planned yet
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -123,7 +133,7 @@ func Status(ctx context.Context, o Options) (*Report, error) {
 	for _, t := range table.All() {
 		r.KeptObjects += t.Kept
 	}
-	v := &view{Options: o, job: j, tasks: table, attempts: attempts, live: byKey(o.Live)}
+	v := &view{Options: o, corpus: corpus, job: j, tasks: table, attempts: attempts, live: byKey(o.Live)}
 	if err := v.sum(ctx, r); err != nil {
 		return nil, err
 	}
@@ -135,6 +145,9 @@ func Status(ctx context.Context, o Options) (*Report, error) {
 		if err != nil {
 			return nil, err
 		}
+	}
+	if err := v.tabled(ctx); err != nil {
+		return nil, err
 	}
 	if err := merged(ctx, o.Store, r); err != nil {
 		return nil, err
@@ -162,7 +175,7 @@ func (v *view) sum(ctx context.Context, r *Report) error {
 func (v *view) verify(ctx context.Context, r *Report) (bool, error) {
 	var all []job.Task
 	for _, s := range r.Stages {
-		for k := range v.job.Shards {
+		for k := range v.sizes(s.Stage) {
 			all = append(all, job.Task{Stage: s.Stage, Side: s.Side, Shard: k})
 		}
 	}
@@ -198,7 +211,9 @@ func (v *view) jobs(r *Report) {
 // view is a job while its report is made.
 type view struct {
 	Options
-	job      *job.Job
+	corpus   *job.Corpus // nil: the job has none
+	job      *job.Job    // without shards if it is not planned yet
+	table    bool        // predict has written its table into the job
 	tasks    *tasks.Table
 	attempts map[tasks.Key][]*tasks.Attempt
 	live     map[tasks.Key]Live
@@ -215,6 +230,14 @@ func byKey(all []Live) map[tasks.Key]Live {
 // stages are the sides of infer and the judgings that have begun, or one that is submitted.
 func (v *view) stages() []tasks.Key {
 	var all []tasks.Key
+	if v.corpus != nil {
+		for _, side := range v.corpus.Sides() {
+			all = append(all, tasks.Key{Stage: "predict", Side: side})
+		}
+	}
+	if !v.planned() {
+		return all
+	}
 	for _, side := range v.job.Settings.Servers() {
 		all = append(all, tasks.Key{Stage: "infer", Side: side.String()})
 	}
@@ -232,9 +255,26 @@ func (v *view) stages() []tasks.Key {
 		if a.Stage == b.Stage && a.Stage == "judge" {
 			return cmp.Compare(a.Side, b.Side)
 		}
-		return cmp.Compare(a.Stage, b.Stage)
+		return cmp.Compare(slices.Index(tasks.Stages, a.Stage), slices.Index(tasks.Stages, b.Stage))
 	})
 	return all
+}
+
+// planned says whether there is more of the job than texts.
+func (v *view) planned() bool { return v.job.Format != 0 }
+
+// sizes are the units of work in each shard of the stage: mismatches, or texts of predict.
+func (v *view) sizes(stage string) (sizes []int64) {
+	if stage == "predict" {
+		for _, shard := range v.corpus.Shards {
+			sizes = append(sizes, int64(shard.Texts))
+		}
+		return sizes
+	}
+	for _, shard := range v.job.Shards {
+		sizes = append(sizes, int64(shard.Mismatches))
+	}
+	return sizes
 }
 
 func (v *view) judgeIsExpected() bool {
@@ -267,20 +307,23 @@ func at[T any](m map[tasks.Key]T, k tasks.Key) (T, bool) {
 }
 
 func (v *view) stage(stage, side string) *Stage {
-	s := &Stage{Stage: stage, Side: side, Shards: map[string]int{}}
+	s := &Stage{Stage: stage, Side: side, Unit: "mismatches", Shards: map[string]int{}}
+	if stage == "predict" {
+		s.Unit = "texts"
+	}
 	var parts []tasks.Part
-	for k, shard := range v.job.Shards {
+	for k, size := range v.sizes(stage) {
 		if v.Shard >= 0 && k != v.Shard {
 			continue
 		}
 		key := tasks.Key{Stage: stage, Side: side, Shard: k}
 		o := v.tasks.Of(key)
-		s.Of += int64(shard.Mismatches)
+		s.Of += size
 		t := v.task(key, o)
-		t.Done = min(o.Rows()/v.rowsPerMismatch(stage), int64(shard.Mismatches))
+		t.Done = min(o.Rows()/v.rowsPerMismatch(stage), size)
 		s.Shards[t.State]++
 		if t.State == Done {
-			s.Done += int64(shard.Mismatches)
+			s.Done += size
 		} else {
 			s.Done += t.Done
 			s.Unfinished = append(s.Unfinished, k)
@@ -384,6 +427,17 @@ func (s *Stage) rate(parts []tasks.Part, perMismatch int64) {
 	if s.Shards[Running] > 0 {
 		s.Left = float64(s.Of-s.Done) / s.PerSecond
 	}
+}
+
+// tabled finds out whether predict has written the table into the job.
+func (v *view) tabled(ctx context.Context) error {
+	for _, err := range v.Store.List(ctx, job.TableKey) {
+		if err != nil {
+			return fmt.Errorf("look for the table of %s: %w", v.Store, err)
+		}
+		v.table = true
+	}
+	return nil
 }
 
 // merged says whether there are results, and whether they are up to date.

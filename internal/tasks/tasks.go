@@ -20,7 +20,7 @@ import (
 )
 
 // Stages that work on shards, in order.
-var Stages = []string{"infer", "judge"}
+var Stages = []string{"predict", "infer", "judge"}
 
 // AllShards is given for a shard to mean all of the job.
 const AllShards = -1

@@ -1,309 +1,335 @@
-// Package predict makes a table from texts: both models read every text once,
+// Package predict makes a table from texts: every model reads every text once,
 // and the table gets what each would have said at each position.
 package predict
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
-	"encoding/json"
 	"errors"
-	"fmt"
 	"io"
-	"io/fs"
 	"log/slog"
+	"slices"
+	"strings"
 	"sync"
+	"time"
 
 	"golang.org/x/sync/errgroup"
 
 	"tokenfork/internal/failure"
+	"tokenfork/internal/fleet"
 	"tokenfork/internal/job"
 	"tokenfork/internal/progress"
+	"tokenfork/internal/stage"
 	"tokenfork/internal/store"
+	"tokenfork/internal/tasks"
 	"tokenfork/internal/vllm"
 )
 
-// Options say what to read, by whom, and where the table goes.
+// Options say how a task works; none of them changes what it finds.
 type Options struct {
-	Files []string
-	Store store.Store // takes the table and, until it is done, what is known of each text
-	Table string      // key of the table, which ends in .csv or .parquet
+	Store  store.Store
+	Corpus *job.Corpus
+	Shards []int // nil: all of the corpus
+	Retry  bool  // read again what failed or is damaged in finished shards
+	// Serve says where the model of that number is served.
+	Serve func(n int) (*fleet.Model, error)
 
-	Models      [2]Model // by job.Side; the reference tokenises, and writes what is missing
-	Chat        bool     // prompts are messages to be put into the chat template
-	MaxResponse int      // tokens that the reference writes at most
+	AllowMixedEngines bool
 
-	Log     *slog.Logger
-	Console io.Writer
+	PartEvery time.Duration // a text that was read waits no longer for its part
+	Grace     time.Duration // for what is in flight when the task is told to stop
+	Stall     time.Duration // without an answer, after which a server is probed
+	Who       job.Attempt
+	Log       *slog.Logger
+	Console   io.Writer // progress
 }
 
-// Model is one of the two.
-type Model struct {
-	Identity string  // what its answers depend on
-	EOS      []int32 // end what it writes
-	// Connect gives its servers, and what to do when they have done their work.
-	Connect func(context.Context) ([]*vllm.Client, func() error, error)
-}
-
-// known is what an object beside the table keeps of a text.
-type known struct {
-	IDs         []int32 `json:"ids,omitempty"` // the reference's only
-	Prompt      int     `json:"prompt,omitempty"`
-	Predictions []int32 `json:"predictions"`
-}
-
-// Beside is what the name of the table gets where that is kept.
-const Beside = ".parts"
-
-// inFlight is how many texts a server reads at once: each is a whole prefill.
-const inFlight = 32
-
-type run struct {
-	*Options
-	prefix  string // of the objects beside the table
-	mu      sync.Mutex
-	refused map[string]string // by the ids of texts
-}
-
-// Run makes the table. Started again it goes on from the texts that are done.
-// Texts that a server refuses are left out and listed; the error then is
-// failure.Partial.
+// Run lets the models read the shards that they have not read, one model after the
+// other, so that each has the GPUs for itself; the one that tokenises comes first.
+// When ctx ends it takes no new text, gives what is in flight the grace, and returns
+// an error with failure.Stopped.
 func Run(ctx context.Context, o Options) error {
-	r := &run{Options: &o, prefix: o.Table + Beside + "/", refused: map[string]string{}}
-	total, chats := int64(0), false
-	for t, err := range Read(o.Files) { // what is wrong with them is known before a server starts
-		if err != nil {
-			return err
-		}
-		total++
-		chats = chats || t.Messages != nil
-	}
-	if chats && !o.Chat {
-		o.Log.Warn("the texts are chats, read as the messages' contents alone; --chat puts them into the model's chat template")
-	}
-	if total == 0 {
-		return failure.New(failure.Refused, "name files with texts", "no text in %v", o.Files)
-	}
-	for _, side := range []job.Side{job.Reference, job.Small} {
-		if err := r.side(ctx, side, total); err != nil {
-			return r.stopped(ctx, err)
+	if o.Shards == nil {
+		for k := range o.Corpus.Shards {
+			o.Shards = append(o.Shards, k)
 		}
 	}
-	if err := r.write(ctx); err != nil {
-		return r.stopped(ctx, err)
+	for _, k := range o.Shards {
+		if k < 0 || k >= len(o.Corpus.Shards) {
+			return failure.New(failure.Usage, "they are numbered from 0", "shard %d of %d", k, len(o.Corpus.Shards))
+		}
 	}
-	if len(r.refused) == 0 {
-		return r.clear(ctx)
+	work, cancel := stage.Graceful(ctx, o.Grace)
+	defer cancel(nil)
+	var sum stage.Summary
+	for n := range slices.Backward(o.Corpus.Models) {
+		r := &reading{Options: &o, n: n, model: &o.Corpus.Models[n], sum: &sum}
+		if err := r.run(ctx, work); err != nil {
+			return stopped(ctx, err)
+		}
 	}
-	for id, reason := range r.refused {
-		o.Log.Warn("text left out", "id", id, "reason", reason)
-	}
-	return failure.New(failure.Partial, "give the servers a larger --max-model-len, or shorter texts, and run the same command",
-		"%d of %d texts are left out of %s/%s", len(r.refused), total, o.Store, o.Table)
+	return sum.Result("readings of texts failed, and the table lacks those texts",
+		"give the servers a larger --max-model-len, or shorter texts, and run the same command")
 }
 
-func (r *run) stopped(ctx context.Context, err error) error {
-	if ctx.Err() != nil || vllm.IsGone(err) {
-		return failure.New(failure.Stopped, "run the same command: texts that are done are kept", "stopped: %w", err)
+func stopped(ctx context.Context, err error) error {
+	if failure.Code(err) == failure.Other && (ctx.Err() != nil || vllm.IsGone(err)) {
+		return failure.New(failure.Stopped, "run the same command: texts that were read are kept", "stopped: %w", err)
 	}
 	return err
 }
 
-// side lets a model read all texts that it has not read.
-func (r *run) side(ctx context.Context, side job.Side, total int64) error {
-	meter := progress.New(r.Console, "predict "+side.String(), "texts", total)
-	defer meter.Close()
-	var clients []*vllm.Client
-	done := func() error { return nil }
-	group, inner := errgroup.WithContext(ctx)
-	group.SetLimit(inFlight)
-	err := func() error {
-		for t, err := range Read(r.Files) {
-			if err != nil {
-				return err
-			}
-			if inner.Err() != nil {
-				return ctx.Err() // or what failed, which the group tells
-			}
-			key, ids, err := r.unread(ctx, side, &t)
-			if err != nil {
-				return err
-			}
-			if key == "" {
-				meter.Resumed(1)
-				continue
-			}
-			if clients == nil {
-				all, end, err := r.Models[side].Connect(ctx)
-				if err != nil {
-					return err
-				}
-				clients, done = all, end
-			}
-			c := clients[0]
-			clients = append(clients[1:], c)
-			group.Go(func() error {
-				defer meter.Add(1)
-				return r.ask(inner, side, c, &t, key, ids)
-			})
+// reading is one model's way through the shards.
+type reading struct {
+	*Options
+	n       int
+	model   *job.CorpusModel
+	engine  string // hash of the engine's record
+	servers []fleet.Server
+	slots   chan fleet.Server // places for requests in flight
+	length  int               // tokens the served model takes
+	asks    *errgroup.Group
+	alone   sync.RWMutex // held for writing by a request that is suspected of killing servers
+	meter   *progress.Meter
+	sum     *stage.Summary
+}
+
+// inFlight is how many texts a server reads at once: each is a whole prefill.
+const inFlight = 32
+
+func (r *reading) tokenizes() bool { return r.n == len(r.Corpus.Models)-1 }
+
+func (r *reading) task(k int) job.Task { return r.Corpus.Task(k, r.model.Side) }
+
+// run brings up the model's servers and sends them the shards.
+func (r *reading) run(admit, ctx context.Context) (err error) {
+	todo, err := r.todo(admit)
+	if err != nil || len(todo) == 0 {
+		return err
+	}
+	stop := func() error {
+		for _, k := range todo {
+			r.sum.Stop(r.task(k))
 		}
 		return nil
-	}()
-	return errors.Join(err, group.Wait(), done())
-}
-
-// unread is the text's question, with no key if the side has read it or can't.
-func (r *run) unread(ctx context.Context, side job.Side, t *Text) (key string, ids []int32, err error) {
-	key, ids, err = r.question(ctx, side, t)
-	if err != nil || key == "" {
-		return "", nil, err
 	}
-	if have, err := r.load(ctx, key); err != nil || have != nil {
-		return "", nil, err
+	if admit.Err() != nil {
+		return stop()
 	}
-	return key, ids, nil
-}
-
-// question is the key under which the answer is kept, with the ids to read
-// where they are known; "" where the text is left out.
-func (r *run) question(ctx context.Context, side job.Side, t *Text) (key string, ids []int32, err error) {
-	asked := []any{r.Models[job.Reference].Identity, r.Chat, t.Prompt, t.Response}
-	if r.Chat && t.Messages != nil {
-		asked = append(asked, t.Messages)
-	}
-	if t.Response == nil {
-		asked = append(asked, r.MaxResponse)
-	}
-	key = r.key(job.Reference, asked)
-	if side == job.Reference {
-		return key, nil, nil
-	}
-	reference, err := r.load(ctx, key)
-	if err != nil || reference == nil {
-		return "", nil, err
-	}
-	return r.key(side, []any{r.Models[side].Identity, reference.IDs}), reference.IDs, nil
-}
-
-func (r *run) key(side job.Side, asked []any) string {
-	b, err := json.Marshal(asked)
-	if err != nil {
-		panic(err) // texts and numbers
-	}
-	sum := sha256.Sum256(b)
-	return r.prefix + side.String() + "-" + hex.EncodeToString(sum[:16]) + ".json"
-}
-
-// load is what is known of a text, nil if nothing is.
-func (r *run) load(ctx context.Context, key string) (*known, error) {
-	f, err := r.Store.Open(ctx, key)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
-	}
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	k := new(known)
-	if err := json.NewDecoder(f).Decode(k); err != nil {
-		return nil, fmt.Errorf("read %s in %s: %w", key, r.Store, err)
-	}
-	return k, nil
-}
-
-// ask lets a server read a text, and keeps what it says.
-func (r *run) ask(ctx context.Context, side job.Side, c *vllm.Client, t *Text, key string, ids []int32) error {
-	k := &known{IDs: ids}
-	var err error
-	if side == job.Reference {
-		k, err = r.tokens(ctx, c, t)
-	}
-	if err == nil {
-		k.Predictions, err = c.Predict(ctx, k.IDs)
-	}
-	var status *vllm.StatusError
-	if errors.Is(err, errEmpty) || vllm.IsContextLength(err) || errors.As(err, &status) && status.Status == 400 {
-		r.mu.Lock()
-		r.refused[t.ID] = fmt.Sprintf("%s: %v", side, err)
-		r.mu.Unlock()
-		return nil
-	}
-	if err != nil {
-		return fmt.Errorf("text %q, %s: %w", t.ID, side, err)
-	}
-	if side == job.Small {
-		k.IDs = nil // the reference's part has them
-	}
-	b, err := json.Marshal(k)
-	if err != nil {
-		return fmt.Errorf("keep text %q: %w", t.ID, err)
-	}
-	return store.ReplaceBytes(ctx, r.Store, key, b)
-}
-
-var errEmpty = errors.New("it has no token")
-
-// tokens are the whole text's, its response written by the reference if it has none.
-func (r *run) tokens(ctx context.Context, c *vllm.Client, t *Text) (*known, error) {
-	k := new(known)
-	var err error
-	switch {
-	case t.Prompt == "":
-	case r.Chat:
-		messages := t.Messages
-		if messages == nil {
-			messages = []vllm.Message{{Role: "user", Content: t.Prompt}}
+	if err := r.connect(admit); err != nil {
+		if admit.Err() != nil {
+			return stop()
 		}
-		k.IDs, err = c.TokenizeChat(ctx, messages)
-	default:
-		k.IDs, err = c.Tokenize(ctx, t.Prompt, true)
+		return err
 	}
-	if err != nil {
-		return nil, err
+	defer func() { err = errors.Join(err, fleet.Close(r.servers)) }()
+	total := int64(0)
+	for _, k := range todo {
+		total += int64(r.Corpus.Shards[k].Texts)
 	}
-	k.Prompt = len(k.IDs)
-	var response []int32
-	if t.Response == nil {
-		response, err = r.respond(ctx, c, k.IDs)
-	} else {
-		response, err = c.Tokenize(ctx, *t.Response, t.Prompt == "")
-	}
-	if err == nil && k.Prompt+len(response) == 0 {
-		err = errEmpty
-	}
-	k.IDs = append(k.IDs, response...)
-	return k, err
+	r.meter = progress.New(r.Console, "predict "+r.model.Side, "texts", total)
+	defer r.meter.Close()
+	return r.shards(admit, ctx, todo)
 }
 
-// respond is the reference's greedy answer, with the end of text if it comes to it.
-func (r *run) respond(ctx context.Context, c *vllm.Client, prompt []int32) ([]int32, error) {
-	models, err := c.Models(ctx)
+// todo are the shards that the model has not read and could.
+func (r *reading) todo(ctx context.Context) ([]int, error) {
+	shard := tasks.AllShards
+	if len(r.Shards) == 1 {
+		shard = r.Shards[0]
+	}
+	table, err := tasks.List(ctx, r.Store, shard)
 	if err != nil {
 		return nil, err
 	}
-	most := r.MaxResponse
-	for _, m := range models {
-		if m.ID == c.Model && m.MaxModelLen > 0 {
-			most = min(most, max(1, m.MaxModelLen-len(prompt)-1)) // reading it asks for one token more
+	var all []job.Task
+	for _, k := range r.Shards {
+		all = append(all, r.Corpus.Tasks(k)...)
+	}
+	open, err := table.Unfinished(ctx, all)
+	if err != nil {
+		return nil, err
+	}
+	var todo []int
+	for _, k := range r.Shards {
+		own, tokens := r.task(k), r.Corpus.Task(k, r.Corpus.Tokenizes().Side)
+		switch {
+		case !r.tokenizes() && slices.Contains(open, tokens): // which the summary names
+		case slices.Contains(open, own):
+			if damage := table.Of(tasks.KeyOf(own)).Damage; damage != nil {
+				r.Log.Warn("the task is not finished: going on from its parts", "task", own.String(), "reason", damage)
+			}
+			todo = append(todo, k)
+		case r.Retry:
+			again, err := r.worthRetrying(ctx, own)
+			if err != nil {
+				return nil, err
+			}
+			if again {
+				todo = append(todo, k)
+			}
 		}
 	}
-	answer, err := c.Complete(ctx, vllm.CompletionRequest{
-		Prompt: vllm.Tokens(prompt...), MaxTokens: most, StopTokenIDs: vllm.NewSequence(r.Models[job.Reference].EOS)})
-	if err != nil {
-		return nil, err
-	}
-	return answer.TokenIDs, nil
+	return todo, nil
 }
 
-// clear removes what was kept beside the table.
-func (r *run) clear(ctx context.Context) error {
-	for object, err := range r.Store.List(ctx, r.prefix) {
-		if err != nil {
-			return err
-		}
-		if err := r.Store.Remove(ctx, object.Key); err != nil {
-			return err
+func (r *reading) worthRetrying(ctx context.Context, t job.Task) (bool, error) {
+	c, err := job.OpenCommitted[job.Prediction](ctx, r.Store, t)
+	if err != nil {
+		return false, err
+	}
+	return c.Commit().Failed > 0 || c.Damaged(ctx), nil
+}
+
+// connect brings up the model's servers.
+func (r *reading) connect(ctx context.Context) error {
+	m, err := r.Serve(r.n)
+	if err != nil {
+		return err
+	}
+	fleets, err := fleet.Arrange(ctx, [2]*fleet.Model{m}, r.Log)
+	if err != nil {
+		return err
+	}
+	if r.servers, err = fleets[0].All(ctx); err != nil {
+		return err
+	}
+	if err := r.check(ctx, m.Args); err != nil {
+		return errors.Join(err, fleet.Close(r.servers))
+	}
+	r.slots = make(chan fleet.Server, inFlight*len(r.servers))
+	for range inFlight {
+		for _, s := range r.servers {
+			r.slots <- s
 		}
 	}
 	return nil
+}
+
+// check asks each server whether it serves the model, and records what answers.
+func (r *reading) check(ctx context.Context, args []string) error {
+	for _, s := range r.servers {
+		client, _, err := s.Client(ctx)
+		if err != nil {
+			return err
+		}
+		served, err := client.Check(ctx, vllm.Want{Model: client.Model, VocabSize: r.model.VocabSize})
+		if err != nil {
+			return err
+		}
+		if r.length == 0 || served.MaxModelLen < r.length {
+			r.length = served.MaxModelLen
+		}
+	}
+	var e fleet.Engine
+	if err := e.Ask(ctx, r.servers[0], args, 0); err != nil {
+		return err
+	}
+	e.MaxModelLen, e.Args = "", withoutWindow(e.Args) // what was too long is read again with a larger one
+	var err error
+	r.engine, err = e.Keep(ctx, r.Store, job.CorpusEngineKey(r.model.Side), r.AllowMixedEngines, r.Log)
+	return err
+}
+
+// withoutWindow leaves the flag of the window out of a server's.
+func withoutWindow(args []string) []string {
+	var kept []string
+	for i := 0; i < len(args); i++ {
+		switch name, _, whole := strings.Cut(args[i], "="); {
+		case name == "--max-model-len" && !whole:
+			i++
+		case name != "--max-model-len":
+			kept = append(kept, args[i])
+		}
+	}
+	return kept
+}
+
+// shards sends the shards' texts to the servers.
+func (r *reading) shards(admit, ctx context.Context, todo []int) error {
+	ctx, giveUp := context.WithCancelCause(ctx)
+	defer giveUp(nil)
+	for _, s := range r.servers {
+		if _, own := s.Engine(); own {
+			continue
+		}
+		go func() {
+			if err := fleet.Watch(ctx, s, r.Stall, func() int { return cap(r.slots) - len(r.slots) }); err != nil {
+				giveUp(err)
+			}
+		}()
+	}
+	asks, actx := errgroup.WithContext(ctx)
+	r.asks = asks
+	way := stage.Stage[*job.Source, job.Prediction]{
+		Store: r.Store, Manifest: r.Corpus.OpenManifest, Texts: job.Sources, Rows: func(*job.Source) int { return 1 },
+		Task: func(m *job.Manifest) job.Task { return r.task(m.Index) }, Open: r.open, Retry: func(int) bool { return r.Retry },
+		PartEvery: r.PartEvery, Who: r.Who, Log: r.Log, Meter: r.meter, Summary: r.sum, Settles: true,
+	}
+	err := way.Run(admit, actx, todo)
+	asked := actx.Err() == nil // asks.Wait ends actx
+	if failed := asks.Wait(); failed != nil && (!asked || err == nil) {
+		return failed // of which err is a consequence
+	}
+	return err
+}
+
+// shardRun is a shard on its way. It is the stage's Work.
+type shardRun struct {
+	*reading
+	*stage.Shard[*job.Source, job.Prediction]
+	tokens *job.Committed[job.Prediction] // of the model that tokenises; nil where that is this one
+}
+
+func (r *reading) open(ctx context.Context, sh *stage.Shard[*job.Source, job.Prediction]) (stage.Work[*job.Source], error) {
+	run := &shardRun{reading: r, Shard: sh}
+	if r.tokenizes() {
+		return run, nil
+	}
+	var err error
+	run.tokens, err = job.OpenCommitted[job.Prediction](ctx, r.Store, r.Corpus.Task(sh.Manifest.Index, r.Corpus.Tokenizes().Side))
+	return run, err
+}
+
+// Begin is the stage's; nothing has to be prepared.
+func (run *shardRun) Begin(context.Context, context.Context) error { return nil }
+
+// End is the stage's; nothing is left to be closed.
+func (run *shardRun) End(*job.Commit) error { return nil }
+
+// Text has a server read a text, as soon as one has a place for it.
+func (run *shardRun) Text(admit, ctx context.Context, x *job.Source) (bool, error) {
+	var before *job.Prediction // of the model that tokenises
+	if run.tokens != nil {
+		rows, err := run.tokens.Text(ctx, x.Ordinal)
+		if err == nil && len(rows) != 1 {
+			err = failure.New(failure.Refused, "remove the commit: the task then goes on from its parts", "%s has %d rows of text %d",
+				run.Corpus.Task(run.Manifest.Index, run.Corpus.Tokenizes().Side), len(rows), x.Ordinal)
+		}
+		if err != nil {
+			run.Drop()
+			return false, err
+		}
+		before = &rows[0]
+	}
+	var server fleet.Server
+	select {
+	case server = <-run.slots:
+	case <-admit.Done():
+		run.Drop()
+		return false, nil
+	case <-ctx.Done():
+		run.Drop()
+		return false, context.Cause(ctx)
+	}
+	run.asks.Go(func() error {
+		row, err := run.read(ctx, server, x, before)
+		run.slots <- server
+		if err != nil {
+			run.Drop()
+			return err
+		}
+		run.meter.Add(1)
+		return run.Done([]job.Prediction{*row})
+	})
+	return true, nil
 }

@@ -145,7 +145,7 @@ func Text(n int) *job.Text {
 func writeManifest(tb testing.TB, s store.Store, plan *job.Plan, k, of int, mine []*job.Text, perText int) job.Shard {
 	tb.Helper()
 	h := job.Header{Plan: *plan, Index: k, Of: of, Shard: job.Shard{Texts: len(mine), Mismatches: len(mine) * perText}}
-	m, err := job.NewManifestWriter()
+	m, err := job.NewManifestWriter[job.Text]()
 	if err != nil {
 		tb.Fatal(err)
 	}
