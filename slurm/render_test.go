@@ -77,7 +77,7 @@ func TestDirectives(t *testing.T) {
 // The scripts in the repository run as they are, too.
 func TestEmbeddedScriptsParse(t *testing.T) {
 	files, err := filepath.Glob("scripts/*")
-	if err != nil || len(files) != 5 {
+	if err != nil || len(files) != 7 {
 		t.Fatalf("%d scripts, %v", len(files), err)
 	}
 	for _, f := range files {

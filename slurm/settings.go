@@ -15,10 +15,12 @@ import (
 
 // Stages of a submission, in order.
 const (
-	Infer  = "infer"
-	Judge  = "judge"
-	Merge  = "merge"
-	Report = "report"
+	Predict = "predict" // with Plan, a submission of its own: what follows needs the plan
+	Plan    = "plan"
+	Infer   = "infer"
+	Judge   = "judge"
+	Merge   = "merge"
+	Report  = "report"
 )
 
 // Settings say how the stages run on the cluster. None changes a label.
@@ -29,7 +31,7 @@ type Settings struct {
 
 	Partition, Account string
 	Time               time.Duration
-	GPUs               GPUs     // of an infer task, and of a local judge
+	GPUs               GPUs     // of a predict or infer task, and of a local judge
 	SmallGPUs          GPUs     // more than none: the small model's tasks are arrays of their own
 	CPUs               int      // of a task with GPUs; 0: its share of the node's
 	Memory             string   // likewise; "": its share of the node's
@@ -44,6 +46,7 @@ type Settings struct {
 	SmallModel, ReferenceModel string
 	StageModel                 bool
 	Scratch                    string
+	PredictFlags, PlanFlags    []string
 	InferFlags                 []string
 	Judge                      string // URL, local or none
 	JudgeModel                 string
@@ -88,6 +91,7 @@ func (s *Settings) validate() error {
 func (s *Settings) guard() error {
 	for _, given := range []struct{ flag, text string }{{"--prologue", s.Prologue}, {"--vllm", s.VLLM}, {"--judge", s.Judge}, {"--sbatch", strings.Join(s.Sbatch, " ")},
 		{"--cpu-sbatch", strings.Join(s.CPUSbatch, " ")}, {"--gpu-sbatch", strings.Join(s.GPUSbatch, " ")}, {"--infer-flags", strings.Join(s.InferFlags, " ")},
+		{"--predict-flags", strings.Join(s.PredictFlags, " ")}, {"--plan-flags", strings.Join(s.PlanFlags, " ")},
 		{"--judge-flags", strings.Join(s.JudgeFlags, " ")}, {"--s3-endpoint", strings.Join(s.JobFlags, " ")}} {
 		if found := secret.In(given.text); found != "" {
 			return failure.New(failure.Usage, "put it into a file of mode 0600 and read it on the node: --prologue 'export TOKENFORK_JUDGE_KEY=$(cat ~/.judge-key)'",
@@ -142,7 +146,7 @@ func (s *Settings) directives(stage, side, folder string) []directive {
 	}
 	add("partition", s.Partition)
 	add("account", s.Account)
-	if stage == Infer || stage == Judge {
+	if stage == Predict || stage == Infer || stage == Judge {
 		add("signal", "B:USR1@"+strconv.Itoa(int(s.Lead.Seconds())))
 		if s.Time > 0 {
 			add("time", slurmTime(s.Time))
@@ -211,7 +215,7 @@ func (s *Settings) gpus(stage, side string) GPUs {
 	switch {
 	case stage == Infer && side == job.Small.String():
 		return s.SmallGPUs
-	case stage == Infer, stage == Judge && s.Judge == "local":
+	case stage == Predict, stage == Infer, stage == Judge && s.Judge == "local":
 		return s.GPUs
 	}
 	return GPUs{}
@@ -224,6 +228,7 @@ func (s *Settings) assignments(side, folder string) []assignment {
 		word("PROLOGUE", s.Prologue), word("VLLM", s.VLLM), word("SIDE", side),
 		word("SMALL_MODEL", s.SmallModel), word("REFERENCE_MODEL", s.ReferenceModel), word("STAGE_MODEL", flag[s.StageModel]),
 		word("SCRATCH", s.Scratch), word("GRACE", s.Grace.String()), words("INFER_FLAGS", s.InferFlags),
+		words("PREDICT_FLAGS", s.PredictFlags), words("PLAN_FLAGS", s.PlanFlags),
 		word("MAX_REQUEUES", strconv.Itoa(s.MaxRequeues)),
 		word("JUDGE", s.Judge), word("JUDGE_MODEL", s.JudgeModel), words("JUDGE_FLAGS", s.JudgeFlags),
 		words("MERGE_FLAGS", s.mergeFlags()),
@@ -249,7 +254,7 @@ func (s *Settings) mergeFlags() []string {
 // logName holds what tells a log apart: stage, side, the array and the task.
 func logName(stage, side string) string {
 	name := strings.TrimSuffix(scriptName(stage, side), ".sbatch")
-	if stage == Merge || stage == Report {
+	if stage == Plan || stage == Merge || stage == Report {
 		return name + "-%j.log"
 	}
 	return name + "-%A_%a.log"

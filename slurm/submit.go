@@ -25,6 +25,7 @@ import (
 type Options struct {
 	Settings
 	Store   store.Store
+	Corpus  *job.Corpus // submit what predict and plan make of these texts; nil: the stages of the planned job
 	Cluster Cluster
 	Folder  string   // holds a folder of scripts, lists and logs for each submission; all nodes see it
 	Args    []string // of the program, as it was called: status repeats them
@@ -54,7 +55,7 @@ func scriptName(stage, side string) string {
 // plan is a submission before Slurm has seen it.
 type plan struct {
 	*Options
-	job    *job.Job
+	job    *job.Job // of texts, only its id
 	config Config
 	folder string
 	arrays []array
@@ -70,7 +71,9 @@ func Submit(ctx context.Context, o Options) error {
 	}
 	p := &plan{Options: &o, alive: map[string][]string{}}
 	var err error
-	if p.job, err = job.Load(ctx, o.Store); err != nil {
+	if o.Corpus != nil {
+		p.job = &job.Job{Plan: job.Plan{ID: o.Corpus.ID}}
+	} else if p.job, err = job.Load(ctx, o.Store); err != nil {
 		return err
 	}
 	if err := p.configure(ctx); err != nil {
@@ -80,7 +83,8 @@ func Submit(ctx context.Context, o Options) error {
 	if err != nil {
 		return err
 	}
-	if err := p.decide(ctx, earlier); err != nil {
+	alike := slices.DeleteFunc(slices.Clone(earlier), func(s job.Submission) bool { return s.OfTexts() != (o.Corpus != nil) })
+	if err := p.decide(ctx, alike); err != nil {
 		return err
 	}
 	switch {
@@ -156,6 +160,11 @@ func (p *plan) decide(ctx context.Context, earlier []job.Submission) error {
 		return err
 	}
 	var all []job.Task
+	if p.Corpus != nil {
+		for k := range p.Corpus.Shards {
+			all = append(all, p.Corpus.Tasks(k)...)
+		}
+	}
 	for k := range p.job.Shards {
 		all = append(all, p.job.Tasks(k)...)
 	}
@@ -175,20 +184,28 @@ func (p *plan) layOut(unfinished []job.Task, live []survey.Live) {
 	for _, t := range unfinished {
 		todo[tasks.KeyOf(t)] = !busy[tasks.KeyOf(t)]
 	}
+	if p.Corpus != nil {
+		p.window(Predict, "", len(p.Corpus.Shards), func(k int) bool {
+			return !busy[tasks.Key{Stage: Predict, Side: both, Shard: k}] && slices.ContainsFunc(p.Corpus.Tasks(k), func(t job.Task) bool { return todo[tasks.KeyOf(t)] })
+		})
+		p.arrays = append(p.arrays, array{stage: Plan})
+		return
+	}
+	shards := len(p.job.Shards)
 	open := func(side string, k int) bool { return todo[tasks.Key{Stage: Infer, Side: side, Shard: k}] }
 	servers := p.job.Settings.Servers()
 	if p.SmallGPUs.Count > 0 && len(servers) > 1 {
 		for _, side := range servers {
-			p.window(Infer, side.String(), func(k int) bool { return open(side.String(), k) })
+			p.window(Infer, side.String(), shards, func(k int) bool { return open(side.String(), k) })
 		}
 	} else {
-		p.window(Infer, both, func(k int) bool {
+		p.window(Infer, both, shards, func(k int) bool {
 			return slices.ContainsFunc(servers, func(s job.Side) bool { return open(s.String(), k) })
 		})
 	}
 	if p.judged() {
 		// Which judging the flags make, only judge knows: a task whose shard is judged ends within seconds.
-		p.window(Judge, "", func(k int) bool { return !busy[tasks.Key{Stage: Judge, Side: both, Shard: k}] })
+		p.window(Judge, "", shards, func(k int) bool { return !busy[tasks.Key{Stage: Judge, Side: both, Shard: k}] })
 	}
 	if p.judged() || p.Judge == "none" {
 		p.arrays = append(p.arrays, array{stage: Merge}, array{stage: Report})
@@ -196,9 +213,9 @@ func (p *plan) layOut(unfinished []job.Task, live []survey.Live) {
 }
 
 // window cuts the shards into arrays below the limit.
-func (p *plan) window(stage, side string, open func(k int) bool) {
+func (p *plan) window(stage, side string, shards int, open func(k int) bool) {
 	var ks []int
-	for k := range p.job.Shards {
+	for k := range shards {
 		if open(k) {
 			ks = append(ks, k)
 		}
@@ -308,10 +325,12 @@ func (p *plan) dependency(stage string, ids map[string][]string) string {
 	}
 	kind, on := "afterany:", ""
 	switch stage {
-	case Infer:
+	case Predict, Infer:
 		if p.inTurn(stage) {
-			on = after(Infer)
+			on = after(stage)
 		}
+	case Plan:
+		on = after(Predict)
 	case Judge:
 		if on = after(Infer); p.inTurn(stage) {
 			on = after(Infer, Judge)
@@ -343,7 +362,7 @@ func (p *plan) submit(ctx context.Context) error {
 	if err := p.write(); err != nil {
 		return err
 	}
-	ids := map[string][]string{Infer: p.alive[Infer], Judge: p.alive[Judge]}
+	ids := map[string][]string{Predict: p.alive[Predict], Infer: p.alive[Infer], Judge: p.alive[Judge]}
 	for i, a := range p.arrays {
 		command := p.command(&a, ids)
 		id, err := p.Cluster.sbatch(ctx, p.cluster(), fmt.Sprintf("tokenfork-%s-%.8s-%d.%d", a.stage, p.job.ID, sub.N, i), command)

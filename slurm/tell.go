@@ -43,6 +43,7 @@ func (p *plan) told(sub *job.Submission) error {
 		fmt.Fprintf(&b, "  squeue %s--jobs=%s\n  scancel %s%s\n", on, strings.Join(ids[cluster], ","), on, strings.Join(ids[cluster], " "))
 	}
 	b.WriteString(p.withoutNetwork())
+	b.WriteString(p.oncePlanned())
 	_, err := fmt.Fprint(p.Out, b.String())
 	return err
 }
@@ -54,12 +55,20 @@ func (p *plan) jobFlags() string {
 // withoutNetwork are the commands for a node that reaches the judge, where
 // those of the cluster don't.
 func (p *plan) withoutNetwork() string {
-	if p.judged() || p.Judge == "none" {
+	if p.judged() || p.Judge == "none" || p.Corpus != nil {
 		return ""
 	}
 	flags := p.jobFlags() + " " + shell.Join(p.mergeFlags())
 	return fmt.Sprintf("\nthe nodes reach no hosted judge: once infer is done, on a host that does,\n  tokenfork judge%s\n  tokenfork merge%s\n  tokenfork report%s\n",
 		flags, flags, p.jobFlags())
+}
+
+// oncePlanned is the command for the stages that follow texts.
+func (p *plan) oncePlanned() string {
+	if p.Corpus == nil {
+		return ""
+	}
+	return fmt.Sprintf("\nonce plan has ended, the arrays of the other stages:\n  tokenfork submit%s … (the flags of the cluster and of the judge)\n", p.jobFlags())
 }
 
 // show prints scripts and commands.
@@ -99,7 +108,7 @@ func (p *plan) print() error {
 // commands are the calls of sbatch as a shell script: ids are variables.
 func (p *plan) commands() string {
 	var b strings.Builder
-	ids := map[string][]string{Infer: p.alive[Infer], Judge: p.alive[Judge]}
+	ids := map[string][]string{Predict: p.alive[Predict], Infer: p.alive[Infer], Judge: p.alive[Judge]}
 	for i, a := range p.arrays {
 		name := fmt.Sprintf("%s_%d", a.stage, i)
 		line := "sbatch --parsable"

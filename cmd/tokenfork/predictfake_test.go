@@ -19,7 +19,9 @@ import (
 
 	"tokenfork/internal/failure"
 	"tokenfork/internal/job"
+	"tokenfork/internal/shell"
 	"tokenfork/internal/vllm/fakevllm"
+	"tokenfork/slurm/slurmtest"
 )
 
 // fakeTexts are texts, fake servers of both models, and the table that follows from them
@@ -161,6 +163,7 @@ func TestPredictInTasks(t *testing.T) {
 	for _, k := range []string{"3", "0", "3", "1,2"} {
 		must(t, []int{0}, append([]string{"predict", "--job", place, "--shard", k}, j.flags...)...)
 	}
+	must(t, []int{0}, "check", "--job", place)
 	table := filepath.Join(j.dir, "out.csv")
 	must(t, []int{0}, "predict", "--job", place, "--table-only", "--out", table)
 	j.check(t, table, "from tasks")
@@ -254,5 +257,30 @@ func TestPredictLeftOut(t *testing.T) {
 	must(t, []int{failure.Partial}, j.args("--out", table)...)
 	if out := must(t, []int{failure.Refused}, append([]string{"predict", other, "--out", table}, j.flags...)...); !strings.Contains(out, "was begun with other texts") {
 		t.Error(out)
+	}
+}
+
+// predict as arrays of a real Slurm; then the table and
+// the plan; the other stages are submitted as a second step.
+func TestPredictOnSlurm(t *testing.T) {
+	j := newFakeTexts(t, 12)
+	c := &slurmJob{t: t, cluster: slurmtest.Start(t, "MaxArraySize=3"), folder: filepath.Join(j.dir, "job")}
+	c.where = []string{"--job", c.folder}
+	t.Cleanup(c.tell)
+	predict := []string{"--predict", j.file, "--predict-flags", shell.Join(append([]string{"--shards", "5"}, slices.DeleteFunc(slices.Clone(j.flags), func(f string) bool {
+		return strings.HasPrefix(f, j.dir) || strings.HasSuffix(f, "-model") || f == "--tmp"
+	})...)), "--plan-flags", "--shards 2", "--grace=2s", "--small-model", filepath.Join(j.dir, "small"), "--reference-model", filepath.Join(j.dir, "reference")}
+	c.submit(predict...)
+	c.over()
+	if out := must(t, []int{0}, "status", "--job", c.folder); !strings.Contains(out, "next: tokenfork submit --job "+c.folder+"\n") {
+		t.Error(out)
+	}
+	must(t, []int{0}, "predict", "--job", c.folder, "--table-only", "--out", filepath.Join(j.dir, "out.csv"))
+	j.check(t, filepath.Join(j.dir, "out.csv"), "from Slurm")
+	c.submit("--infer-flags", "--small-url "+j.servers[0].URL+" --reference-url "+j.servers[1].URL)
+	c.over()
+	must(t, []int{0}, "check", "--job", c.folder)
+	if n := len(c.submissions()); n != 2 {
+		t.Errorf("%d submissions", n)
 	}
 }

@@ -103,7 +103,11 @@ func (c *statusCmd) print(w io.Writer, r *survey.Report) error {
 		return e.Encode(r)
 	}
 	var b strings.Builder
-	fmt.Fprintf(&b, "job %s at %s, %s: %d mismatches in %d shards; Slurm: %s\n", r.Job, r.Place, r.At.Local().Format(time.DateTime), r.Mismatches, r.Shards, r.Slurm)
+	what := fmt.Sprintf("%d mismatches in %d shards", r.Mismatches, r.Shards)
+	if r.Shards == 0 && r.Texts > 0 {
+		what = fmt.Sprintf("%d texts, not planned yet", r.Texts)
+	}
+	fmt.Fprintf(&b, "job %s at %s, %s: %s; Slurm: %s\n", r.Job, r.Place, r.At.Local().Format(time.DateTime), what, r.Slurm)
 	table := tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)
 	for _, s := range r.Stages {
 		fmt.Fprintln(table, stageLine(s, r.At))

@@ -5,11 +5,15 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
+	"github.com/alecthomas/kong"
+
 	"tokenfork/internal/failure"
 	"tokenfork/internal/job"
+	"tokenfork/internal/store"
 	"tokenfork/slurm"
 )
 
@@ -21,13 +25,16 @@ type submitCmd struct {
 	nodeFlags    `embed:""`
 	priceFlags   `embed:""`
 	judgeRates   `embed:""`
-	Judge        string `default:"none" placeholder:"URL|local|none" help:"Who judges: the URL of an API, a model served on the nodes, or nobody yet."`
-	JudgeModel   string `placeholder:"M" help:"The judge's name, or with --judge local its folder."`
-	JudgeFlags   string `placeholder:"FLAGS" help:"Further flags of tokenfork judge."`
-	Missing      bool   `help:"Submit again what is neither done nor queued."`
-	DryRun       bool   `help:"Show scripts, commands and an estimate of the cost, submit nothing." xor:"how"`
-	Print        string `placeholder:"DIR" help:"Write scripts and commands into DIR for hand editing, submit nothing." xor:"how"`
-	Folder       string `placeholder:"DIR" help:"Where scripts, lists and logs go; all nodes see it (default: slurm in the job's folder; for s3:// ./tokenfork-slurm/JOBID)."`
+	Predict      []string `type:"existingfile" sep:"none" placeholder:"FILE" help:"Submit predict over these texts, and the step that writes their table and plans the job. What follows is submitted once that is planned."`
+	PredictFlags string   `placeholder:"FLAGS" help:"Further flags of tokenfork predict, with --predict: --shards 40 --reference-tp 2."`
+	PlanFlags    string   `placeholder:"FLAGS" help:"Further flags of tokenfork plan, with --predict: --shards 100."`
+	Judge        string   `default:"none" placeholder:"URL|local|none" help:"Who judges: the URL of an API, a model served on the nodes, or nobody yet."`
+	JudgeModel   string   `placeholder:"M" help:"The judge's name, or with --judge local its folder."`
+	JudgeFlags   string   `placeholder:"FLAGS" help:"Further flags of tokenfork judge."`
+	Missing      bool     `help:"Submit again what is neither done nor queued."`
+	DryRun       bool     `help:"Show scripts, commands and an estimate of the cost, submit nothing." xor:"how"`
+	Print        string   `placeholder:"DIR" help:"Write scripts and commands into DIR for hand editing, submit nothing." xor:"how"`
+	Folder       string   `placeholder:"DIR" help:"Where scripts, lists and logs go; all nodes see it (default: slurm in the job's folder; for s3:// ./tokenfork-slurm/JOBID)."`
 }
 
 // clusterFlags become #SBATCH lines.
@@ -66,6 +73,7 @@ func (submitCmd) Help() string {
   tokenfork submit --job /shared/job --partition gpu --gpus 2 --infer-flags "--reference-tp 2" --throttle 20
   tokenfork submit --job s3://bucket/jobs/a --vllm "apptainer exec --nv /shared/vllm.sif vllm" --judge local --judge-model /models/judge
   tokenfork submit --job /shared/job --missing
+  tokenfork submit --predict texts.jsonl --job /shared/job --small-model DIR --reference-model DIR --partition gpu --predict-flags "--shards 40"
 `
 }
 
@@ -79,10 +87,15 @@ func (c *submitCmd) Run(ctx context.Context, con *console) error {
 	if o.Settings, err = c.settings(); err != nil {
 		return err
 	}
+	if len(c.Predict) > 0 {
+		if o.Corpus, err = c.corpus(ctx, con, s); err != nil {
+			return err
+		}
+	}
 	if o.Folder, err = c.folder(ctx, &o); err != nil {
 		return err
 	}
-	if err := slurm.Submit(ctx, o); err != nil || !c.DryRun {
+	if err := slurm.Submit(ctx, o); err != nil || !c.DryRun || o.Corpus != nil {
 		return err
 	}
 	return c.describeCost(ctx, con, o.JudgeFlags)
@@ -96,7 +109,7 @@ func (c *submitCmd) settings() (slurm.Settings, error) {
 	for _, list := range []struct {
 		to         *[]string
 		flag, line string
-	}{{&s.Sbatch, "--sbatch", c.Sbatch}, {&s.GPUSbatch, "--gpu-sbatch", c.GPUSbatch}, {&s.CPUSbatch, "--cpu-sbatch", c.CPUSbatch}, {&s.InferFlags, "--infer-flags", c.InferFlags}, {&s.JudgeFlags, "--judge-flags", c.JudgeFlags}} {
+	}{{&s.Sbatch, "--sbatch", c.Sbatch}, {&s.GPUSbatch, "--gpu-sbatch", c.GPUSbatch}, {&s.CPUSbatch, "--cpu-sbatch", c.CPUSbatch}, {&s.InferFlags, "--infer-flags", c.InferFlags}, {&s.PredictFlags, "--predict-flags", c.PredictFlags}, {&s.PlanFlags, "--plan-flags", c.PlanFlags}, {&s.JudgeFlags, "--judge-flags", c.JudgeFlags}} {
 		var err error
 		if *list.to, err = words(list.flag, list.line); err != nil {
 			return s, err
@@ -119,6 +132,28 @@ func (c *submitCmd) settings() (slurm.Settings, error) {
 		}
 	}
 	return s, nil
+}
+
+// corpus deals the texts, as predict does by the same flags.
+func (c *submitCmd) corpus(ctx context.Context, con *console, s store.Store) (*job.Corpus, error) {
+	flags, err := words("--predict-flags", c.PredictFlags)
+	if err != nil {
+		return nil, err
+	}
+	var p predictCmd
+	parser, err := kong.New(&p, kong.WithHyphenPrefixedParameters(true), kong.Exit(func(int) {}))
+	if err != nil {
+		return nil, err
+	}
+	args := slices.Concat(c.Predict, []string{"--job", c.Job}, flags)
+	if _, err := parser.Parse(args); err != nil {
+		return nil, failure.New(failure.Usage, "see tokenfork predict --help", "--predict-flags: %w", err)
+	}
+	if p.Out != "" || len(p.Shard) > 0 || p.TableOnly {
+		return nil, failure.New(failure.Usage, "leave them out", "--out, --shard and --table-only have no place in --predict-flags: the table goes into the job")
+	}
+	p.SmallModel, p.ReferenceModel = c.SmallModel, c.ReferenceModel
+	return p.corpus(ctx, con, s)
 }
 
 // further are the flags beside --job by which the job is reached.
@@ -164,9 +199,13 @@ func (c *submitCmd) folder(ctx context.Context, o *slurm.Options) (string, error
 	case !strings.Contains(o.Job, "://"):
 		return filepath.Join(o.Job, "slurm"), nil
 	}
-	j, err := job.Load(ctx, o.Store)
-	if err != nil {
+	id := ""
+	if o.Corpus != nil {
+		id = o.Corpus.ID
+	} else if j, err := job.Load(ctx, o.Store); err != nil {
 		return "", err
+	} else {
+		id = j.ID
 	}
-	return filepath.Abs(filepath.Join("tokenfork-slurm", j.ID))
+	return filepath.Abs(filepath.Join("tokenfork-slurm", id))
 }

@@ -33,7 +33,7 @@ type Submission struct {
 
 // SlurmJob is a job or job array of a submission. Task i works on Shards[i].
 type SlurmJob struct {
-	Stage   string `json:"stage"`          // infer, judge, merge or report
+	Stage   string `json:"stage"`          // predict, plan, infer, judge, merge or report
 	Side    string `json:"side,omitempty"` // of infer: small, reference or both
 	ID      string `json:"id"`
 	Cluster string `json:"cluster,omitempty"` // of a multi-cluster site
@@ -105,6 +105,11 @@ func (sub *Submission) Again() string {
 		args = append(slices.Clone(args), "--missing")
 	}
 	return "tokenfork " + shell.Join(args)
+}
+
+// OfTexts says whether it is a submission of predict and plan, and not of what follows.
+func (sub *Submission) OfTexts() bool {
+	return slices.ContainsFunc(sub.Args, func(arg string) bool { return arg == "--predict" || strings.HasPrefix(arg, "--predict=") })
 }
 
 // LogOf is the log's file name of the array's task, or of a job without tasks (-1).

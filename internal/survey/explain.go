@@ -109,7 +109,7 @@ func (v *view) next(r *Report) []string {
 	open, busy := v.openShards(r)
 	switch {
 	case len(open) > 0 && len(v.Submissions) > 0:
-		return []string{v.Submissions[len(v.Submissions)-1].Again()}
+		return []string{v.submitted()}
 	case len(open) > 0:
 		return v.byHand(open)
 	case busy || len(r.Jobs) > 0:
@@ -124,6 +124,17 @@ func (v *view) next(r *Report) []string {
 		return []string{job.Command(v.Store, "merge", v.which(r)...)}
 	}
 	return []string{job.Command(v.Store, "check")}
+}
+
+// submitted is the command that submits what is open: as it was submitted before, or,
+// where that was only predict, for the first time.
+func (v *view) submitted() string {
+	for _, s := range slices.Backward(v.Submissions) {
+		if s.OfTexts() != v.planned() {
+			return s.Again()
+		}
+	}
+	return job.Command(v.Store, "submit")
 }
 
 // which names a judging for merge where the job has several: the one that was
@@ -151,6 +162,9 @@ func (v *view) openShards(r *Report) (open map[[2]string][]int, busy bool) {
 	open = map[[2]string][]int{}
 	unread := map[int]bool{} // shards whose continuations are not finished: judge refuses them
 	for _, s := range r.Stages {
+		if s.Stage == "predict" && v.planned() {
+			continue // the plan has what it needs of them
+		}
 		waits := map[int]bool{}
 		for _, t := range s.Tasks {
 			waits[t.Shard] = t.State == Running || t.State == Queued

@@ -65,8 +65,8 @@ type Stage struct {
 	Side       string         `json:"side"` // small, reference, a judging's id, or a model of predict's
 	Unit       string         `json:"unit"` // what is counted: mismatches, or predict's texts
 	Shards     map[string]int `json:"shards"`
-	Done       int64          `json:"mismatches_done"` // of the unit; those in parts of unfinished shards included
-	Of         int64          `json:"mismatches"`      // of the unit
+	Done       int64          `json:"mismatches_done"`       // of the unit; those in parts of unfinished shards included
+	Of         int64          `json:"mismatches"`            // of the unit
 	PerSecond  float64        `json:"per_second"`            // of late
 	Left       float64        `json:"seconds_left,omitzero"` // at that rate; 0: not known
 	Last       time.Time      `json:"last,omitzero"`
@@ -81,7 +81,8 @@ type Report struct {
 	At          time.Time       `json:"at"`
 	Shards      int             `json:"shards"`
 	Mismatches  int64           `json:"mismatches"`
-	KeptObjects int             `json:"kept_objects"` // parts, answers and commits: grows with every bit of progress
+	Texts       int64           `json:"texts,omitzero"` // that predict reads
+	KeptObjects int             `json:"kept_objects"`   // parts, answers and commits: grows with every bit of progress
 	Stages      []*Stage        `json:"stages"`
 	Jobs        map[string]Live `json:"jobs,omitempty"`      // merge and report, while Slurm has them
 	MergeLog    string          `json:"merge_log,omitempty"` // of the last merge on Slurm, if there are no up-to-date results
@@ -130,6 +131,9 @@ func Status(ctx context.Context, o Options) (*Report, error) {
 		return nil, err
 	}
 	r := &Report{Job: j.ID, Place: o.Store.String(), At: time.Now().UTC().Truncate(time.Second), Shards: len(j.Shards), Mismatches: j.Mismatches}
+	if corpus != nil {
+		r.Texts = corpus.Texts
+	}
 	for _, t := range table.All() {
 		r.KeptObjects += t.Kept
 	}

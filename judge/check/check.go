@@ -51,7 +51,11 @@ func Check(ctx context.Context, o Options, tell func(Finding) error) error {
 		}
 		c.there[object.Key] = true
 	}
-	for _, part := range []func(context.Context) error{c.plan, c.judged, c.shards, c.unlisted, c.results} {
+	parts := []func(context.Context) error{c.predicted, c.plan, c.judged, c.shards, c.unlisted, c.results}
+	if c.there[job.CorpusKey] && !c.there[job.Key] { // its texts are not planned yet
+		parts = []func(context.Context) error{c.predicted, c.unfinished, c.unlisted}
+	}
+	for _, part := range parts {
 		if err := part(ctx); err != nil {
 			return err
 		}
@@ -217,7 +221,7 @@ func (c *checker) shards(ctx context.Context) error {
 	if err := c.engineFiles(ctx); err != nil {
 		return err
 	}
-	return c.unfinished()
+	return c.unfinished(ctx)
 }
 
 // take adds up what was seen of a shard.
@@ -255,19 +259,7 @@ func (c *checker) take(s *shard) error {
 // engineFiles compares the engines that rows name with the records.
 func (c *checker) engineFiles(ctx context.Context) error {
 	for _, side := range job.Sides {
-		key := job.EngineKey(side)
-		c.used[key] = true
-		if len(c.engines[side]) == 0 {
-			continue // nothing is generated yet, or by nobody
-		}
-		b, err := store.ReadAll(ctx, c.Store, key)
-		switch {
-		case errors.Is(err, fs.ErrNotExist):
-			err = c.say("restore it; without it the next infer task of this side is not compared with the earlier ones", "%s is missing", key)
-		case err == nil && !c.engines[side][job.EngineHash(b)]:
-			err = c.say("restore it, or remove it: the next infer task of this side then records its own", "%s is damaged: no continuation names its hash %s", key, job.EngineHash(b))
-		}
-		if err != nil {
+		if err := c.engineFile(ctx, job.EngineKey(side), c.engines[side]); err != nil {
 			return err
 		}
 	}
@@ -275,7 +267,7 @@ func (c *checker) engineFiles(ctx context.Context) error {
 }
 
 // unfinished names the tasks without a commit, a line for each stage and side.
-func (c *checker) unfinished() error {
+func (c *checker) unfinished(context.Context) error {
 	for at, shards := range c.open {
 		err := c.say("`"+c.command("status")+"` has the command", "%s of %s is not finished for shards %s: no commit.json there", at[0], at[1], tasks.Ranges(shards))
 		if err != nil {

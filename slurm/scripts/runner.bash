@@ -129,7 +129,7 @@ requeue() {
     say "hint: give it more time (--time), or plan with more and smaller shards"
   elif ((${SLURM_RESTART_COUNT:-0} >= MAX_REQUEUES)); then
     say "stopped by USR1; not requeued: MAX_REQUEUES=$MAX_REQUEUES is reached"
-    say "hint: tokenfork submit --job $JOB --missing"
+    say "hint: tokenfork status --job $JOB has the command that goes on"
   elif [[ $stopped_by == TERM ]]; then
     say "SIGTERM after USR1; not requeued"
   elif scontrol requeue "${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID"; then
@@ -137,6 +137,6 @@ requeue() {
     exit 75
   else
     say "stopped by USR1; scontrol requeue was refused"
-    say "hint: tokenfork submit --job $JOB --missing"
+    say "hint: tokenfork status --job $JOB has the command that goes on"
   fi
 }
