@@ -89,19 +89,23 @@ func (m *mainJob) predicted(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	write(append(texts, open)...)
-	m.small.Down(true) // all texts are known
+	m.small.Down(true) // all is in the parts
 	m.reference.Down(true)
-	must(t, []int{0}, predict(table)...)
+	must(t, []int{failure.Partial}, "predict", "--job", table+".parts", "--table-only", "--out", table)
 	m.small.Down(false)
 	m.reference.Down(false)
 	if after, err := os.ReadFile(table); err != nil || !bytes.Equal(before, after) {
 		t.Errorf("the table is another one: %v", err)
 	}
-	if left, err := filepath.Glob(table + ".*"); err != nil || len(left) > 0 {
+	write(append(texts, open)...)
+	parquet, whole := filepath.Join(dir, "table.parquet"), filepath.Join(dir, "whole.csv")
+	must(t, []int{0}, append(predict(whole), "--shards", "2")...)
+	if after, err := os.ReadFile(whole); err != nil || !bytes.Equal(before, after) {
+		t.Errorf("the table in two shards is another one: %v", err)
+	}
+	if left, err := filepath.Glob(whole + ".*"); err != nil || len(left) > 0 {
 		t.Errorf("left beside the table: %v, %v", left, err)
 	}
-	parquet := filepath.Join(dir, "table.parquet")
 	must(t, []int{0}, predict(parquet)...)
 	must(t, []int{0}, append([]string{"plan", parquet, "--dry-run", "--job", filepath.Join(dir, "job"), "--alignment", "next"}, m.models()...)...)
 
@@ -109,8 +113,9 @@ func (m *mainJob) predicted(t *testing.T) {
 		texts[i]["prompt"] = m.message(t, name)
 	}
 	write(texts...)
-	must(t, []int{0}, append(predict(table), "--chat")...)
-	m.sameAsTransformers(t, want, table)
+	chat := filepath.Join(dir, "chat.csv")
+	must(t, []int{0}, append(predict(chat), "--chat")...)
+	m.sameAsTransformers(t, want, chat)
 }
 
 // texts are the written ones as text again: the prompt, and the rest.
