@@ -13,8 +13,8 @@ import (
 	"testing"
 	"time"
 
-	"tokenfork/infer"
 	"tokenfork/internal/failure"
+	"tokenfork/internal/fleet"
 	"tokenfork/internal/job"
 	"tokenfork/internal/store/storetest"
 	"tokenfork/internal/vllm/fakevllm"
@@ -178,7 +178,7 @@ func TestPoisonRowIsSetAside(t *testing.T) {
 		t.Fatal("nothing is listed")
 	}
 	for _, row := range listed {
-		if !strings.Contains(strings.Join(row, " "), infer.ClassServerCrash) {
+		if !strings.Contains(strings.Join(row, " "), fleet.ClassServerCrash) {
 			t.Errorf("listed: %q", row)
 		}
 	}
