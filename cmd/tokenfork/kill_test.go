@@ -49,7 +49,7 @@ type pointed struct {
 	mu   sync.Mutex
 }
 
-var varying = regexp.MustCompile(`\b[0-9a-f]{8,}\b|[0-9A-Z]{20,}|[0-9]+`)
+var varying = regexp.MustCompile(`\b[a-z2-7]{12}\b|\b[0-9a-f]{8,}\b|[0-9A-Z]{20,}|[0-9]+`)
 
 // pass is at a point: a write of a kind of key.
 func (s *pointed) pass(when, verb, key string) {
