@@ -4,13 +4,13 @@ import (
 	"embed"
 	"encoding/json"
 	"fmt"
-	"os"
 	"path/filepath"
 	"strings"
 	"text/template"
 
 	"tokenfork/internal/failure"
 	"tokenfork/internal/job"
+	"tokenfork/internal/regular"
 )
 
 //go:embed prompts
@@ -81,7 +81,7 @@ func LoadPrompt(s Settings) (*Prompt, error) {
 		}
 		return newPrompt(judgingFormat, b.version, string(text), s)
 	case isFile && name == "file" && path != "":
-		text, err := os.ReadFile(path)
+		text, err := regular.Read(path)
 		if err != nil {
 			return nil, fmt.Errorf("read judge prompt: %w", err)
 		}

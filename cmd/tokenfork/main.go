@@ -73,6 +73,9 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	} else {
 		err = kctx.Run()
 	}
+	if ctx.Err() != nil && failure.Code(err) == failure.Other { // whatever was under way failed of it
+		err = failure.New(failure.Stopped, "run the same command again", "stopped on request: %w", err)
+	}
 	return report(stderr, err)
 }
 

@@ -10,6 +10,8 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+
+	"tokenfork/internal/regular"
 )
 
 const (
@@ -24,7 +26,7 @@ const (
 func ContentSum(dir string) (string, error) {
 	h := sha256.New()
 	for _, name := range []string{"config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja"} {
-		b, err := os.ReadFile(filepath.Join(dir, name))
+		b, err := regular.Read(filepath.Join(dir, name))
 		if err != nil && !errors.Is(err, os.ErrNotExist) {
 			return "", fmt.Errorf("identify model: %w", err)
 		}
@@ -50,7 +52,7 @@ func ContentSum(dir string) (string, error) {
 
 // sample hashes a file's name, its size and windows of its content.
 func sample(h hash.Hash, path string) error {
-	f, err := os.Open(path)
+	f, err := regular.Open(path)
 	if err != nil {
 		return err
 	}

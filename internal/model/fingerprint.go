@@ -4,7 +4,8 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
-	"os"
+
+	"tokenfork/internal/regular"
 )
 
 // Fingerprint identifies a model wherever its folder lies: sha256s in hex. Two are
@@ -51,7 +52,7 @@ func sum(data []byte) string {
 }
 
 func fileSum(path string) (string, error) {
-	data, err := os.ReadFile(path)
+	data, err := regular.Read(path)
 	if err != nil {
 		return "", err
 	}

@@ -9,11 +9,11 @@ import (
 	"fmt"
 	"io/fs"
 	"math"
-	"os"
 	"path/filepath"
 	"slices"
 
 	"tokenfork/internal/failure"
+	"tokenfork/internal/regular"
 )
 
 // Model is what config.json, generation_config.json and the headers of the weights
@@ -107,7 +107,7 @@ func Load(dir string) (*Model, error) {
 
 func readConfig(dir string) (*config, string, error) {
 	path := filepath.Join(dir, "config.json")
-	data, err := os.ReadFile(path)
+	data, err := regular.Read(path)
 	if err != nil {
 		return nil, "", failure.New(failure.Refused, "give a model folder with its config.json", "load model: %w", err)
 	}
@@ -195,7 +195,7 @@ func (m *Model) denseParameters(tied bool) int64 {
 // the config; none at all is possible.
 func readEOS(dir string, c *config) ([]int32, error) {
 	path := filepath.Join(dir, "generation_config.json")
-	data, err := os.ReadFile(path)
+	data, err := regular.Read(path)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("load model: %w", err)
 	}

@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"tokenfork/internal/failure"
+	"tokenfork/internal/regular"
 )
 
 // hubName is what a name on the hub may look like: ORG/NAME or NAME, and @REVISION.
@@ -63,7 +64,7 @@ func cached(name, cache string) (string, error) {
 	}
 	folder := filepath.Join(cache, "models--"+strings.ReplaceAll(repo, "/", "--"))
 	commit := revision
-	if ref, err := os.ReadFile(filepath.Join(folder, "refs", filepath.FromSlash(revision))); err == nil {
+	if ref, err := regular.Read(filepath.Join(folder, "refs", filepath.FromSlash(revision))); err == nil {
 		commit = strings.TrimSpace(string(ref))
 	}
 	dir := filepath.Join(folder, "snapshots", commit)

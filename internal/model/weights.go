@@ -10,10 +10,11 @@ import (
 	"io"
 	"io/fs"
 	"maps"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
+
+	"tokenfork/internal/regular"
 )
 
 // Source says where what is known of the weights comes from.
@@ -46,7 +47,7 @@ const (
 // readWeights looks at the index and headers in dir. The sum is that of the index,
 // else of the headers and names of the files, and empty without either.
 func readWeights(dir string) (Weights, string, error) {
-	data, err := os.ReadFile(filepath.Join(dir, indexFile))
+	data, err := regular.Read(filepath.Join(dir, indexFile))
 	if errors.Is(err, fs.ErrNotExist) {
 		return unindexed(dir)
 	}
@@ -130,7 +131,7 @@ func readHeaders(dir string, files []string) (Weights, string, error) {
 // readHeader reads the JSON at the start of a safetensors file: 8 bytes of length,
 // little endian, then the header.
 func readHeader(path string) ([]byte, error) {
-	file, err := os.Open(path)
+	file, err := regular.Open(path)
 	if err != nil {
 		return nil, err
 	}

@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"tokenfork/internal/failure"
+	"tokenfork/internal/regular"
 )
 
 // folder keeps each object as a file of the same relative path.
@@ -46,19 +47,15 @@ func (d *folder) Open(ctx context.Context, key string) (io.ReadCloser, error) {
 	if err := errors.Join(checkKey(key), ctx.Err()); err != nil {
 		return nil, err
 	}
-	f, err := os.Open(d.path(key))
+	if st, err := os.Stat(d.path(key)); err == nil && st.IsDir() {
+		return nil, fmt.Errorf("open %s: it is a folder: %w", d.path(key), fs.ErrNotExist)
+	}
+	f, err := regular.Open(d.path(key))
 	if missing(err) {
 		return nil, &fs.PathError{Op: "open", Path: d.path(key), Err: fs.ErrNotExist}
 	}
 	if err != nil {
 		return nil, err
-	}
-	st, err := f.Stat()
-	if err == nil && st.IsDir() {
-		err = fmt.Errorf("open %s: it is a folder: %w", f.Name(), fs.ErrNotExist)
-	}
-	if err != nil {
-		return nil, errors.Join(err, f.Close())
 	}
 	return f, nil
 }

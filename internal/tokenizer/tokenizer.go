@@ -14,6 +14,7 @@ import (
 	"unicode/utf8"
 
 	"tokenfork/internal/failure"
+	"tokenfork/internal/regular"
 )
 
 // Tokenizer maps token ids to bytes. It is immutable and safe for concurrent use.
@@ -36,7 +37,7 @@ type token struct {
 // Load reads the tokenizer.json at path. A file that is damaged, or of a kind that
 // cannot be decoded token by token, is refused.
 func Load(path string) (*Tokenizer, error) {
-	data, err := os.ReadFile(path)
+	data, err := regular.Read(path)
 	if errors.Is(err, os.ErrNotExist) {
 		return nil, failure.New(failure.Refused,
 			"a model with slow tokenizer files only gets one by transformers' AutoTokenizer.from_pretrained(DIR).save_pretrained(DIR)",

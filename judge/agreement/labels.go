@@ -4,12 +4,12 @@ import (
 	"encoding/csv"
 	"fmt"
 	"io"
-	"os"
 	"strconv"
 	"strings"
 
 	"tokenfork/internal/columnar"
 	"tokenfork/internal/failure"
+	"tokenfork/internal/regular"
 )
 
 // Place is a mismatch in a job.
@@ -24,7 +24,7 @@ type Labels map[Place]bool
 // ReadLabels reads labels from CSV or Parquet with the columns sentence_id,
 // mismatch_position and label: true or false, 1 or 0, same or different.
 func ReadLabels(path string) (Labels, error) {
-	f, err := os.Open(path)
+	f, err := regular.Open(path)
 	if err != nil {
 		return nil, fmt.Errorf("read gold labels: %w", err)
 	}

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"iter"
-	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -18,6 +17,7 @@ import (
 	"github.com/klauspost/compress/zstd"
 
 	"tokenfork/internal/failure"
+	"tokenfork/internal/regular"
 	"tokenfork/internal/vllm"
 )
 
@@ -55,7 +55,7 @@ func Read(files []string) iter.Seq2[Text, error] {
 }
 
 func readFile(name string, yield func(Text, error) bool) bool {
-	f, err := os.Open(name)
+	f, err := regular.Open(name)
 	if err != nil {
 		return yield(Text{}, err)
 	}
