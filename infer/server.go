@@ -32,6 +32,9 @@ type Servers struct {
 	// Keep is to have them for a later stage.
 	Length int
 	Keep   *fleet.Pool
+
+	Running *fleet.Pool // servers that an earlier stage has started; nil or empty: there are none
+	taken   bool        // those are used
 }
 
 // arrange finds the models that the task serves itself, and a place for each server.
@@ -52,7 +55,13 @@ func arrange(ctx context.Context, o *Options, plan *job.Plan, todo [2][]int) ([2
 		if plan.Settings.Deterministic {
 			f.Env = append(f.Env, "VLLM_BATCH_INVARIANT=1")
 		}
-		if models[side] = f; len(s.URLs) > 0 {
+		if s.Running != nil {
+			f.Running = s.Running.Take()
+			if s.taken = len(f.Running) > 0; s.taken {
+				f.URLs = nil // theirs, if they are at URLs
+			}
+		}
+		if models[side] = f; len(s.URLs)+len(f.Running) > 0 {
 			continue
 		}
 		var err error
@@ -129,7 +138,7 @@ func recordEngine(ctx context.Context, o *Options, plan *job.Plan, side job.Side
 	}
 	if _, own := s.Engine(); own {
 		// What a later stage wants beyond that changes no label.
-		if longer := servedLength(plan, side, o.Servers[side].Length); e.MaxModelLen == strconv.Itoa(longer) {
+		if longer := servedLength(plan, side, o.Servers[side].Length); e.MaxModelLen == strconv.Itoa(longer) || o.Servers[side].taken {
 			e.MaxModelLen = strconv.Itoa(servedLength(plan, side, 0))
 		}
 	}

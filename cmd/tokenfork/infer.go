@@ -23,7 +23,8 @@ type inferCmd struct {
 	Retry      bool   `help:"Do again what failed or is damaged in finished shards."`
 	Side       string `enum:"small,reference,both" default:"both" help:"Which model's server to run: small, reference or both."`
 
-	keep *fleet.Pool `kong:"-"` // of run: takes the reference's servers, for a local judge
+	running [2]*fleet.Pool `kong:"-"` // of run: the models' servers that predict has started
+	keep    *fleet.Pool    `kong:"-"` // of run: takes the reference's servers, for a local judge
 }
 
 // Help shows how it is used.
@@ -71,6 +72,9 @@ func (c *inferCmd) run(ctx context.Context, con *console, who job.Attempt) error
 	o.Shards, o.Retry, o.Who = c.Shard, c.Retry, who
 	if c.keep != nil {
 		o.Servers[job.Reference].Keep, o.Servers[job.Reference].Length = c.keep, judgeLength
+	}
+	for side, pool := range c.running {
+		o.Servers[side].Running = pool
 	}
 	switch c.Side {
 	case job.Small.String():

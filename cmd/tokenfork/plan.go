@@ -55,7 +55,7 @@ func (planCmd) Help() string {
 
 // tableFlags say what is read.
 type tableFlags struct {
-	Inputs         []string `arg:"" name:"input" help:"The table: CSV (plain, gzip, zstd, xz or bzip2), Parquet or Arrow; paths, patterns, s3://… or - for standard input."`
+	Inputs         []string `arg:"" optional:"" name:"input" help:"The table: CSV (plain, gzip, zstd, xz or bzip2), Parquet or Arrow; paths, patterns, s3://… or - for standard input."`
 	Delimiter      string   `default:"," placeholder:"CHAR" help:"Delimiter of the cells in CSV: a character, or tab."`
 	Layout         string   `enum:"auto,study,r2r" default:"auto" help:"Columns of the table: auto, study or r2r."`
 	Small          string   `placeholder:"NAME" help:"Small model, as the table names it (default: 1.5)."`
@@ -213,6 +213,9 @@ func (f *tableFlags) settle(s *job.Settings) {
 
 // sources are the table's files.
 func (f *tableFlags) sources(ctx context.Context, o store.Options) ([]table.Source, error) {
+	if len(f.Inputs) == 0 {
+		return nil, failure.New(failure.Usage, "name its files, or - for standard input", "no table is named")
+	}
 	var all []table.Source
 	delimiter := f.Delimiter
 	if delimiter == "tab" || delimiter == `\t` {

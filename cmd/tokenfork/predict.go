@@ -32,13 +32,27 @@ type predictCmd struct {
 	Shard        []int `placeholder:"K,…" help:"Work on these shards only, and write no table."`
 	Retry        bool  `help:"Also with --shard, read again what failed or is damaged in finished shards."`
 	TableOnly    bool  `help:"Start nothing: write the table from what is finished."`
+
+	further predictFurther `kong:"-"` // of run
+}
+
+// predictFurther is what the stages want that run has to go on with predict's servers.
+type predictFurther struct {
+	keep          []*fleet.Pool // takes both models' servers
+	length        [2]int        // tokens that each must take beyond the texts, or in all
+	deterministic bool
+}
+
+// textFlags say how texts are read.
+type textFlags struct {
+	MaxResponse int  `default:"1024" placeholder:"N" help:"Longest response that the reference writes where a text has none."`
+	Chat        bool `help:"Put prompts, as a user's messages, and chats into the model's chat template."`
 }
 
 // predictFlags say what is read, and by which servers.
 type predictFlags struct {
+	textFlags         `embed:""`
 	Shards            int           `placeholder:"N" help:"Cut the texts into so many shards (default: by their size)."`
-	MaxResponse       int           `default:"1024" placeholder:"N" help:"Longest response that the reference writes where a line has none."`
-	Chat              bool          `help:"Put prompts, as a user's messages, and chats into the model's chat template."`
 	SmallURL          []string      `name:"small-url" placeholder:"URL" help:"Servers of the small model that already run."`
 	ReferenceURL      []string      `name:"reference-url" placeholder:"URL" help:"Servers of the reference model that already run."`
 	SmallArgs         string        `placeholder:"ARGS" help:"Further flags for vllm serve of the small model."`
@@ -47,6 +61,9 @@ type predictFlags struct {
 	Stall             time.Duration `default:"10m" help:"Without an answer for so long, a server is looked at."`
 	AllowMixedEngines bool          `help:"Go on although another vLLM or other flags read the first texts."`
 }
+
+// predictStall is more than a server takes for 32 long texts.
+const predictStall = 10 * time.Minute
 
 // Help shows how it is used.
 func (predictCmd) Help() string {
@@ -76,7 +93,7 @@ func (c *predictCmd) Run(ctx context.Context, con *console) error {
 	}
 	if !c.TableOnly {
 		o := predict.Options{Store: s, Corpus: corpus, Shards: c.Shard, Retry: c.Retry || len(c.Shard) == 0, PartEvery: c.PartEvery, Grace: c.Grace, Stall: c.Stall,
-			AllowMixedEngines: c.AllowMixedEngines, Log: con.logger(), Console: con.err}
+			AllowMixedEngines: c.AllowMixedEngines, Keep: c.further.keep, Deterministic: c.further.deterministic, Log: con.logger(), Console: con.err}
 		o.Serve = func(n int) (*fleet.Model, error) { return c.serve(corpus, n, at) }
 		err := at.watched(ctx, con, "predict", c.Shard, "both", func(who job.Attempt) error {
 			o.Who = who
@@ -162,8 +179,12 @@ func (c *predictCmd) serve(corpus *job.Corpus, n int, at *jobFlags) (*fleet.Mode
 		return nil, failure.New(failure.Refused, "give the one that began, or begin in another place",
 			"%s is not the %s model that began to read these texts: %s", dir, m.Side, strings.Join(d, "; "))
 	}
+	if c.further.deterministic {
+		f.Env = append(f.Env, "VLLM_BATCH_INVARIANT=1")
+	}
+	longest := max(corpus.Longest+c.further.length[0], c.further.length[1])
 	// The longest text has at most so many tokens as bytes, and usually a third of them.
-	f.MaxModelLen, f.Longest = (corpus.Longest+255)/256*256, (corpus.Longest+2)/3
+	f.MaxModelLen, f.Longest = (longest+255)/256*256, (longest+2)/3
 	if m.MaxPositions > 0 {
 		f.MaxModelLen, f.Longest = min(f.MaxModelLen, m.MaxPositions), min(f.Longest, m.MaxPositions)
 	}

@@ -21,6 +21,7 @@ import (
 	"tokenfork/internal/job"
 	"tokenfork/internal/shell"
 	"tokenfork/internal/vllm/fakevllm"
+	"tokenfork/judge/merge"
 	"tokenfork/slurm/slurmtest"
 )
 
@@ -283,4 +284,27 @@ func TestPredictOnSlurm(t *testing.T) {
 	if n := len(c.submissions()); n != 2 {
 		t.Errorf("%d submissions", n)
 	}
+}
+
+// run over texts gives the results of predict and a run over its table, and loads each
+// model once; started again it starts nothing.
+func TestRunFromTexts(t *testing.T) {
+	j := newFakeTexts(t, 10)
+	own := ownedFakes(t, j.dir)
+	flags := append([]string{"--judge", "none", "--max-response", "9", "--max-new-tokens", "8", "--tmp", j.dir}, own...)
+	one, two := filepath.Join(j.dir, "one"), filepath.Join(j.dir, "two")
+	if n := starts(must(t, []int{0}, append([]string{"run", "--texts", j.file, "--job", one}, flags...)...)); n != 2 {
+		t.Errorf("%d servers were started, want 2", n)
+	}
+	table := filepath.Join(j.dir, "table.csv")
+	must(t, []int{0}, j.args("--out", table)...)
+	j.check(t, table, "beside")
+	must(t, []int{0}, append([]string{"run", table, "--job", two, "--alignment", "next"}, flags...)...)
+	if d := differs(t, one, two); !slices.Equal(d, []string{merge.FailuresKey}) { // it names the job
+		t.Errorf("%v differ", d)
+	}
+	if n := starts(must(t, []int{0}, append([]string{"run", "--texts", j.file, "--job", one}, flags...)...)); n != 0 {
+		t.Errorf("%d servers were started for what is done", n)
+	}
+	must(t, []int{failure.Usage}, append([]string{"run", table, "--texts", j.file, "--job", one}, flags...)...)
 }

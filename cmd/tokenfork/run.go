@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"slices"
@@ -11,7 +12,7 @@ import (
 	"tokenfork/internal/model"
 )
 
-// runCmd is plan, infer, judge and merge in order.
+// runCmd is plan, infer, judge and merge in order, and perhaps predict before them.
 type runCmd struct {
 	jobFlags   `embed:""`
 	workFlags  `embed:""`
@@ -19,6 +20,8 @@ type runCmd struct {
 	planFlags  `embed:""`
 	inferFlags `embed:""`
 	judgeFlags `embed:""`
+	textFlags  `embed:""`
+	Texts      []string `type:"existingfile" sep:"none" placeholder:"FILE" help:"Begin with these texts instead of a table: have both models read them, as predict does."`
 }
 
 // Help shows how it is used.
@@ -29,6 +32,7 @@ Examples:
   tokenfork run table.csv --job ./job --small-model DIR --reference-model DIR --judge none
   tokenfork run table.csv --job ./job --small-model DIR --reference-model DIR --reference-tp 2 \
     --judge https://host/v1 --judge-model NAME
+  tokenfork run --texts texts.jsonl --job ./job --small-model DIR --reference-model DIR --judge none
 `
 }
 
@@ -39,13 +43,29 @@ func (c *runCmd) Run(ctx context.Context, con *console) (err error) {
 	if c.Judge == "" { // known before hours of GPU time, not after
 		return failure.New(failure.Usage, "give --judge URL, --judge local, or --judge none", "nobody is named to judge")
 	}
-	plan := planCmd{jobFlags: c.jobFlags, modelFlags: c.modelFlags, planFlags: c.planFlags}
-	infer := inferCmd{jobFlags: c.jobFlags, workFlags: c.workFlags, modelFlags: c.modelFlags, inferFlags: c.inferFlags, Side: "both"}
-	merge := mergeCmd{Job: c.Job, storeFlags: c.storeFlags, workFlags: c.workFlags, judgeFlags: c.judgeFlags}
+	if len(c.Texts) > 0 && len(c.Inputs) > 0 {
+		return failure.New(failure.Usage, "leave one of them out", "a table and --texts are both named")
+	}
 	shared, err := c.judgedByReference()
 	if err != nil {
 		return err
 	}
+	least := 0 // tokens that the servers must take
+	if shared {
+		least = judgeLength
+	}
+	var left error // texts that predict left out
+	var running [2]*fleet.Pool
+	if len(c.Texts) > 0 {
+		running = [2]*fleet.Pool{new(fleet.Pool), new(fleet.Pool)}
+		defer func() { err = errors.Join(err, running[0].Close(), running[1].Close()) }()
+		if left = c.predict(ctx, con, running[:], least); left != nil && failure.Code(left) != failure.Partial {
+			return left
+		}
+	}
+	plan := planCmd{jobFlags: c.jobFlags, modelFlags: c.modelFlags, planFlags: c.planFlags}
+	infer := inferCmd{jobFlags: c.jobFlags, workFlags: c.workFlags, modelFlags: c.modelFlags, inferFlags: c.inferFlags, Side: "both", running: running}
+	merge := mergeCmd{Job: c.Job, storeFlags: c.storeFlags, workFlags: c.workFlags, judgeFlags: c.judgeFlags}
 	if shared {
 		pool := new(fleet.Pool)
 		infer.keep, merge.kept = pool, pool
@@ -60,7 +80,7 @@ func (c *runCmd) Run(ctx context.Context, con *console) (err error) {
 		case err != nil && failure.Code(err) != failure.Partial:
 			return err
 		case stage == &plan:
-			skipped = err // which no later stage counts
+			skipped = cmp.Or(err, left) // which no later stage counts
 		case stage == &merge && err == nil:
 			return skipped
 		case stage == &merge:
@@ -68,6 +88,29 @@ func (c *runCmd) Run(ctx context.Context, con *console) (err error) {
 		}
 	}
 	return nil
+}
+
+// predict has both models read the texts and names their table to plan. Where infer
+// needs both, it goes on with their servers, which take so many tokens at least.
+func (c *runCmd) predict(ctx context.Context, con *console, keep []*fleet.Pool, least int) error {
+	p := predictCmd{Texts: c.Texts, Job: c.Job, storeFlags: c.storeFlags, workFlags: c.workFlags, modelFlags: c.modelFlags}
+	p.textFlags, p.Stall, p.AllowMixedEngines = c.textFlags, predictStall, c.AllowMixedEngines
+	p.SmallURL, p.ReferenceURL, p.SmallArgs, p.ReferenceArgs, p.ReferenceTP = c.SmallURL, c.ReferenceURL, c.SmallArgs, c.ReferenceArgs, c.ReferenceTP
+	settings := c.labelFlags.settings()
+	p.further.deterministic = settings.Deterministic
+	if settings.Trajectories == job.Own {
+		p.further.keep = keep
+		p.further.length = [2]int{settings.MaxNewTokens + 1, least}
+	}
+	c.Inputs = []string{c.Job + "/" + job.TableKey}
+	if c.Alignment == "auto" {
+		c.Alignment = "next" // as predict writes it
+	}
+	err := p.Run(ctx, con)
+	if len(keep[0].Servers()) == 0 || len(keep[1].Servers()) == 0 { // one alone would be in the way of the layout
+		err = errors.Join(err, keep[0].Close(), keep[1].Close())
+	}
+	return err
 }
 
 // judgedByReference says whether a local judge is the reference's model, served alike:

@@ -39,6 +39,8 @@ type Model struct {
 	URLs []string
 	Key  string // of the servers at URLs
 
+	Running []Server // that an earlier stage of the process has started: no others are
+
 	Model          *model.Model // for servers of the task's own
 	Command        []string     // "vllm", or what stands before its arguments in a container
 	Args           []string     // to vllm serve, after the program's
@@ -80,7 +82,7 @@ func Arrange(ctx context.Context, models [2]*Model, log *slog.Logger) (fleets [2
 			continue
 		}
 		fleets[i] = &Fleet{model: m, served: vllm.NewName(), log: log}
-		if len(m.URLs) == 0 {
+		if len(m.URLs)+len(m.Running) == 0 {
 			needs[i] = &gpu.Need{Name: m.Name, Model: m.Model, Longest: m.Longest, Cost: m.Cost, TP: m.TensorParallel, Args: m.Args}
 		}
 	}
@@ -119,6 +121,9 @@ func Arrange(ctx context.Context, models [2]*Model, log *slog.Logger) (fleets [2
 	return fleets, nil
 }
 
+// Args are the user's flags of the model's servers.
+func (f *Fleet) Args() []string { return f.model.Args }
+
 // Arrivals are a model's servers on their way up, each on its own.
 type Arrivals struct {
 	Loading context.Context // done once no more are wanted: Enough was called, or the task told to stop
@@ -139,6 +144,11 @@ func (f *Fleet) Up(ctx context.Context, come func(context.Context, Server) error
 	loading, enough := context.WithCancel(ctx)
 	done := make(chan struct{})
 	up := &Arrivals{Loading: loading, Enough: enough, Done: done}
+	for _, s := range f.model.Running {
+		up.loads.Go(func() {
+			up.come(come, func() (Server, error) { return s, nil })
+		})
+	}
 	for _, url := range f.model.URLs {
 		up.loads.Go(func() {
 			up.come(come, func() (Server, error) { return newRemote(url, f.model.Key, f.log) })
@@ -186,7 +196,7 @@ func (up *Arrivals) Close(keep *Pool) error {
 	up.Enough()
 	up.loads.Wait()
 	if keep != nil {
-		keep.put(up.servers)
+		keep.Put(up.servers)
 		return nil
 	}
 	return Close(up.servers)
@@ -227,10 +237,18 @@ type Pool struct {
 	servers []Server
 }
 
-func (p *Pool) put(servers []Server) {
+// Put adds servers.
+func (p *Pool) Put(servers []Server) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.servers = append(p.servers, servers...)
+}
+
+// Servers are those that nobody has taken yet.
+func (p *Pool) Servers() []Server {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.servers
 }
 
 // Take gives the servers away, to whom they then belong; none if none were kept.

@@ -32,6 +32,10 @@ type Options struct {
 	Retry  bool  // read again what failed or is damaged in finished shards
 	// Serve says where the model of that number is served.
 	Serve func(n int) (*fleet.Model, error)
+	// Keep takes the models' servers, by number, for a later stage: those of two models
+	// then run at once. nil: each model has the GPUs for itself, and its servers end.
+	Keep          []*fleet.Pool
+	Deterministic bool // as the engine's record says
 
 	AllowMixedEngines bool
 
@@ -61,14 +65,27 @@ func Run(ctx context.Context, o Options) error {
 	work, cancel := stage.Graceful(ctx, o.Grace)
 	defer cancel(nil)
 	var sum stage.Summary
+	together := sync.OnceValues(func() ([2]*fleet.Fleet, error) { return o.arrange(ctx, 0, 1) })
 	for n := range slices.Backward(o.Corpus.Models) {
-		r := &reading{Options: &o, n: n, model: &o.Corpus.Models[n], sum: &sum}
+		r := &reading{Options: &o, n: n, model: &o.Corpus.Models[n], sum: &sum, together: together}
 		if err := r.run(ctx, work); err != nil {
 			return stopped(ctx, err)
 		}
 	}
 	return sum.Result("readings of texts failed, and the table lacks those texts",
 		"give the servers a larger --max-model-len, or shorter texts, and run the same command")
+}
+
+// arrange finds places for the servers of one model or two.
+func (o *Options) arrange(ctx context.Context, numbers ...int) ([2]*fleet.Fleet, error) {
+	var models [2]*fleet.Model
+	for i, n := range numbers {
+		var err error
+		if models[i], err = o.Serve(n); err != nil {
+			return [2]*fleet.Fleet{}, err
+		}
+	}
+	return fleet.Arrange(ctx, models, o.Log)
 }
 
 func stopped(ctx context.Context, err error) error {
@@ -91,6 +108,8 @@ type reading struct {
 	alone   sync.RWMutex // held for writing by a request that is suspected of killing servers
 	meter   *progress.Meter
 	sum     *stage.Summary
+
+	together func() ([2]*fleet.Fleet, error) // places of two models whose servers are kept
 }
 
 // inFlight is how many texts a server reads at once: each is a whole prefill.
@@ -121,7 +140,13 @@ func (r *reading) run(admit, ctx context.Context) (err error) {
 		}
 		return err
 	}
-	defer func() { err = errors.Join(err, fleet.Close(r.servers)) }()
+	defer func() {
+		if r.Keep != nil {
+			r.Keep[r.n].Put(r.servers)
+			return
+		}
+		err = errors.Join(err, fleet.Close(r.servers))
+	}()
 	total := int64(0)
 	for _, k := range todo {
 		total += int64(r.Corpus.Shards[k].Texts)
@@ -182,18 +207,25 @@ func (r *reading) worthRetrying(ctx context.Context, t job.Task) (bool, error) {
 
 // connect brings up the model's servers.
 func (r *reading) connect(ctx context.Context) error {
-	m, err := r.Serve(r.n)
-	if err != nil {
+	var at *fleet.Fleet
+	if r.Keep != nil {
+		both, err := r.together()
+		if err != nil {
+			return err
+		}
+		at = both[r.n]
+	} else {
+		one, err := r.arrange(ctx, r.n)
+		if err != nil {
+			return err
+		}
+		at = one[0]
+	}
+	var err error
+	if r.servers, err = at.All(ctx); err != nil {
 		return err
 	}
-	fleets, err := fleet.Arrange(ctx, [2]*fleet.Model{m}, r.Log)
-	if err != nil {
-		return err
-	}
-	if r.servers, err = fleets[0].All(ctx); err != nil {
-		return err
-	}
-	if err := r.check(ctx, m.Args); err != nil {
+	if err := r.check(ctx, at.Args()); err != nil {
 		return errors.Join(err, fleet.Close(r.servers))
 	}
 	r.slots = make(chan fleet.Server, inFlight*len(r.servers))
@@ -220,7 +252,7 @@ func (r *reading) check(ctx context.Context, args []string) error {
 			r.length = served.MaxModelLen
 		}
 	}
-	var e fleet.Engine
+	e := fleet.Engine{Deterministic: r.Deterministic}
 	if err := e.Ask(ctx, r.servers[0], args, 0); err != nil {
 		return err
 	}
