@@ -23,8 +23,8 @@ const AnalysisTokens = 150
 
 // Bounds of an estimate's sample.
 const (
-	sampleSize    = 1000 // questions
-	sampledShards = 16   // of a job: to read all manifests of a large one takes too long
+	sampleSize    = 400 // questions
+	sampledShards = 16  // of a job: to read all manifests of a large one takes too long
 )
 
 // Estimate is what a judging takes, by a sample of its questions.

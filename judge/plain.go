@@ -6,10 +6,10 @@ import (
 	"unicode"
 )
 
-// controls are the spellings that tokenizers of any family read as one control
+// controlToken is the spellings that tokenizers of any family read as one control
 // token: ends of turns and texts, roles, tools, thinking. A text that holds one
-// would end the judge's turn or begin another.
-var controls = regexp.MustCompile(strings.Join([]string{
+// would end the judge's turn or begin another. It matches at the beginning of a text.
+var controlToken = regexp.MustCompile(`^(?:` + strings.Join([]string{
 	`<[|｜][^<>|｜\s]{1,64}[|｜]>`,                       // <|im_end|>, <｜end▁of▁sentence｜>
 	`<[|｜][A-Za-z_/"]{1,40}>|<[A-Za-z_/"]{1,40}[|｜]>`, // <|turn>, <turn|>
 	`</?[A-Za-z][A-Za-z0-9]*(?:_[A-Za-z0-9]+)+>`,      // <start_of_turn>, <tool_call>
@@ -19,14 +19,31 @@ var controls = regexp.MustCompile(strings.Join([]string{
 		`CLS|SEP|PAD|MASK|UNK|BOS|EOS|UNUSED\d+|unused\d+|[gs]MASK|control_\d+)\]`,
 	`◁/?[^◁▷\s]{1,40}▷`,   // ◁/think▷
 	`\]~!?b[\[\]]|\[e~\[`, // ]~b], [e~[
-}, "|"))
+}, "|") + `)`)
+
+// longestControl is more bytes than any control token has.
+const longestControl = 300
 
 // plain shows control tokens as words that no tokenizer reads as one.
 func plain(text string) string {
-	if !strings.ContainsAny(text, "<[◁]") {
+	var out strings.Builder
+	done := 0
+	for at := 0; at < len(text); at++ {
+		switch text[at] {
+		case '<', '[', ']', "◁"[0]: // all begin so
+			if n := len(controlToken.FindString(text[at:min(len(text), at+longestControl)])); n > 0 {
+				out.WriteString(text[done:at])
+				out.WriteString(controlWords(text[at : at+n]))
+				done = at + n
+				at = done - 1
+			}
+		}
+	}
+	if done == 0 {
 		return text
 	}
-	return controls.ReplaceAllStringFunc(text, controlWords)
+	out.WriteString(text[done:])
+	return out.String()
 }
 
 // controlWords is a control token in words: [end of text], [im end], [think token].

@@ -1,13 +1,12 @@
 package shard
 
 import (
-	"bytes"
 	"slices"
 	"strconv"
+	"strings"
 	"sync/atomic"
 	"unicode"
 	"unicode/utf8"
-	"unsafe"
 
 	"tokenfork/internal/job"
 )
@@ -119,7 +118,7 @@ func (a *analyst) contexts() string {
 		a.contextEnds = append(a.contextEnds, len(b))
 		from = p
 	}
-	return unsafe.String(unsafe.SliceData(b), len(b)) // b is not touched any more
+	return string(b)
 }
 
 // appendCell writes a cell as encoding/csv does.
@@ -129,7 +128,7 @@ func appendCell(b []byte, s string) []byte {
 	}
 	b = append(b, '"')
 	for {
-		i := bytes.IndexByte(unsafe.Slice(unsafe.StringData(s), len(s)), '"')
+		i := strings.IndexByte(s, '"')
 		if i < 0 {
 			return append(append(b, s...), '"')
 		}

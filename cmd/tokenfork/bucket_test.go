@@ -26,8 +26,6 @@ var update = flag.Bool("update", false, "rewrite terraform/testdata/recording.js
 // terraform/ are tested for.
 func (m *mainJob) inBucket(t *testing.T, first string) {
 	s3 := storetest.StartS3(t)
-	t.Setenv("TOKENFORK_S3_ENDPOINT", s3.URL)
-	t.Setenv("TOKENFORK_S3_PATH_STYLE", "true")
 	table, err := os.ReadFile(m.table)
 	if err != nil {
 		t.Fatal(err)
@@ -39,7 +37,9 @@ func (m *mainJob) inBucket(t *testing.T, first string) {
 		t.Fatal(err)
 	}
 	at := "s3://" + s3.Bucket + "/jobs/first"
-	on := func(args ...string) []string { return append(args, "--job", at) }
+	on := func(args ...string) []string {
+		return append(args, "--job", at, "--s3-endpoint", s3.URL, "--s3-path-style")
+	}
 
 	must(t, []int{0}, on(append([]string{"plan", "s3://" + s3.Bucket + "/tables/*.csv", "--max-new-tokens", maxNewTokens}, m.models()...)...)...)
 	must(t, []int{0, failure.Other}, on("doctor", "--vllm", "")...) // a Slurm without a cluster may be here, which it says

@@ -128,6 +128,7 @@ func python(t *testing.T, script string, args ...string) string {
 
 // TestMainJob is the whole of it, from the table to what readers see.
 func TestMainJob(t *testing.T) {
+	t.Parallel()
 	m := newMainJob(t)
 	first := filepath.Join(t.TempDir(), "first")
 	run := append([]string{"run", m.table, "--job", first, "--max-new-tokens", maxNewTokens}, m.models()...)
@@ -160,27 +161,42 @@ func TestMainJob(t *testing.T) {
 	})
 	t.Run("a table from texts", func(t *testing.T) { m.predicted(t) })
 	t.Run("in a bucket", func(t *testing.T) { m.inBucket(t, first) })
-	t.Run("four shards, and killed at any moment", func(t *testing.T) { m.killed(t, first) })
-	t.Run("two at once", func(t *testing.T) { m.twice(t, first) })
-	t.Run("a zombie wakes", func(t *testing.T) { m.zombie(t, first) })
-	t.Run("stopped by SIGTERM", func(t *testing.T) { m.stopped(t, first, syscall.SIGTERM) })
-	t.Run("stopped by SIGUSR1", func(t *testing.T) { m.stopped(t, first, syscall.SIGUSR1) })
-	t.Run("servers gone for a while", func(t *testing.T) { m.gone(t, first) })
-	t.Run("servers that come late or never", func(t *testing.T) { m.late(t, first) })
-	t.Run("a server hangs", func(t *testing.T) { m.hung(t, first) })
-	t.Run("a task needs its manifest alone", func(t *testing.T) { m.alone(t) })
-	t.Run("on Slurm", func(t *testing.T) { m.onSlurm(t, first) })
+	t.Run("whatever happens", func(t *testing.T) { m.whatever(t, first) })
 	t.Run("every damage is named", func(t *testing.T) { m.damaged(t, first) })
-	t.Run("merged early", func(t *testing.T) {
-		dir := filepath.Join(t.TempDir(), "job")
-		m.plan(t, dir, 2)
-		must(t, []int{0}, append(m.infer(dir), "--shard", "1")...)
-		out := must(t, []int{failure.Refused}, "merge", "--job", dir, "--judge", "none")
-		if !strings.Contains(out, "infer of shard 0, small") {
-			t.Errorf("what is missing is not named:\n%s", out)
-		}
-		must(t, []int{failure.Partial}, "merge", "--job", dir, "--judge", "none", "--allow-missing")
-	})
+}
+
+// whatever is all that befalls a run; each has a way of its own to the servers,
+// and most of them wait most of the time.
+func (m *mainJob) whatever(t *testing.T, first string) {
+	for name, test := range map[string]func(*mainJob, *testing.T, string){
+		"four shards, and killed at any moment": (*mainJob).killed,
+		"two at once":                           (*mainJob).twice,
+		"a zombie wakes":                        (*mainJob).zombie,
+		"stopped by SIGTERM":                    func(m *mainJob, t *testing.T, first string) { m.stopped(t, first, syscall.SIGTERM) },
+		"stopped by SIGUSR1":                    func(m *mainJob, t *testing.T, first string) { m.stopped(t, first, syscall.SIGUSR1) },
+		"servers gone for a while":              (*mainJob).gone,
+		"servers that come late or never":       (*mainJob).late,
+		"a server hangs":                        (*mainJob).hung,
+		"a task needs its manifest alone":       (*mainJob).alone,
+		"on Slurm":                              (*mainJob).onSlurm,
+		"merged early":                          (*mainJob).early,
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			test(&mainJob{m.table, m.small.Again(t), m.reference.Again(t)}, t, first)
+		})
+	}
+}
+
+func (m *mainJob) early(t *testing.T, _ string) {
+	dir := filepath.Join(t.TempDir(), "job")
+	m.plan(t, dir, 2)
+	must(t, []int{0}, append(m.infer(dir), "--shard", "1")...)
+	out := must(t, []int{failure.Refused}, "merge", "--job", dir, "--judge", "none")
+	if !strings.Contains(out, "infer of shard 0, small") {
+		t.Errorf("what is missing is not named:\n%s", out)
+	}
+	must(t, []int{failure.Partial}, "merge", "--job", dir, "--judge", "none", "--allow-missing")
 }
 
 // late gives the small model two further servers: work begins without them, and
@@ -483,7 +499,7 @@ func (m *mainJob) hung(t *testing.T, first string) {
 	sameResults(t, first, dir)
 }
 
-func (m *mainJob) alone(t *testing.T) {
+func (m *mainJob) alone(t *testing.T, _ string) {
 	whole, bare := filepath.Join(t.TempDir(), "job"), filepath.Join(t.TempDir(), "bare")
 	m.plan(t, whole, 3)
 	manifest := job.ManifestKey(1)

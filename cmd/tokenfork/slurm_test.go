@@ -33,6 +33,7 @@ type slurmJob struct {
 	folder  string   // where the job's objects lie as files
 	where   []string // --job, and how it is reached
 	asked   []string // of submit, each time
+	env     []string // further, of tokenfork and its tasks
 }
 
 // onSlurm runs the job under all that a cluster does to its tasks. Whatever
@@ -113,13 +114,10 @@ func TestPlanProbesTheStore(t *testing.T) {
 // the first one is killed: another takes its place and nothing is lost. The
 // reference continues both forks here.
 func TestTasksStartServers(t *testing.T) {
+	t.Parallel()
 	m := &mainJob{table: filepath.Join(vllmtest.Root(), ".cache/demo.csv")}
-	for _, v := range vllmtest.Env {
-		name, value, _ := strings.Cut(v, "=")
-		t.Setenv(name, value)
-	}
 	scratch := t.TempDir()
-	j := &slurmJob{mainJob: m, t: t, cluster: slurmtest.Start(t), folder: filepath.Join(t.TempDir(), "job")}
+	j := &slurmJob{mainJob: m, t: t, cluster: slurmtest.Start(t), folder: filepath.Join(t.TempDir(), "job"), env: vllmtest.Env}
 	j.where = []string{"--job", j.folder}
 	t.Cleanup(j.tell)
 	kind := []string{"--trajectories", "reference", "--max-new-tokens", "10"}
@@ -141,7 +139,7 @@ func TestTasksStartServers(t *testing.T) {
 // command is one of tokenfork's about the job, on a host of the cluster.
 func (j *slurmJob) command(args ...string) *exec.Cmd {
 	cmd, _ := command(append(args, j.where...)...)
-	cmd.Env = append(j.cluster.Env(), "TOKENFORK_TEST_MAIN=1")
+	cmd.Env = append(append(j.cluster.Env(), "TOKENFORK_TEST_MAIN=1"), j.env...)
 	return cmd
 }
 

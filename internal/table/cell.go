@@ -5,7 +5,6 @@ import (
 	"errors"
 	"math"
 	"strconv"
-	"unsafe"
 )
 
 // tooLarge is the first whole number that a float64 column may have rounded.
@@ -93,7 +92,7 @@ func parseExponent(b []byte) (int64, error) {
 func isDigit(c byte) bool { return c-'0' <= 9 }
 
 func checkLarge(digits []byte) (int64, error) {
-	n, err := strconv.ParseInt(text(digits), 10, 64)
+	n, err := strconv.ParseInt(string(digits), 10, 64)
 	if err != nil || n >= tooLarge {
 		return 0, errLarge
 	}
@@ -105,7 +104,7 @@ func parseID(b []byte) (int64, error) {
 	if n, err := parseCount(b); err == nil {
 		return n, nil
 	}
-	if n, err := strconv.ParseInt(text(b), 10, 64); err == nil && n != blank {
+	if n, err := strconv.ParseInt(string(b), 10, 64); err == nil && n != blank {
 		return n, nil
 	}
 	if len(b) > 1 && b[0] == '-' {
@@ -118,7 +117,7 @@ func parseID(b []byte) (int64, error) {
 
 // parseMeasure reads a float64, NaN for a blank.
 func parseMeasure(b []byte) (float64, error) {
-	f, err := strconv.ParseFloat(text(b), 64)
+	f, err := strconv.ParseFloat(string(b), 64)
 	switch {
 	case err == nil:
 		return f, nil
@@ -129,6 +128,3 @@ func parseMeasure(b []byte) (float64, error) {
 	}
 	return 0, errNumber
 }
-
-// text views b as a string without a copy; it must not outlive b.
-func text(b []byte) string { return unsafe.String(unsafe.SliceData(b), len(b)) }

@@ -5,7 +5,6 @@ import (
 	"math"
 	"math/bits"
 	"sync"
-	"unsafe"
 
 	"tokenfork/internal/job"
 )
@@ -113,7 +112,7 @@ func (s *scanner) cell(row int, r role) []byte {
 
 // numbers reads a column of ids of up to 16 digits; the others are left to number.
 func (s *scanner) numbers(r role, first, end int) {
-	b, at, width, dst := unsafe.Pointer(unsafe.SliceData(s.b)), s.at[s.schema.fields[r]:], s.schema.width, s.ints[r][:end]
+	b, at, width, dst := s.b, s.at[s.schema.fields[r]:], s.schema.width, s.ints[r][:end]
 	for row, i := first, first*width; row < len(dst); row, i = row+1, i+width {
 		from, to := at[i]+1, at[i+1]
 		n := uint(to - from)
@@ -151,8 +150,12 @@ func (s *scanner) number(row int, r role) int64 {
 
 // strings reads a column of sentence ids that are text.
 func (s *scanner) strings(r role, first, end int) {
+	before := ""
 	for row := first; row < end; row++ {
-		s.texts[sideOf(r)][row] = text(s.cell(row, r))
+		if cell := s.cell(row, r); string(cell) != before { // rows of a text follow one another
+			before = string(cell)
+		}
+		s.texts[sideOf(r)][row] = before
 	}
 }
 
@@ -160,7 +163,7 @@ func (s *scanner) strings(r role, first, end int) {
 // first digits will do.
 func (s *scanner) measures(dst []float64, r role, first, end int) {
 	dst = dst[:end]
-	b, at, width := unsafe.Pointer(unsafe.SliceData(s.b)), s.at[s.schema.fields[r]:], s.schema.width
+	b, at, width := s.b, s.at[s.schema.fields[r]:], s.schema.width
 	small, reference := s.ints[smallPrediction][:len(dst)], s.ints[referencePrediction][:len(dst)]
 	all := s.req.ExactMeasures || !s.schema.HasReference
 	var d decimal
@@ -198,7 +201,7 @@ func (s *scanner) measure(d *decimal, row int, r role, from, to int, exact bool)
 
 // roughly reads a digit, a point, 8 to 24 digits and maybe a negative exponent as
 // decimal does, which is what nearly all measures are.
-func roughly(b unsafe.Pointer, from, to uint32) (float64, bool) {
+func roughly(b []byte, from, to uint32) (float64, bool) {
 	n, ten := to-from-2, tens[99]
 	if n-8 > 20 {
 		return 0, false
@@ -226,9 +229,7 @@ func roughly(b unsafe.Pointer, from, to uint32) (float64, bool) {
 }
 
 // load gives eight bytes of a buffer that has them, be they slack.
-func load(b unsafe.Pointer, at uint32) uint64 {
-	return binary.LittleEndian.Uint64((*[8]byte)(unsafe.Add(b, at))[:])
-}
+func load(b []byte, at uint32) uint64 { return binary.LittleEndian.Uint64(b[at:]) }
 
 // inOneBin is m times ten; ok if all numbers from there up to m+1 times ten are
 // in one bin, with room for the rounding here.

@@ -5,11 +5,13 @@ package storetest
 import (
 	"bytes"
 	"context"
+	"errors"
 	"net"
 	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -30,11 +32,8 @@ const (
 // use on a machine builds the server, which takes a minute or two.
 func StartS3(t testing.TB) *Proxy {
 	t.Helper()
-	for name, value := range map[string]string{
-		"AWS_ACCESS_KEY_ID": accessKey, "AWS_SECRET_ACCESS_KEY": secretKey, "AWS_SESSION_TOKEN": "", "AWS_REGION": region,
-		"AWS_PROFILE": "", "AWS_CONFIG_FILE": os.DevNull, "AWS_SHARED_CREDENTIALS_FILE": os.DevNull, "AWS_EC2_METADATA_DISABLED": "true",
-	} {
-		t.Setenv(name, value)
+	if err := setVariables(); err != nil {
+		t.Fatal(err)
 	}
 	root, socket := t.TempDir(), filepath.Join(shortDir(t), "s3")
 	p := &Proxy{Bucket: "bucket", Folder: filepath.Join(root, "bucket")}
@@ -64,6 +63,18 @@ func StartS3(t testing.TB) *Proxy {
 	p.start(t, p.backend)
 	return p
 }
+
+// setVariables sets them for good: the same for all tests of a process, which may
+// run side by side.
+var setVariables = sync.OnceValue(func() (err error) {
+	for name, value := range map[string]string{
+		"AWS_ACCESS_KEY_ID": accessKey, "AWS_SECRET_ACCESS_KEY": secretKey, "AWS_SESSION_TOKEN": "", "AWS_REGION": region,
+		"AWS_PROFILE": "", "AWS_CONFIG_FILE": os.DevNull, "AWS_SHARED_CREDENTIALS_FILE": os.DevNull, "AWS_EC2_METADATA_DISABLED": "true",
+	} {
+		err = errors.Join(err, os.Setenv(name, value))
+	}
+	return err
+})
 
 // Again is another way to the same server, with faults of its own.
 func (p *Proxy) Again(t testing.TB) *Proxy {
