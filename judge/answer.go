@@ -18,7 +18,7 @@ const (
 	LogprobFree   = "logprob_free"   // the verdict's token, nothing forced
 	ByVotes       = "votes"          // share of the askings that say so
 	Self          = "self"           // the judge's own word
-	Identical     = "identical"      // nobody was asked
+	Identical     = "identical"      // the judge was not asked
 )
 
 // answer is what a judge said.

@@ -75,7 +75,7 @@ func TestDryRunGivesWhatARunAsks(t *testing.T) {
 			total[name] += n
 		}
 	}
-	if total[AskedNobody] != 20 || e.Questions != 79 {
+	if total[NotAsked] != 20 || e.Questions != 79 {
 		t.Errorf("estimated %+v, counted %v", e, total)
 	}
 	o.Model = "fake"

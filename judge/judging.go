@@ -46,7 +46,7 @@ type Record struct {
 	Flags  []string `json:"flags,omitempty"` // of tokenfork judge, by which it was last judged
 }
 
-// Unknown are the flags of a judge that nobody has named: placeholders.
+// Unknown are the flags of a judge that is not named: placeholders.
 var Unknown = []string{"--judge", "URL|local", "--judge-model", "NAME"}
 
 // FlagsOf are the flags that go on with the judging of that id, or, if it is "",

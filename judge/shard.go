@@ -187,7 +187,7 @@ const (
 	ComputedTokens  = "computed_tokens" // of the prompt tokens, the others
 	IdealTokens     = "ideal_tokens"    // the least that a judge would compute with the beginnings of the last prompts in its cache
 	GeneratedTokens = "generated_tokens"
-	AskedNobody     = "identical"
+	NotAsked        = "identical"
 	Repeated        = "repeated"
 )
 
@@ -195,7 +195,7 @@ const (
 func (r *runner) used() job.Counters {
 	u := r.client.Usage()
 	now := job.Counters{Requests: u.Requests, PromptTokens: u.PromptTokens, CachedTokens: u.CachedTokens, GeneratedTokens: u.CompletionTokens,
-		ComputedTokens: u.PromptTokens - u.CachedTokens, IdealTokens: r.judge.sent.ideal(u.PromptTokens), AskedNobody: r.judge.count.identical.Load(), Repeated: r.judge.count.repeated.Load()}
+		ComputedTokens: u.PromptTokens - u.CachedTokens, IdealTokens: r.judge.sent.ideal(u.PromptTokens), NotAsked: r.judge.count.identical.Load(), Repeated: r.judge.count.repeated.Load()}
 	r.counts.mu.Lock()
 	defer r.counts.mu.Unlock()
 	delta := job.Counters{}

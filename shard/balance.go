@@ -32,7 +32,7 @@ func (l loads) Swap(i, j int) { l[i], l[j] = l[j], l[i] }
 func (l *loads) Push(any)     {}
 func (l *loads) Pop() any     { return nil }
 
-// balance deals the texts out to n shards: the costliest first, each to the
+// balance splits the texts into n shards: the costliest first, each to the
 // shard with the least cost so far. Within a shard they are in the table's order.
 func balance(all []planned, n int) [][]planned {
 	byCost := slices.Clone(all)

@@ -90,16 +90,16 @@ func (p *planner) manifests(ctx context.Context, head job.Plan) ([]job.Shard, er
 	if err != nil {
 		return nil, err
 	}
-	shards := make([]job.Shard, len(p.dealt))
+	shards := make([]job.Shard, len(p.split))
 	g, ctx := errgroup.WithContext(ctx)
 	g.SetLimit(manifestsAtOnce)
-	for k, s := range p.dealt {
+	for k, s := range p.split {
 		g.Go(func() error {
 			said := job.Shard{Texts: len(s), Cost: costOf(s)}
 			for _, x := range s {
 				said.Mismatches += int(x.mismatches)
 			}
-			h := job.Header{Plan: head, Index: k, Of: len(p.dealt), Shard: said}
+			h := job.Header{Plan: head, Index: k, Of: len(p.split), Shard: said}
 			_, err := create(ctx, p.Store, job.ManifestKey(k), func(w io.Writer) (err error) {
 				said.SHA256, err = writer.Write(w, h, p.spooled(ctx, s))
 				return err
@@ -126,7 +126,7 @@ func (p *planner) spooled(ctx context.Context, all []planned) iter.Seq2[[]byte, 
 	}
 }
 
-// same refuses if the job that is there was planned otherwise. The input is
+// same refuses if the job that is there was planned with different settings. The input is
 // compared once it was read.
 func (p *planner) same() error {
 	now := job.Plan{Settings: p.settings, Models: p.Models, Ends: p.Ends}
@@ -135,7 +135,7 @@ func (p *planner) same() error {
 		return err
 	}
 	if len(lines) > 0 {
-		return failure.New(failure.Refused, "ask for what the job has, or plan into another place", "job %s was planned otherwise: %s", p.Store, strings.Join(lines, "; "))
+		return failure.New(failure.Refused, "use the settings of the job, or plan into another place", "job %s was planned with different settings: %s", p.Store, strings.Join(lines, "; "))
 	}
 	return nil
 }

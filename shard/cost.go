@@ -20,7 +20,7 @@ const (
 	decodeAt       = 2500
 	prefillDoubles = 50_000
 	cacheBlock     = 16   // tokens the prefix cache shares at a time
-	leastCost      = 1e-6 // of a text, so that even idle ones are dealt out evenly
+	leastCost      = 1e-6 // of a text, so that even texts without work are spread evenly
 )
 
 // Work is what a side's server has to do, in tokens.

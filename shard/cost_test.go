@@ -115,7 +115,7 @@ func TestCostGrowsWithPosition(t *testing.T) {
 	}
 }
 
-// TestBalance deals out 10,000 texts of heavy-tailed cost.
+// TestBalance splits 10,000 texts of heavy-tailed cost.
 func TestBalance(t *testing.T) {
 	r := rand.New(rand.NewPCG(2, 2))
 	for _, tail := range []float64{0.5, 1.5, 3} {

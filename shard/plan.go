@@ -34,7 +34,7 @@ type planner struct {
 	spool       *spool
 	out         *outputs
 	all         []planned
-	dealt       [][]planned // the shards
+	split       [][]planned // the shards
 	fingerprint hash.Hash   // of the input
 	total       tally
 	estimate    Estimate
@@ -130,7 +130,7 @@ func (p *planner) request() table.Request {
 		NeedReference: s.Trajectories != job.Real, ExactMeasures: s.Trajectories == job.Real}
 }
 
-// headRows are looked at before anything is decided.
+// headRows are read before anything is decided.
 const headRows = 50_000
 
 type pull = func() (*table.Batch, error, bool)
@@ -150,7 +150,7 @@ func (p *planner) head(next pull) ([]*table.Batch, error) {
 		rows += b.Rows
 	}
 	if len(head) == 0 {
-		return nil, failure.New(failure.Refused, "is it the right file, and was it written to the end?", "%s has a header but no rows", p.Sources[0].Name)
+		return nil, failure.New(failure.Refused, "check that this is the right file and that it is complete", "%s has a header but no rows", p.Sources[0].Name)
 	}
 	return head, nil
 }
@@ -296,7 +296,7 @@ func (p *planner) tell() {
 	}
 }
 
-// sum brings the analysts' tallies together, checks what they found, and deals
+// sum brings the analysts' tallies together, checks what they found, and splits
 // the texts out.
 func (p *planner) sum() error {
 	for range cap(p.analysts) {
@@ -321,8 +321,8 @@ func (p *planner) sum() error {
 		e.GPUHours[side] = t.cost[side] / 1e9 / 3600
 	}
 	e.Shards = p.shards((t.cost[0] + t.cost[1]) / 1e9)
-	p.dealt = balance(p.all, e.Shards)
-	for _, s := range p.dealt {
+	p.split = balance(p.all, e.Shards)
+	for _, s := range p.split {
 		e.Largest = max(e.Largest, costOf(s))
 	}
 	if !p.writes {

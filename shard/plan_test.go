@@ -218,7 +218,7 @@ func TestPlanAgain(t *testing.T) {
 		want   string
 	}{
 		"settings": {func(o *Options) { o.Settings.MaxNewTokens, o.Settings.Trajectories = 64, "reference" },
-			`was planned otherwise: max_new_tokens is 128 there, 64 now; trajectories is "own" there, "reference" now`},
+			`was planned with different settings: max_new_tokens is 128 there, 64 now; trajectories is "own" there, "reference" now`},
 		"alignment": {func(o *Options) { o.Settings.Alignment = "same" }, `alignment is "next" there, "same" now`},
 		"models":    {func(o *Options) { o.Models[1].Fingerprint.Weights = "other" }, `reference model's weights is`},
 		"shards":    {func(o *Options) { o.Shards.Count = 2 }, "has 4 shards, asked for are 2"},

@@ -1,5 +1,5 @@
 // Package shard plans a job: it reads the table once, finds the mismatches,
-// and deals the texts out to shards that cost about the same.
+// and splits the texts into shards that cost about the same.
 package shard
 
 import (

@@ -32,7 +32,7 @@ func newSpool(tmp string) (*spool, error) {
 // rowBytes is about what a row takes in the spool.
 const rowBytes = 10
 
-// announce says how large the spool will be; rows may be 0, if nobody knows.
+// announce says how large the spool will be; rows may be 0 if the number is not known.
 func (sp *spool) announce(log *slog.Logger, rows int64) {
 	dir := filepath.Dir(sp.file.Name())
 	free := "unknown"

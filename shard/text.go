@@ -144,9 +144,9 @@ func (st *stitcher) bad(p *table.Problem) error {
 	case p.Lost && !st.textIDs:
 		return failure.New(failure.Refused, "if sentence ids are not all numbers: --sentence-id-type string", "%w", p)
 	case p.Lost:
-		return failure.New(failure.Refused, "mend the row", "%w", p)
+		return failure.New(failure.Refused, "correct the row", "%w", p)
 	case !st.skipBad:
-		return failure.New(failure.Refused, "mend the table, or leave such texts out with --on-bad-text skip", "%w", p)
+		return failure.New(failure.Refused, "correct the table, or leave such texts out with --on-bad-text skip", "%w", p)
 	case st.open.problem == nil:
 		st.open.problem = p.Clone()
 	}

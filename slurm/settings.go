@@ -51,7 +51,7 @@ type Settings struct {
 	Judge                      string // URL, local or none
 	JudgeModel                 string
 	JudgeFlags                 []string
-	Offline                    bool // nodes reach no network
+	Offline                    bool // compute nodes have no network
 
 	Lead        time.Duration // SIGUSR1 before the time limit
 	Grace       time.Duration
@@ -66,11 +66,11 @@ func (s *Settings) validate() error {
 	switch {
 	case s.Lead < s.Grace+commitTime:
 		return failure.New(failure.Usage, fmt.Sprintf("--signal-lead %s or more, or a shorter --grace", s.Grace+commitTime),
-			"SIGUSR1 comes %s before the time limit, but what is in flight may take %s and its commit %s", s.Lead, s.Grace, commitTime)
+			"SIGUSR1 comes %s before the time limit, but running requests may take %s and the commit %s", s.Lead, s.Grace, commitTime)
 	case s.Time > 0 && s.Time <= s.Lead:
 		return failure.New(failure.Usage, "a longer --time", "a time limit of %s ends before SIGUSR1's lead of %s", s.Time, s.Lead)
 	case s.Judge == "":
-		return failure.New(failure.Usage, "--judge URL, local or none", "no word on who judges")
+		return failure.New(failure.Usage, "use --judge URL, --judge local or --judge none", "no judge given")
 	case s.Throttle < 0 || s.CPUs < 0:
 		return failure.New(failure.Usage, "0 leaves it to the script", "negative number of tasks or CPUs")
 	}

@@ -385,7 +385,7 @@ func (p *plan) refused(ctx context.Context, sub *job.Submission, a *array, cause
 	if a.shards != nil {
 		what = fmt.Sprintf("%s array 0-%d (shards %s)", strings.TrimSpace(a.stage+" "+a.side), len(a.shards)-1, tasks.Ranges(a.shards))
 	}
-	err := failure.New(failure.Refused, "mend it and resume with `"+sub.Again()+"`: what is queued is not submitted again",
+	err := failure.New(failure.Refused, "fix it and resume with `"+sub.Again()+"`: what is queued is not submitted again",
 		"%s refused: %w; %s", what, cause, describe(sub))
 	return errors.Join(err, sub.Save(ctx, p.Store))
 }

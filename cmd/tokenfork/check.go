@@ -14,7 +14,7 @@ type checkCmd struct {
 
 // Help shows how it is used.
 func (checkCmd) Help() string {
-	return `Nothing is written. Each line names what is missing, damaged or out of date, and below it the command that mends it.
+	return `Nothing is written. Each line names what is missing, damaged or out of date, and below it the command that fixes it.
 
 Examples:
   tokenfork check --job ./job
@@ -28,7 +28,7 @@ func (c *checkCmd) Run(ctx context.Context, con *console) error {
 		return err
 	}
 	err = check.Check(ctx, check.Options{Store: s, TempDir: c.Tmp, Console: con.err}, func(f check.Finding) error {
-		_, err := fmt.Fprintf(con.out, "%s\n  mend: %s\n", f.Said, f.Mend)
+		_, err := fmt.Fprintf(con.out, "%s\n  fix: %s\n", f.Said, f.Fix)
 		return err
 	})
 	if err == nil {

@@ -77,7 +77,7 @@ func damageOne(t *testing.T, r *rand.Rand, dir, key string) error {
 		}
 		var said bytes.Buffer
 		code := run(t.Context(), []string{"check", "--job", dir}, &said, &said)
-		if out := said.String(); code != failure.Refused || !strings.Contains(out, named) || !strings.Contains(out, "mend: ") && key != "job.json" {
+		if out := said.String(); code != failure.Refused || !strings.Contains(out, named) || !strings.Contains(out, "fix: ") && key != "job.json" {
 			t.Errorf("%s %s: exit code %d, the checker is broken:\n%s", key, what, code, out)
 		}
 		if err := os.WriteFile(path, whole, 0o600); err != nil {

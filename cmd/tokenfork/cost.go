@@ -175,7 +175,7 @@ func (c *submitCmd) describeCost(ctx context.Context, con *console, flags []stri
 	if o.Store, err = c.open(ctx, o.Log); err != nil {
 		return err
 	}
-	if c.Judge == judgeNobody {
+	if c.Judge == noJudge {
 		return describeInfer(ctx, con.out, o)
 	}
 	return j.describeJob(ctx, con, o)

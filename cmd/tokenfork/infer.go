@@ -41,8 +41,8 @@ func (inferCmd) Help() string {
 type workFlags struct {
 	VLLM         string        `name:"vllm" default:"vllm" placeholder:"CMD" env:"TOKENFORK_VLLM" help:"Command that runs vLLM, container or environment included."`
 	StartTimeout time.Duration `default:"30m" help:"How long a server may take to start."`
-	Grace        time.Duration `default:"20s" help:"After SIGTERM or SIGUSR1, how long what is in flight may take."`
-	PartEvery    time.Duration `default:"1m" help:"How often what is finished is put in the job at least."`
+	Grace        time.Duration `default:"20s" help:"How long running requests may continue after SIGTERM or SIGUSR1."`
+	PartEvery    time.Duration `default:"1m" help:"Save finished texts at least this often."`
 }
 
 // inferFlags say how continuations are generated; none changes what they are.
@@ -53,7 +53,7 @@ type inferFlags struct {
 	ReferenceArgs     string        `placeholder:"ARGS" help:"Further flags for vllm serve of the reference model."`
 	ReferenceTP       int           `name:"reference-tp" placeholder:"N" help:"GPUs that each server of the reference is spread over (tensor parallel; default: the fewest that will do)."`
 	InFlight          int           `placeholder:"N" help:"Requests in flight per server (default: found by measuring)."`
-	Stall             time.Duration `default:"2m" help:"Without a token for so long, a server is looked at."`
+	Stall             time.Duration `default:"2m" help:"Probe a server that has produced no token for this long."`
 	ReplayMinAgree    float64       `name:"replay-min-agreement" default:"0.95" placeholder:"F" help:"Share of recorded predictions that the server must repeat."`
 	Audit             *float64      `placeholder:"F" help:"Share of the replayed forks that are generated as well, to check; never changes the results (default: as planned by --replay audit=F, else 0.005)."`
 	AllowMixedEngines bool          `help:"Go on although another vLLM or other flags made the job's first parts."`

@@ -22,7 +22,7 @@ type jobFlags struct {
 // storeFlags say how a store is reached.
 type storeFlags struct {
 	s3Flags      `embed:""`
-	SingleWriter bool   `help:"The store cannot keep two writers apart, and no task is ever started twice at once."`
+	SingleWriter bool   `help:"Allow a store without conditional writes; you ensure that no task runs twice at once."`
 	Tmp          string `type:"path" placeholder:"DIR" env:"TMPDIR" help:"Folder for temporary files (default: $TMPDIR)."`
 }
 

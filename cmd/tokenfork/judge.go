@@ -50,7 +50,7 @@ Examples:
 
 // judgeFlags say who judges and how.
 type judgeFlags struct {
-	Judge            string            `aliases:"judge-url" placeholder:"URL|local|none" env:"TOKENFORK_JUDGE" help:"An OpenAI-compatible server (http, https or unix URL), a vLLM of our own, or nobody."`
+	Judge            string            `aliases:"judge-url" placeholder:"URL|local|none" env:"TOKENFORK_JUDGE" help:"An OpenAI-compatible server (http, https or unix URL), a vLLM that tokenfork starts (local), or none."`
 	JudgeModel       string            `placeholder:"NAME|PATH" help:"The judge: as its server calls it, or a model folder or cached hub name for --judge local."`
 	JudgePrompt      string            `placeholder:"seed|r2r|file=PATH" help:"How the question is put (default: seed, or r2r for a job of --preset r2r); see docs/judge.md."`
 	JudgeContext     judge.ContextRule `default:"sentences=2" placeholder:"RULE" help:"Real text that the judge sees before the fork: mismatch, sentences=N or tokens=N."`
@@ -61,7 +61,7 @@ type judgeFlags struct {
 	JudgeTemperature string            `default:"0" placeholder:"T" help:"Temperature of the judge; default leaves it to the model."`
 	JudgeMaxTokens   int               `default:"512" placeholder:"N" help:"Longest analysis; asked once more with four times as many when it is cut."`
 	JudgeSeed        int64             `placeholder:"N" help:"Decides what --blind shows first, and sampling."`
-	JudgeNormalise   string            `default:"space" enum:"space,exact" help:"When continuations count as identical, so that nobody is asked: but for white space, or exactly."`
+	JudgeNormalise   string            `default:"space" enum:"space,exact" help:"Skip the judge for continuations that are equal exactly, or after ignoring white space."`
 	JudgeBody        string            `placeholder:"JSON" help:"JSON object merged into each question, for example to turn thinking off; part of the judging."`
 	JudgeQuery       map[string]string `placeholder:"NAME=VALUE" help:"Query parameters added to each URL of the judge (Azure's api-version)."`
 	JudgeHeader      map[string]string `placeholder:"NAME=ENVVAR" help:"Headers added to each request to the judge, each with the value of an environment variable."`
@@ -76,8 +76,8 @@ type judgeFlags struct {
 	kept *fleet.Pool `kong:"-"` // of run: servers of the judge's model that already run
 }
 
-// judgeNobody leaves the verdict columns null.
-const judgeNobody = "none"
+// noJudge leaves the verdict columns null.
+const noJudge = "none"
 
 // Run is the command.
 func (c *judgeCmd) Run(ctx context.Context, con *console) error {
@@ -88,8 +88,8 @@ func (c *judgeCmd) Run(ctx context.Context, con *console) error {
 }
 
 func (c *judgeCmd) run(ctx context.Context, con *console, who job.Attempt) error {
-	if c.Judge == "" || c.Judge == judgeNobody {
-		return failure.New(failure.Usage, "give --judge URL or --judge local --judge-model PATH", "nobody to judge")
+	if c.Judge == "" || c.Judge == noJudge {
+		return failure.New(failure.Usage, "give --judge URL or --judge local --judge-model PATH", "no judge given")
 	}
 	o, err := c.judge(ctx, con, &c.jobFlags, &c.workFlags)
 	if err != nil {

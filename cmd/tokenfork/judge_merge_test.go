@@ -81,7 +81,7 @@ func TestJudgeThenMerge(t *testing.T) {
 	url := fakeJudge(t, &broken)
 
 	out := tokenfork(t, failure.Usage, "merge --job "+dir)
-	if !strings.Contains(out, "nobody is named to judge it") {
+	if !strings.Contains(out, "no judge is given") {
 		t.Errorf("got %s", out)
 	}
 	tokenfork(t, failure.Partial, "merge --job "+dir+" --judge none")

@@ -46,8 +46,8 @@ func TestJudgeName(t *testing.T) {
 
 func TestJudgeUsage(t *testing.T) {
 	for _, c := range []struct{ args, says string }{
-		{"judge --job J", "nobody to judge"},
-		{"judge --job J --judge none", "nobody to judge"},
+		{"judge --job J", "no judge given"},
+		{"judge --job J --judge none", "no judge given"},
 		{"judge --job J --judge http://h --votes 3", "3 votes at temperature 0"},
 		{"judge --job J --judge http://h --judge-temperature warm", `judge temperature "warm"`},
 		{"judge --job J --judge http://h --budget $5", "without prices"},

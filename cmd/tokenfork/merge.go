@@ -22,7 +22,7 @@ type mergeCmd struct {
 	storeFlags   `embed:""`
 	workFlags    `embed:""`
 	judgeFlags   `embed:""`
-	Judging      string `placeholder:"ID" help:"Which of the job's judgings to merge, if there are several and --judge names nobody."`
+	Judging      string `placeholder:"ID" help:"Which of the job's judgings to merge, if there are several and no --judge is given."`
 	Format       string `enum:"results,r2r" default:"results" help:"r2r also writes r2r.csv, which R2R's step 4 reads."`
 	CSVSafe      bool   `name:"csv-safe" help:"In CSV files, put ' before text that a spreadsheet would take for a formula."`
 	AllowMissing bool   `help:"Merge what is there although tasks are unfinished; summary.json says so."`
@@ -138,11 +138,11 @@ func judgedAlike(jobs []string, by []*judge.Record) error {
 }
 
 // judged judges what is not yet judged, or takes the job's only judging where
-// nobody is named; nil if the results are to have no verdicts.
+// no judge is given; nil if the results are to have no verdicts.
 func (c *mergeCmd) judged(ctx context.Context, con *console, j *jobFlags, s store.Store) (*judge.Record, error) {
 	id := c.Judging
 	switch c.Judge {
-	case judgeNobody:
+	case noJudge:
 		return nil, nil
 	case "":
 	default:
@@ -177,7 +177,7 @@ func choose(s store.Store, all []judge.Record, id string) (*judge.Record, error)
 	case len(which) == 1:
 		return &which[0], nil
 	case len(all) == 0:
-		return nil, failure.New(failure.Usage, "give --judge URL, --judge local, or --judge none", "%s is not judged, and nobody is named to judge it", s)
+		return nil, failure.New(failure.Usage, "give --judge URL, --judge local, or --judge none", "%s is not judged, and no judge is given", s)
 	case id != "":
 		return nil, failure.New(failure.Usage, "its judgings are "+describe(all), "%s has no judging %s", s, id)
 	}

@@ -53,7 +53,7 @@ func summaryOf(t *testing.T, dir string) (s merge.Summary) {
 	return s
 }
 
-// However the texts were dealt out, be it to more shards than are merged at
+// However the texts were split into shards, be it to more shards than are merged at
 // once, the results are the same bytes.
 func TestMergeIsTheSameForAnyShards(t *testing.T) {
 	one, many := jobtest.Make(t, 70, 1).String(), jobtest.Make(t, 70, 67).String()

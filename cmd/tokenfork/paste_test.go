@@ -43,7 +43,7 @@ func TestPrintedCommandsCanBePasted(t *testing.T) {
 		if strings.ContainsAny(said.String(), "\x1b\a\u202e\r") {
 			t.Errorf("%q prints what acts on a terminal: %q", args[0], &said)
 		}
-		for _, m := range regexp.MustCompile(`(?s)(?:next: |mend: )(tokenfork .*?pwned.*?gnp'.*?)\n`).FindAllStringSubmatch(said.String(), -1) {
+		for _, m := range regexp.MustCompile(`(?s)(?:next: |fix: )(tokenfork .*?pwned.*?gnp'.*?)\n`).FindAllStringSubmatch(said.String(), -1) {
 			words := paste(m[1])
 			commands[words[0]]++
 			if i := slices.Index(words, "--job"); i < 0 || words[i+1] != dir {

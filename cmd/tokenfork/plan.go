@@ -77,7 +77,7 @@ type labelFlags struct {
 	TopP          float64 `name:"top-p" default:"1" help:"Only with a temperature."`
 	Seed          int64   `default:"0" help:"Only with a temperature."`
 	Margins       bool    `help:"Record each continuation's smallest lead of the best token over the next."`
-	Deterministic bool    `help:"Have vLLM answer the same whatever else it computes; refuse where it cannot."`
+	Deterministic bool    `help:"Require batch-invariant output from vLLM; fail if it is unavailable."`
 }
 
 // shardFlags say how the work is cut, and by which throughput it is estimated.

@@ -115,7 +115,7 @@ func TestPlanAgain(t *testing.T) {
 	}{
 		{nil, 0, " is planned at " + job},
 		{nil, 0, " was planned before, and nothing changed, at " + job},
-		{[]string{"--max-new-tokens", "64", "--margins"}, failure.Refused, "was planned otherwise: margins is false there, true now; max_new_tokens is 128 there, 64 now"},
+		{[]string{"--max-new-tokens", "64", "--margins"}, failure.Refused, "was planned with different settings: margins is false there, true now; max_new_tokens is 128 there, 64 now"},
 		{[]string{"--shards", "2", "--shard-cost", "5"}, failure.Usage, "--shards, --shard-time and --shard-cost all say how large a shard is"},
 		{[]string{"--shards", "-1"}, failure.Usage, "--shards -1"},
 	} {

@@ -58,7 +58,7 @@ type predictFlags struct {
 	SmallArgs         string        `placeholder:"ARGS" help:"Further flags for vllm serve of the small model."`
 	ReferenceArgs     string        `placeholder:"ARGS" help:"Further flags for vllm serve of the reference model."`
 	ReferenceTP       int           `name:"reference-tp" placeholder:"N" help:"GPUs that each server of the reference is spread over (tensor parallel; default: the fewest that will do)."`
-	Stall             time.Duration `default:"10m" help:"Without an answer for so long, a server is looked at."`
+	Stall             time.Duration `default:"10m" help:"Probe a server that has sent no answer for this long."`
 	AllowMixedEngines bool          `help:"Go on although another vLLM or other flags read the first texts."`
 }
 

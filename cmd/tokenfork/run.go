@@ -41,7 +41,7 @@ Examples:
 // that plan left out.
 func (c *runCmd) Run(ctx context.Context, con *console) (err error) {
 	if c.Judge == "" { // known before hours of GPU time, not after
-		return failure.New(failure.Usage, "give --judge URL, --judge local, or --judge none", "nobody is named to judge")
+		return failure.New(failure.Usage, "give --judge URL, --judge local, or --judge none", "no judge given")
 	}
 	if len(c.Texts) > 0 && len(c.Inputs) > 0 {
 		return failure.New(failure.Usage, "leave one of them out", "a table and --texts are both named")

@@ -28,7 +28,7 @@ type submitCmd struct {
 	Predict      []string `type:"existingfile" sep:"none" placeholder:"FILE" help:"Submit predict over these texts, and the step that writes their table and plans the job. What follows is submitted once that is planned."`
 	PredictFlags string   `placeholder:"FLAGS" help:"Further flags of tokenfork predict, with --predict: --shards 40 --reference-tp 2."`
 	PlanFlags    string   `placeholder:"FLAGS" help:"Further flags of tokenfork plan, with --predict: --shards 100."`
-	Judge        string   `default:"none" placeholder:"URL|local|none" help:"Who judges: the URL of an API, a model served on the nodes, or nobody yet."`
+	Judge        string   `default:"none" placeholder:"URL|local|none" help:"The judge: the URL of an API, a model served on the nodes (local), or none for now."`
 	JudgeModel   string   `placeholder:"M" help:"The judge's name, or with --judge local its folder."`
 	JudgeFlags   string   `placeholder:"FLAGS" help:"Further flags of tokenfork judge."`
 	Missing      bool     `help:"Submit again what is neither done nor queued."`
@@ -62,8 +62,8 @@ type nodeFlags struct {
 	StageModel bool          `help:"Copy model folders to the scratch folder first, once a node."`
 	Scratch    string        `placeholder:"DIR" help:"Node-local folder for temporary files (default: $SLURM_TMPDIR or $TMPDIR there)."`
 	InferFlags string        `placeholder:"FLAGS" help:"Further flags of tokenfork infer."`
-	Grace      time.Duration `default:"20s" help:"How long what is in flight may take once a task is told to stop."`
-	Offline    bool          `help:"Nodes reach no network: a judge at a URL is not queued, its command is printed."`
+	Grace      time.Duration `default:"20s" help:"How long running requests may continue once a task is told to stop."`
+	Offline    bool          `help:"Compute nodes have no network: print the judge command instead of submitting it."`
 }
 
 // Help shows how it is used.
@@ -134,7 +134,7 @@ func (c *submitCmd) settings() (slurm.Settings, error) {
 	return s, nil
 }
 
-// corpus deals the texts, as predict does by the same flags.
+// corpus splits the texts into shards, as predict does by the same flags.
 func (c *submitCmd) corpus(ctx context.Context, con *console, s store.Store) (*job.Corpus, error) {
 	flags, err := words("--predict-flags", c.PredictFlags)
 	if err != nil {

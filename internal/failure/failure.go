@@ -1,6 +1,6 @@
 // Package failure gives errors the two things a batch user needs beside the
 // text: the exit code a script branches on, and the command or flag that
-// mends the trouble. Only main prints them, once.
+// fixes the problem. Only main prints them, once.
 package failure
 
 import (

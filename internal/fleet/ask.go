@@ -100,7 +100,7 @@ func Pause(ctx context.Context, try int) error {
 }
 
 // Watch returns an error, of failure.Stopped, when a server that somebody else runs
-// hangs with requests in flight: nobody here can restart it.
+// hangs with requests in flight: tokenfork cannot restart it.
 func Watch(ctx context.Context, s Server, stall time.Duration, inFlight func() int) error {
 	client, _, err := s.Client(ctx)
 	if err != nil {

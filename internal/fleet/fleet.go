@@ -244,7 +244,7 @@ func (p *Pool) Put(servers []Server) {
 	p.servers = append(p.servers, servers...)
 }
 
-// Servers are those that nobody has taken yet.
+// Servers are those that are not taken yet.
 func (p *Pool) Servers() []Server {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -260,7 +260,7 @@ func (p *Pool) Take() []Server {
 	return servers
 }
 
-// Close ends those that nobody took.
+// Close ends those that were not taken.
 func (p *Pool) Close() error { return Close(p.Take()) }
 
 // label tells a fleet's servers apart.

@@ -106,7 +106,7 @@ func (w *owned) Client(ctx context.Context) (*vllm.Client, int, error) {
 	return w.server.Endpoint(), w.generation, nil
 }
 
-// Lost has the server looked at, if it is still the one that was lost, and
+// Lost has the server probed, if it is still the one that was lost, and
 // returns when it was found to work or a new one is on its way.
 func (w *owned) Lost(ctx context.Context, generation int) {
 	w.mu.Lock()
@@ -120,7 +120,7 @@ func (w *owned) Lost(ctx context.Context, generation int) {
 	case w.lost <- looked:
 	case <-w.stopped:
 		return
-	case <-ctx.Done(): // while a new one starts nobody looks
+	case <-ctx.Done(): // no probe while a new one starts
 		return
 	}
 	select {

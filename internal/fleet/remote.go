@@ -57,7 +57,7 @@ func (r *remote) Client(ctx context.Context) (*vllm.Client, int, error) {
 // Lost needs no action: Client waits for the server.
 func (r *remote) Lost(context.Context, int) {}
 
-// Flying is of no interest: nobody watches over this server.
+// Flying does nothing: the server is not supervised.
 func (r *remote) Flying(int) {}
 
 // Engine is not known.

@@ -191,7 +191,7 @@ func (m *Manifest) Texts() iter.Seq2[*Text, error] {
 	return m.checked(r.Rows())
 }
 
-// checked yields texts that are what they say: a manifest's seal says that nobody has
+// checked yields texts that are what they say: a manifest's seal says that no one has
 // changed it since, not that it makes sense.
 func (m *Manifest) checked(rows iter.Seq2[*Text, error]) iter.Seq2[*Text, error] {
 	absurd := func(format string, args ...any) error {

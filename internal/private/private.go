@@ -85,7 +85,7 @@ func Cache(name string) (string, error) {
 			return dir, err
 		}
 	}
-	dir, err := os.MkdirTemp("", "tokenfork-"+strings.ReplaceAll(name, "/", "-")+"-") // mode 0700, by a name that nobody can guess
+	dir, err := os.MkdirTemp("", "tokenfork-"+strings.ReplaceAll(name, "/", "-")+"-") // mode 0700, by a name that cannot be guessed
 	if err != nil {
 		return "", fmt.Errorf("make private folder: %w", err)
 	}

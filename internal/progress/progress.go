@@ -63,7 +63,7 @@ func (m *Meter) add(n, resumed int64) {
 	m.done += n
 	m.resumed += resumed
 	if m.bar != nil {
-		_ = m.bar.Add64(n) // the terminal is gone: nobody to tell
+		_ = m.bar.Add64(n) // the terminal is gone
 		return
 	}
 	if time.Since(m.last) >= m.every {

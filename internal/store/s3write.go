@@ -82,7 +82,7 @@ func (s *s3Store) Replace(ctx context.Context, key string, write func(io.Writer)
 }
 
 // send uploads u. Where the answer leaves open who wrote the key, it looks;
-// where nobody did, it sends again.
+// where no one did, it sends again.
 func (s *s3Store) send(ctx context.Context, u *upload, key string) error {
 	var err error
 	for range 3 {

@@ -104,7 +104,7 @@ func (v *view) logOf(k tasks.Key, slurm string) string {
 	return ""
 }
 
-// next are the commands that mend what is not done, or lead on.
+// next are the commands that fix what is not done, or lead on.
 func (v *view) next(r *Report) []string {
 	open, busy := v.openShards(r)
 	switch {
@@ -157,7 +157,7 @@ func (v *view) which(r *Report) []string {
 	return []string{"--judging", last.Side}
 }
 
-// openShards are those, by stage and judging, that nobody works on and Slurm does not have.
+// openShards are those, by stage and judging, that no attempt works on and Slurm does not have.
 func (v *view) openShards(r *Report) (open map[[2]string][]int, busy bool) {
 	open = map[[2]string][]int{}
 	unread := map[int]bool{} // shards whose continuations are not finished: judge refuses them

@@ -27,7 +27,7 @@ const (
 	Stopped = "stopped" // told to stop, nothing is wrong
 	Failed  = "failed"  // ended with an error, or without a word
 	Damaged = "damaged" // its commit cannot be used: its stage goes on from its parts
-	Missing = "missing" // nobody has begun it
+	Missing = "missing" // no attempt has begun
 
 	Outdated = "outdated" // judged before infer --retry made some of its continuations again
 )
@@ -101,7 +101,7 @@ type Options struct {
 	Submissions []job.Submission // of the job
 	InferFlags  []string         // by which infer finds its models and servers
 
-	// JudgeFlags name the judge of a judging's id in a command, or one that nobody has named.
+	// JudgeFlags name the judge of a judging's id in a command, or placeholders.
 	JudgeFlags func(judging string) []string
 }
 

@@ -162,7 +162,7 @@ func (b *builder) disorder(v *values) {
 func positionProblem(before, now int64) string {
 	switch {
 	case now == before:
-		return fmt.Sprintf("position %d is there twice", now)
+		return fmt.Sprintf("duplicate position %d", now)
 	case now < before:
 		return fmt.Sprintf("position %d comes after %d", now, before)
 	}

@@ -49,7 +49,7 @@ func openCSV(name string, r io.Reader, delimiter byte, req Request, chunk int) (
 	f := &csvFile{name: name, r: r, delimiter: delimiter, chunk: chunk, line: 1}
 	c, err := f.next()
 	if err == io.EOF {
-		return nil, failure.New(failure.Refused, "is it the right file, and was it written to the end?", "%s is empty", name)
+		return nil, failure.New(failure.Refused, "check that this is the right file and that it is complete", "%s is empty", name)
 	}
 	if err != nil {
 		return nil, err

@@ -35,7 +35,7 @@ func zeroBytes(x uint64) uint64 {
 // group is how many positions are written at once.
 const group = 8
 
-// positions appends where bits are set to dst, which must have place for a group
+// positions appends where bits are set to dst, which needs spare entries for a group
 // more: writing in groups it mostly goes on without a choice.
 func positions(masks []uint64, dst []uint32) []uint32 {
 	for i, mask := range masks {

@@ -183,7 +183,7 @@ func isText(name string, head []byte) error {
 
 // notWhole is the complaint about a file that does not hold what it begins as.
 func notWhole(name string, err error) error {
-	return failure.New(failure.Refused, "was it written to the end? Fetch or write it again", "read %s: %w", name, err)
+	return failure.New(failure.Refused, "check that the file is complete; fetch or write it again", "read %s: %w", name, err)
 }
 
 // seekable opens a format of which only the columns needed are read. What is no

@@ -165,7 +165,7 @@ func (r *Reader) agree(name string, s *Schema) error {
 }
 
 // settleIDs reads the first chunk and checks the width of its first row. If
-// nobody has said it, the row tells whether sentence ids are numbers. It gives
+// it is not given, the row tells whether sentence ids are numbers. It gives
 // nil for a file without rows.
 func (r *Reader) settleIDs(f *csvFile) (*chunk, error) {
 	c, err := f.next()

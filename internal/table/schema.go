@@ -217,7 +217,7 @@ func (s *Schema) find(header []string, wanted map[role]string) error {
 			return failure.New(failure.Refused, fmt.Sprintf("is %q meant? Rename it", nearest(header, name)), "column %q is missing; the table has %s", name, strings.Join(header, ", "))
 		}
 		if slices.Contains(header[at+1:], name) {
-			return failure.New(failure.Refused, "remove one of them", "column %q is there twice", name)
+			return failure.New(failure.Refused, "remove one of them", "duplicate column %q", name)
 		}
 		s.fields[r], s.names[r] = at, name
 	}

@@ -44,7 +44,7 @@ func NewEnds(t *Tokenizer, spec string, eos []int32, decimals bool) (*Ends, erro
 	}
 	for _, id := range eos {
 		if id < 0 || id > maxID {
-			return nil, failure.New(failure.Refused, "mend generation_config.json or config.json of the model",
+			return nil, failure.New(failure.Refused, "correct generation_config.json or config.json of the model",
 				"work out sentence ends: eos_token_id %d is not between 0 and %d", id, maxID)
 		}
 	}

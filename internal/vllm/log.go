@@ -16,7 +16,7 @@ import (
 
 const (
 	tailLines = 20
-	tailBytes = 1 << 20 // of the log are looked at
+	tailBytes = 1 << 20 // of the log are read
 	lineBytes = 300     // of a line are shown
 )
 

@@ -103,7 +103,7 @@ func (c *Config) checkGPUs(ctx context.Context) error {
 	return fmt.Errorf("start %s vLLM: %w", c.Name, err)
 }
 
-// mayRetry decides whether another try can mend a failed start, and how.
+// mayRetry decides whether another try can succeed where a start failed, and how.
 func (s *Server) mayRetry(err error, without *[]string) bool {
 	var death *DeathError
 	if s == nil || !errors.As(err, &death) || s.guarded.exit == "" {

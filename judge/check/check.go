@@ -1,6 +1,6 @@
 // Package check reads every object that a job's results rest on, recomputes the
 // results from them, and names what is missing or not what it was, with the
-// command that mends it.
+// command that fixes it.
 package check
 
 import (
@@ -28,7 +28,7 @@ import (
 // Finding is something that is missing or wrong.
 type Finding struct {
 	Said string // names the object
-	Mend string // the command, or what to do
+	Fix  string // the command, or what to do
 }
 
 // Options say what to check.
@@ -61,7 +61,7 @@ func Check(ctx context.Context, o Options, tell func(Finding) error) error {
 		}
 	}
 	if c.found > 0 {
-		return failure.New(failure.Refused, "each line above says what mends it", "%d things are missing or wrong in %s", c.found, o.Store)
+		return failure.New(failure.Refused, "each line above says what fixes it", "%d things are missing or wrong in %s", c.found, o.Store)
 	}
 	return nil
 }
@@ -81,9 +81,9 @@ type checker struct {
 	open     map[[2]string][]int // shards without a commit, by stage and side
 }
 
-func (c *checker) say(mend, format string, args ...any) error {
+func (c *checker) say(fix, format string, args ...any) error {
 	c.found++
-	return c.tell(Finding{fmt.Sprintf(format, args...), mend})
+	return c.tell(Finding{fmt.Sprintf(format, args...), fix})
 }
 
 // wrong tells an error that carries its own way out.

@@ -20,7 +20,7 @@ import (
 	"tokenfork/judge/merge"
 )
 
-// merged is a finished job that nobody has judged.
+// merged is a finished job without a judging.
 func merged(t *testing.T) (store.Store, string) {
 	t.Helper()
 	s := jobtest.Make(t, 6, 2)
@@ -33,8 +33,8 @@ func merged(t *testing.T) (store.Store, string) {
 // look gives what check says, and its error.
 func look(ctx context.Context, s store.Store, dir string) (said string, err error) {
 	err = check.Check(ctx, check.Options{Store: s, TempDir: dir, Console: new(bytes.Buffer)}, func(f check.Finding) error {
-		if f.Mend == "" {
-			return fmt.Errorf("nothing mends: %s", f.Said)
+		if f.Fix == "" {
+			return fmt.Errorf("no fix is given: %s", f.Said)
 		}
 		said += f.Said + "\n"
 		return nil

@@ -104,7 +104,7 @@ func (c *checker) lookAtTexts(ctx context.Context, corpus *job.Corpus, k int) (*
 func (c *checker) engineFile(ctx context.Context, key string, hashes map[string]bool) error {
 	c.used[key] = true
 	if len(hashes) == 0 {
-		return nil // nothing is generated yet, or by nobody
+		return nil // nothing is generated yet
 	}
 	b, err := store.ReadAll(ctx, c.Store, key)
 	switch {

@@ -28,10 +28,10 @@ func (c *checker) results(ctx context.Context) error {
 		}
 		return c.say(c.command("merge")+flags, "the job is not merged: %s is missing", merge.SummaryKey)
 	}
-	mend := c.command("merge") + mergeFlags(c.summary)
+	fix := c.command("merge") + mergeFlags(c.summary)
 	for _, key := range c.summary.Files() {
 		if !c.there[key] {
-			if err := c.say(mend, "%s is missing", key); err != nil {
+			if err := c.say(fix, "%s is missing", key); err != nil {
 				return err
 			}
 		}
@@ -53,9 +53,9 @@ func (c *checker) results(ctx context.Context) error {
 		}
 	}
 	if o.Judging != "" && o.Accept == nil {
-		return c.say(mend, "%s names the judging %s, which the job does not have", merge.SummaryKey, o.Judging)
+		return c.say(fix, "%s names the judging %s, which the job does not have", merge.SummaryKey, o.Judging)
 	}
-	return c.compare(ctx, o, mend)
+	return c.compare(ctx, o, fix)
 }
 
 // mergeFlags are those that the results were merged with.
@@ -74,7 +74,7 @@ func mergeFlags(s *merge.Summary) string {
 }
 
 // compare merges again, into comparisons with what is there.
-func (c *checker) compare(ctx context.Context, o merge.Source, mend string) error {
+func (c *checker) compare(ctx context.Context, o merge.Source, fix string) error {
 	s := &comparing{Store: c.Store}
 	o.Store = s
 	_, err := merge.Merge(ctx, merge.Options{Jobs: []merge.Source{o}, Out: s, R2R: c.summary.R2R, CSVSafe: c.summary.CSVSafe, TempDir: c.TempDir, Console: c.Console})
@@ -84,7 +84,7 @@ func (c *checker) compare(ctx context.Context, o merge.Source, mend string) erro
 		}
 	}
 	for _, said := range s.differ {
-		if err := c.say(mend, "%s", said); err != nil {
+		if err := c.say(fix, "%s", said); err != nil {
 			return err
 		}
 	}

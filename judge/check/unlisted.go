@@ -19,7 +19,7 @@ import (
 
 // unlisted checks what no result rests on but a restart or status may read:
 // unlisted parts, earlier commits, remembered answers, records of attempts and
-// submissions. That one of them is gone nobody can tell.
+// submissions. A missing one is not noticed.
 func (c *checker) unlisted(ctx context.Context) error {
 	keys := func(yield func(string, error) bool) {
 		for _, key := range slices.Sorted(maps.Keys(c.there)) {

@@ -12,7 +12,7 @@ import (
 	"tokenfork/internal/failure"
 )
 
-// probe is a question that nobody answers by the schema of their own accord: a
+// probe is a question that no model answers by the schema of their own accord: a
 // server that passes over the schema in silence gives itself away.
 func probe(like Request, tokens int) Request {
 	return Request{Prompt: "Greet the reader in a JSON object.", Schema: like.Schema, MaxTokens: tokens, Temperature: like.Temperature, TopLogprobs: like.TopLogprobs}

@@ -26,7 +26,7 @@ type pace struct {
 	limit    float64
 	under    int
 	waiting  list.List // of chan struct{}
-	until    time.Time // nobody starts before
+	until    time.Time // no request starts before
 	timer    *time.Timer
 	doubling bool
 	settled  int       // rounds left without growth, since growth did not pay
@@ -61,7 +61,7 @@ func (c *Client) Drain() { c.pace.close() }
 
 func (p *pace) close() { p.fail(ErrDrained) }
 
-// fail lets nobody start any more, for the reason given first.
+// fail lets no request start any more, for the reason given first.
 func (p *pace) fail(why error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -210,7 +210,7 @@ func (p *pace) cut() {
 	p.round = round{start: time.Now()}
 }
 
-// pause lets nobody start for so long.
+// pause lets no request start for this long.
 func (p *pace) pause(wait time.Duration) {
 	p.mu.Lock()
 	defer p.mu.Unlock()

@@ -256,7 +256,7 @@ func (t *twins) complete() error {
 }
 
 func (t *twins) differ(position int64) error {
-	return failure.New(failure.Refused, "leave one of them out: which is right cannot be known here",
+	return failure.New(failure.Refused, "exclude one of them",
 		"jobs %d and %d of those named have text %s both, and differ at position %d", t.first+1, t.second+1, t.rows[0].SentenceID, position)
 }
 

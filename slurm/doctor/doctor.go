@@ -32,7 +32,7 @@ const (
 // Finding is one line of the doctor's.
 type Finding struct {
 	Level string
-	Check string // what was looked at
+	Check string // what was examined
 	Said  string
 	Hint  string
 }
