@@ -3,8 +3,10 @@ package main
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 
+	"tokenfork/internal/columnar"
 	"tokenfork/internal/failure"
 	"tokenfork/internal/job"
 	"tokenfork/internal/results"
@@ -22,10 +24,12 @@ type mergeCmd struct {
 	storeFlags   `embed:""`
 	workFlags    `embed:""`
 	judgeFlags   `embed:""`
-	Judging      string `placeholder:"ID" help:"Which of the job's judgings to merge, if there are several and no --judge is given."`
-	Format       string `enum:"results,r2r" default:"results" help:"r2r also writes r2r.csv, which R2R's step 4 reads."`
-	CSVSafe      bool   `name:"csv-safe" help:"In CSV files, put ' before text that a spreadsheet would take for a formula."`
-	AllowMissing bool   `help:"Merge what is there although tasks are unfinished; summary.json says so."`
+	Judging      string   `placeholder:"ID" help:"Which of the job's judgings to merge, if there are several and no --judge is given."`
+	Format       string   `enum:"results,r2r" default:"results" help:"r2r also writes r2r.csv, which R2R's step 4 reads."`
+	Formats      []string `enum:"parquet,arrow,csv" default:"parquet,arrow,csv" help:"Formats to write the results in: parquet, arrow, csv."`
+	Partition    int      `placeholder:"N" help:"Write the results of each format as a dataset of N files in results/, instead of one file."`
+	CSVSafe      bool     `name:"csv-safe" help:"In CSV files, put ' before text that a spreadsheet would take for a formula."`
+	AllowMissing bool     `help:"Merge what is there although tasks are unfinished; summary.json says so."`
 }
 
 // Help shows how it is used.
@@ -43,7 +47,10 @@ func (c *mergeCmd) Run(ctx context.Context, con *console) error {
 	if err != nil {
 		return err
 	}
-	o := merge.Options{AllowMissing: c.AllowMissing, R2R: c.Format == "r2r", CSVSafe: c.CSVSafe, TempDir: c.Tmp, Console: con.err}
+	o := merge.Options{AllowMissing: c.AllowMissing, R2R: c.Format == "r2r", CSVSafe: c.CSVSafe, Parts: c.Partition, TempDir: c.Tmp, Console: con.err}
+	if o.Formats, err = c.formats(); err != nil {
+		return err
+	}
 	if o.Out, err = openStore(ctx, out, c.options(con.logger())); err != nil {
 		return err
 	}
@@ -75,7 +82,7 @@ func (c *mergeCmd) Run(ctx context.Context, con *console) error {
 	}
 	sum, err := merge.Merge(ctx, o)
 	if sum != nil {
-		fmt.Fprintf(con.out, "%d mismatches in %s/%s (also %s, %s)\n", sum.Mismatches, o.Out, merge.ParquetKey, merge.ArrowKey, merge.CSVKey)
+		fmt.Fprintf(con.out, "%d mismatches in %s\n", sum.Mismatches, placesOf(o.Out, sum))
 	}
 	return err
 }
@@ -91,6 +98,42 @@ func retry(ctx context.Context, s store.Store, r *judge.Record) (*merge.Retry, e
 	}
 	all, err := judge.Judgings(ctx, s)
 	return merge.RetryIn(s, infer, judge.FlagsOf(all, "")), err
+}
+
+// formats are those that are asked for; none for all.
+func (c *mergeCmd) formats() (formats []string, err error) {
+	if c.Partition < 0 || c.Partition > maxParts {
+		return nil, failure.New(failure.Usage, fmt.Sprintf("give 1 to %d files", maxParts), "--partition %d", c.Partition)
+	}
+	for _, f := range merge.Formats {
+		if slices.Contains(c.Formats, f) {
+			formats = append(formats, f)
+		}
+	}
+	if len(formats) == len(merge.Formats) {
+		return nil, nil
+	}
+	return formats, nil
+}
+
+// maxParts is what a part's number of five digits can count.
+const maxParts = 100_000
+
+// placesOf says where the results are, in each format.
+func placesOf(out store.Store, sum *merge.Summary) string {
+	var places []string
+	for _, f := range []string{columnar.Parquet, columnar.Arrow, columnar.CSV} {
+		if keys := sum.Results(f); len(keys) == 1 {
+			places = append(places, keys[0])
+		} else if len(keys) > 1 {
+			places = append(places, fmt.Sprintf("%s*.%s (%d files)", merge.PartPrefix, f, len(keys)))
+		}
+	}
+	first, also, _ := strings.Cut(strings.Join(places, ", "), ", ")
+	if also != "" {
+		also = " (also " + also + ")"
+	}
+	return fmt.Sprintf("%s/%s%s", out, first, also)
 }
 
 // places are the jobs and where their results go.

@@ -13,7 +13,7 @@ import (
 // its own, so that rows can be encoded before it is known which stream they are
 // for. Row belongs to one goroutine, Ends to any.
 type Pieces[T any] struct {
-	rows  *batchWriter[T]
+	rows  Writer[T]
 	plain bytes.Buffer
 	z     *zstd.Encoder
 }
@@ -30,7 +30,7 @@ func NewPieces[T any]() (*Pieces[T], error) {
 	}); err != nil {
 		return nil, err
 	}
-	return p, p.rows.flush() // the schema comes before the first batch: it is in the head
+	return p, p.rows.(*batchWriter[T]).flush() // the schema comes before the first batch: it is in the head
 }
 
 // Row appends the piece of one row to dst.

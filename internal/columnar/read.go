@@ -5,9 +5,12 @@ import (
 	"fmt"
 	"io"
 	"iter"
-	"reflect"
+	"slices"
+	"strconv"
+	"unsafe"
 
 	"github.com/apache/arrow/go/v15/arrow"
+	"github.com/apache/arrow/go/v15/arrow/array"
 	"github.com/apache/arrow/go/v15/arrow/ipc"
 	"github.com/apache/arrow/go/v15/parquet"
 	"github.com/apache/arrow/go/v15/parquet/file"
@@ -132,9 +135,28 @@ func newReader[T any](s *arrow.Schema, next func() (arrow.Record, error)) (*Read
 // Metadata is what the file's schema holds.
 func (r *Reader[T]) Metadata() map[string]string { return r.metadata }
 
-// Rows yields each row, newly allocated. A truncated or damaged file yields an error last.
+// Rows yields each row. Rows of a batch share memory: whoever keeps one keeps all
+// of them. A truncated or damaged file yields an error last.
 func (r *Reader[T]) Rows() iter.Seq2[*T, error] {
 	return func(yield func(*T, error) bool) {
+		for rows, err := range r.Batches() {
+			if err != nil {
+				yield(nil, err)
+				return
+			}
+			for i := range rows {
+				if !yield(&rows[i], nil) {
+					return
+				}
+			}
+		}
+	}
+}
+
+// Batches yields the rows of each batch, newly allocated. A truncated or damaged
+// file yields an error last.
+func (r *Reader[T]) Batches() iter.Seq2[[]T, error] {
+	return func(yield func([]T, error) bool) {
 		for {
 			rec, err := r.next()
 			if err == io.EOF {
@@ -144,24 +166,148 @@ func (r *Reader[T]) Rows() iter.Seq2[*T, error] {
 				yield(nil, fmt.Errorf("read record batch: %w", err))
 				return
 			}
-			for i := range int(rec.NumRows()) {
-				row, err := sound(func() (*T, error) { return r.row(rec, i) })
-				if !yield(row, err) || err != nil {
-					return
-				}
+			if rows, err := sound(func() ([]T, error) { return r.rows(rec) }); !yield(rows, err) || err != nil {
+				return
 			}
 		}
 	}
 }
 
-// row reads the i-th of a record.
-func (r *Reader[T]) row(rec arrow.Record, i int) (*T, error) {
-	row := new(T)
-	v := reflect.ValueOf(row).Elem()
-	for j, c := range r.cols {
-		if err := c.read(rec.Column(r.fields[j]), i, v.Field(c.index).Addr().Interface()); err != nil {
+// rows copies a batch out of Arrow's memory, column by column.
+func (r *Reader[T]) rows(rec arrow.Record) ([]T, error) {
+	checkSize(int(min(rec.NumRows(), MaxBuffer)) * int(unsafe.Sizeof(*new(T))))
+	rows := make([]T, rec.NumRows())
+	for j := range r.cols {
+		c := &r.cols[j]
+		if n := rec.Column(r.fields[j]).Len(); n != len(rows) { // the library lets a column be longer
+			return nil, fmt.Errorf("column %s has %d values for %d rows", c.name, n, len(rows))
+		}
+		f := fields{size: unsafe.Sizeof(*new(T)), pointer: c.pointer}
+		if len(rows) > 0 {
+			f.first = unsafe.Add(unsafe.Pointer(&rows[0]), c.offset)
+		}
+		if err := f.read(c.codec, rec.Column(r.fields[j])); err != nil {
 			return nil, fmt.Errorf("column %s %w", c.name, err)
 		}
 	}
-	return row, nil
+	return rows, nil
+}
+
+// fields are those of one column in consecutive rows.
+type fields struct {
+	first   unsafe.Pointer
+	size    uintptr // from one to the next
+	pointer bool    // nil for null
+}
+
+func (f *fields) read(c codec, a arrow.Array) error {
+	if c.list {
+		return f.readLists(c, a)
+	}
+	switch a := a.(type) {
+	case *array.Boolean:
+		if c.of == boolKind {
+			return fill(f, a, a.Value)
+		}
+	case *array.Int32:
+		if c.of == int32Kind {
+			return fill(f, a, a.Value)
+		}
+	case *array.Int64:
+		switch c.of {
+		case int64Kind:
+			return fill(f, a, a.Value)
+		case textKind: // a sentence_id is a number in files whose input's are (see AsInt64)
+			return fill(f, a, func(i int) string { return strconv.FormatInt(a.Value(i), 10) })
+		}
+	case *array.Float64:
+		if c.of == float64Kind {
+			return fill(f, a, a.Value)
+		}
+	case *array.String:
+		if c.of == textKind {
+			return fill(f, a, texts(a))
+		}
+	}
+	return fmt.Errorf("is %s, not %s", a.DataType(), c.of.arrow())
+}
+
+// texts gives an array's values, in memory of their own.
+func texts(a *array.String) func(int) string {
+	if a.Len() == 0 {
+		return nil
+	}
+	first := a.ValueOffset(0)
+	all := string(a.ValueBytes())
+	return func(i int) string { return all[a.ValueOffset(i)-first : a.ValueOffset(i+1)-first] }
+}
+
+// fill sets each field to its value.
+func fill[V any](f *fields, a arrow.Array, value func(int) V) error {
+	n := a.Len()
+	if f.pointer {
+		values := make([]V, n)
+		for i := range n {
+			if a.IsValid(i) {
+				values[i] = value(i)
+				*(**V)(unsafe.Add(f.first, uintptr(i)*f.size)) = &values[i]
+			}
+		}
+		return nil
+	}
+	for i := range n {
+		if a.IsNull(i) {
+			return fmt.Errorf("row %d is null", i)
+		}
+		*(*V)(unsafe.Add(f.first, uintptr(i)*f.size)) = value(i)
+	}
+	return nil
+}
+
+func (f *fields) readLists(c codec, a arrow.Array) error {
+	l, ok := a.(*array.List)
+	if !ok {
+		return fmt.Errorf("is %s, not a list", a.DataType())
+	}
+	switch v := l.ListValues().(type) {
+	case *array.Int32:
+		if c.of == int32Kind {
+			return slice(f, l, slices.Clone(v.Int32Values()))
+		}
+	case *array.Int64:
+		if c.of == int64Kind {
+			return slice(f, l, slices.Clone(v.Int64Values()))
+		}
+	case *array.Float64:
+		if c.of == float64Kind {
+			return slice(f, l, slices.Clone(v.Float64Values()))
+		}
+	case *array.String:
+		if c.of == textKind {
+			all, value := make([]string, v.Len()), texts(v)
+			for i := range all {
+				all[i] = value(i)
+			}
+			return slice(f, l, all)
+		}
+	}
+	return fmt.Errorf("is %s, not a list of %s", a.DataType(), c.of.arrow())
+}
+
+// slice sets each field to its part of all lists' elements.
+func slice[V any](f *fields, l *array.List, all []V) error {
+	if n := l.ListValues().NullN(); n > 0 {
+		return fmt.Errorf("has %d nulls in its lists", n)
+	}
+	for i := range l.Len() {
+		if l.IsValid(i) {
+			from, to := l.ValueOffsets(i)
+			if from == to { // also where there are no elements at all: empty is not null
+				*(*[]V)(unsafe.Add(f.first, uintptr(i)*f.size)) = []V{}
+				continue
+			}
+			*(*[]V)(unsafe.Add(f.first, uintptr(i)*f.size)) = all[from:to:to]
+		}
+	}
+	return nil
 }

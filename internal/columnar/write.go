@@ -1,18 +1,15 @@
 package columnar
 
 import (
-	"encoding/csv"
 	"errors"
 	"fmt"
 	"io"
 	"math"
-	"reflect"
-	"strings"
+	"unsafe"
 
 	"github.com/apache/arrow/go/v15/arrow"
 	"github.com/apache/arrow/go/v15/arrow/array"
 	"github.com/apache/arrow/go/v15/arrow/ipc"
-	"github.com/apache/arrow/go/v15/arrow/memory"
 	"github.com/apache/arrow/go/v15/parquet"
 	"github.com/apache/arrow/go/v15/parquet/compress"
 	"github.com/apache/arrow/go/v15/parquet/pqarrow"
@@ -71,50 +68,37 @@ func NewParquetWriter[T any](w io.Writer, opts ...Option) (Writer[T], error) {
 	})
 }
 
-// NewCSVWriter writes CSV with a header: null is an empty cell, a list a JSON array.
-func NewCSVWriter[T any](w io.Writer, opts ...Option) (Writer[T], error) {
-	o := newOptions(opts)
-	cw := &csvWriter[T]{w: csv.NewWriter(w), cols: o.apply(columnsOf[T]())}
-	for _, c := range cw.cols {
-		cw.cells = append(cw.cells, c.name)
-		cw.safe = append(cw.safe, o.csvSafe && textColumn(reflect.TypeFor[T]().Field(c.index).Type) && !o.int64s[c.name])
-	}
-	return cw, cw.w.Write(cw.cells)
-}
-
 func newOptions(opts []Option) *options {
-	o := &options{int64s: map[string]bool{}, drop: map[string]bool{}, batch: 8192}
+	o := &options{int64s: map[string]bool{}, drop: map[string]bool{}, batch: BatchSize}
 	for _, f := range opts {
 		f(o)
 	}
 	return o
 }
 
-type csvWriter[T any] struct {
-	w     *csv.Writer
-	cols  []column
-	cells []string
-	safe  []bool // by column: formulas are quoted
+// ColumnsWriter writes a batch of sealed columns at a time. They may have more
+// columns than are written.
+type ColumnsWriter[T any] interface {
+	WriteColumns(c *Columns[T]) error
+	Close() error
 }
 
-func textColumn(t reflect.Type) bool {
-	return t.Kind() == reflect.String || t.Kind() == reflect.Pointer && t.Elem().Kind() == reflect.String
-}
+// Formats of NewColumnsWriter, by the endings of their files.
+const (
+	Arrow   = "arrow"
+	Parquet = "parquet"
+	CSV     = "csv"
+)
 
-func (w *csvWriter[T]) Write(row *T) error {
-	v := reflect.ValueOf(row).Elem()
-	for i, c := range w.cols {
-		w.cells[i] = c.text(v.Field(c.index).Addr().Interface())
-		if w.safe[i] && w.cells[i] != "" && strings.Contains("=+-@\t\r\n", w.cells[i][:1]) {
-			w.cells[i] = "'" + w.cells[i]
-		}
+// NewColumnsWriter writes what the format's other writer writes of the same rows,
+// if all batches but the last are of BatchSize rows.
+func NewColumnsWriter[T any](format string, w io.Writer, opts ...Option) (ColumnsWriter[T], error) {
+	open := map[string]func(io.Writer, ...Option) (Writer[T], error){Arrow: NewArrowWriter[T], Parquet: NewParquetWriter[T], CSV: NewCSVWriter[T]}[format]
+	cw, err := open(w, opts...)
+	if err != nil {
+		return nil, err
 	}
-	return w.w.Write(w.cells)
-}
-
-func (w *csvWriter[T]) Close() error {
-	w.w.Flush()
-	return w.w.Error()
+	return cw.(ColumnsWriter[T]), nil
 }
 
 // batchSink is what ipc and pqarrow writers share.
@@ -123,67 +107,64 @@ type batchSink interface {
 	Close() error
 }
 
+// BatchSize is how many rows a record batch or row group has if nothing else is said.
+const BatchSize = 8192
+
 type batchWriter[T any] struct {
-	cols    []column
-	builder *array.RecordBuilder
+	columns *Columns[T]
 	sink    batchSink
-	rows    int  // in the builder
 	begun   bool // a batch was written
 	batch   int
 }
 
-func newBatchWriter[T any](opts []Option, open func(*arrow.Schema) (batchSink, error)) (*batchWriter[T], error) {
-	o := newOptions(opts)
-	cols := o.apply(columnsOf[T]())
-	schema := o.schema(cols)
-	sink, err := open(schema)
-	if err != nil {
+func newBatchWriter[T any](opts []Option, open func(*arrow.Schema) (batchSink, error)) (Writer[T], error) {
+	w := &batchWriter[T]{columns: NewColumns[T](opts...), batch: newOptions(opts).batch}
+	var err error
+	if w.sink, err = open(w.columns.schema); err != nil {
 		return nil, fmt.Errorf("start columnar file: %w", err)
 	}
-	return &batchWriter[T]{cols: cols, builder: array.NewRecordBuilder(memory.DefaultAllocator, schema), sink: sink, batch: o.batch}, nil
+	return w, nil
 }
 
-func (w *batchWriter[T]) Write(row *T) (err error) {
-	v := reflect.ValueOf(row).Elem()
-	for i, c := range w.cols {
-		if err := w.append(i, c, v); err != nil {
-			return err
-		}
+func (w *batchWriter[T]) Write(row *T) error {
+	if err := w.columns.Append(unsafe.Slice(row, 1)); err != nil {
+		return err
 	}
-	if w.rows++; w.rows == w.batch {
+	if w.columns.Len() == w.batch {
 		return w.flush()
 	}
 	return nil
 }
 
-func (w *batchWriter[T]) append(i int, c column, v reflect.Value) (err error) {
-	defer func() {
-		if r := recover(); r != nil {
-			e, ok := r.(rowError)
-			if !ok {
-				panic(r)
-			}
-			err = fmt.Errorf("column %s: %w", c.name, e.error)
-		}
-	}()
-	c.write(w.builder.Field(i), v.Field(c.index).Addr().Interface())
+func (w *batchWriter[T]) flush() error {
+	w.columns.Seal()
+	if err := w.WriteColumns(w.columns); err != nil {
+		return err
+	}
+	w.columns.Reset()
 	return nil
 }
 
-func (w *batchWriter[T]) flush() error {
-	w.rows, w.begun = 0, true
-	rec := w.builder.NewRecord()
-	defer rec.Release()
+// WriteColumns writes the columns that the file has.
+func (w *batchWriter[T]) WriteColumns(c *Columns[T]) error {
+	w.begun = true
+	rec := c.record
+	if c != w.columns {
+		arrays := make([]arrow.Array, len(w.columns.cols))
+		for i, col := range w.columns.cols {
+			arrays[i] = c.record.Column(c.at(col.name))
+		}
+		rec = array.NewRecord(w.columns.schema, arrays, int64(c.rows))
+	}
 	return w.sink.Write(rec)
 }
 
 func (w *batchWriter[T]) Close() error {
-	if w.rows > 0 || !w.begun { // a table without rows has a schema all the same
+	if w.columns.Len() > 0 || !w.begun { // a table without rows has a schema all the same
 		if err := w.flush(); err != nil {
 			return err
 		}
 	}
-	w.builder.Release()
 	return w.sink.Close()
 }
 

@@ -140,9 +140,17 @@ func (r *Committed[T]) load(ctx context.Context, i int) error {
 		counts[n] = true
 	}
 	rows := map[int64][]T{}
-	for _, row := range p.rows {
-		if n := row.TextOrdinal(); counts[n] {
-			rows[n] = append(rows[n], row)
+	for from, to := 0, 0; from < len(p.rows); from = to {
+		n := p.rows[from].TextOrdinal()
+		for to = from + 1; to < len(p.rows) && p.rows[to].TextOrdinal() == n; to++ {
+		}
+		if !counts[n] {
+			continue
+		}
+		if rows[n] == nil { // a text's rows are mostly together
+			rows[n] = p.rows[from:to:to]
+		} else {
+			rows[n] = append(rows[n], p.rows[from:to]...)
 		}
 	}
 	r.parts[i] = rows

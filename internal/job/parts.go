@@ -454,11 +454,11 @@ func readPart[T Row](ctx context.Context, s store.Store, key string, t Task) (*p
 	if p.head.Manifest != t.Manifest {
 		return nil, failure.New(failure.Refused, "plan and run in a new job", "part %s of %s is for another manifest", key, s)
 	}
-	for row, err := range r.Rows() {
+	for rows, err := range r.Batches() {
 		if err != nil {
 			return nil, &damagedError{key, err}
 		}
-		p.rows = append(p.rows, *row)
+		p.rows = append(p.rows, rows...)
 	}
 	return p, nil
 }

@@ -6,7 +6,7 @@ import (
 	"context"
 	"fmt"
 	"math"
-	"strings"
+	"strconv"
 
 	"tokenfork/internal/fork"
 	"tokenfork/internal/job"
@@ -34,6 +34,8 @@ type Reader struct {
 	Plan  *job.Plan
 	Text  *tokenizer.Tokenizer
 	Sides [2]*job.Committed[job.Continuation] // nil: not finished, or no server of that side needed
+
+	engines map[[2]string]*string // of both sides, by their names
 }
 
 // LoadText reads the job's own copy of the tokenizer: no model folder is needed.
@@ -106,8 +108,7 @@ func (r *Reader) addContinuations(ctx context.Context, s *job.Text, rows []job.R
 	for i, p := range s.Mismatches {
 		at[p] = i
 	}
-	keys := make([][2]string, len(rows))
-	have := make([][2]bool, len(rows))
+	forks := make([][2]*job.Continuation, len(rows))
 	for _, side := range r.Sides {
 		if side == nil {
 			continue
@@ -116,39 +117,40 @@ func (r *Reader) addContinuations(ctx context.Context, s *job.Text, rows []job.R
 		if err != nil {
 			return err
 		}
-		for _, c := range cs {
+		for k := range cs {
+			c := &cs[k]
 			i, ok := at[c.Position]
-			if !ok || have[i][c.Fork] {
+			if !ok || forks[i][c.Fork] != nil {
 				return fmt.Errorf("parts of %s hold an unplanned or second fork at position %d of text %s", side.Commit().Side, c.Position, s.ID)
 			}
-			have[i][c.Fork] = true
-			keys[i][c.Fork] = restKey(&c)
-			r.addFork(&rows[i], &c)
+			forks[i][c.Fork] = c
+			r.addFork(&rows[i], c)
 		}
 	}
 	for i := range rows {
-		if have[i] != [2]bool{true, true} {
+		small, reference := forks[i][job.Small], forks[i][job.Reference]
+		if small == nil || reference == nil {
 			Fail(&rows[i], InferFailed+classMissing, "infer", "its shard is not finished")
 		}
-		if have[i] != [2]bool{} {
-			key := keys[i][job.Small] + "/" + keys[i][job.Reference]
-			rows[i].RestKey = &key
+		if small != nil || reference != nil {
+			key := string(appendRest(append(appendRest(make([]byte, 0, 24), small), '/'), reference))
+			rows[i].RestKey, rows[i].Engine = &key, r.engine(forks[i])
 		}
 	}
 	return nil
 }
 
-// restKey names what was generated for a fork: "position:token", "position:"
-// where nothing was forced, "" where the table told all.
-func restKey(c *job.Continuation) string {
-	switch {
-	case c.RestAt < 0:
-		return ""
-	case c.RestID == fork.None:
-		return fmt.Sprintf("%d:", c.RestAt)
-	default:
-		return fmt.Sprintf("%d:%d", c.RestAt, c.RestID)
+// appendRest names what was generated for a fork: "position:token", "position:"
+// where nothing was forced, "" where the table told all or the fork is missing.
+func appendRest(dst []byte, c *job.Continuation) []byte {
+	if c == nil || c.RestAt < 0 {
+		return dst
 	}
+	dst = append(strconv.AppendInt(dst, int64(c.RestAt), 10), ':')
+	if c.RestID == fork.None {
+		return dst
+	}
+	return strconv.AppendInt(dst, int64(c.RestID), 10)
 }
 
 func (r *Reader) addFork(row *job.Result, c *job.Continuation) {
@@ -161,7 +163,6 @@ func (r *Reader) addFork(row *job.Result, c *job.Continuation) {
 		return
 	}
 	text, replayed := r.Text.Decode(c.IDs), c.Replayed
-	addEngine(row, c)
 	if job.Side(c.Fork) == job.Small {
 		row.ContinuationSmall, row.ContinuationSmallIDs, row.FinishSmall, row.ReplayedSmall, row.MarginSmall = &text, c.IDs, c.Finish, &replayed, c.Margin
 	} else {
@@ -169,15 +170,29 @@ func (r *Reader) addFork(row *job.Result, c *job.Continuation) {
 	}
 }
 
-// addEngine notes both forks' engines, as small/reference.
-func addEngine(row *job.Result, c *job.Continuation) {
-	var engines [2]string
-	if row.Engine != nil {
-		engines[job.Small], engines[job.Reference], _ = strings.Cut(*row.Engine, "/")
+// engine names the engines of both forks that there are, as small/reference.
+func (r *Reader) engine(forks [2]*job.Continuation) *string {
+	var names [2]string
+	there := false
+	for side, c := range forks {
+		if c != nil && c.Error == nil {
+			there = true
+			if c.Engine != nil {
+				names[side] = *c.Engine
+			}
+		}
 	}
-	if c.Engine != nil {
-		engines[c.Fork] = *c.Engine
+	if !there {
+		return nil
 	}
-	both := engines[job.Small] + "/" + engines[job.Reference]
-	row.Engine = &both
+	if r.engines == nil {
+		r.engines = map[[2]string]*string{}
+	}
+	both := r.engines[names]
+	if both == nil {
+		both = new(string)
+		*both = names[job.Small] + "/" + names[job.Reference]
+		r.engines[names] = both
+	}
+	return both
 }

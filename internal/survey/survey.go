@@ -446,11 +446,13 @@ func (v *view) tabled(ctx context.Context) error {
 
 // merged says whether there are results, and whether they are up to date.
 func merged(ctx context.Context, s store.Store, r *Report) error {
-	for o, err := range s.List(ctx, "results.parquet") {
+	for o, err := range s.List(ctx, "results") { // of any format, in one file or in parts
 		if err != nil {
 			return fmt.Errorf("look for results of %s: %w", s, err)
 		}
-		r.Merged = o.Modified
+		if r.Merged.Before(o.Modified) {
+			r.Merged = o.Modified
+		}
 	}
 	for _, stage := range r.Stages {
 		r.Stale = r.Stale || !r.Merged.IsZero() && stage.Last.After(r.Merged)

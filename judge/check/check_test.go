@@ -151,6 +151,35 @@ func TestResultsOfEarlierParts(t *testing.T) {
 	}
 }
 
+// TestLeftOverParts ends a merge before it removed an earlier one's dataset, and
+// another before it put its summary in place.
+func TestLeftOverParts(t *testing.T) {
+	s, dir := merged(t)
+	again := func() {
+		t.Helper()
+		if _, err := merge.Merge(t.Context(), merge.Options{Jobs: []merge.Source{{Store: s}}, Out: s, Parts: 2, TempDir: t.TempDir(), Console: new(bytes.Buffer)}); failure.Code(err) != failure.Partial {
+			t.Fatal(err)
+		}
+	}
+	whole, err := os.ReadFile(filepath.Join(dir, merge.ParquetKey))
+	must(t, err)
+	again()
+	if said, err := look(t.Context(), s, t.TempDir()); err != nil {
+		t.Fatalf("a sound dataset: %v\n%s", err, said)
+	}
+	must(t, os.WriteFile(filepath.Join(dir, merge.ParquetKey), whole, 0o600))
+	for _, want := range []string{merge.ParquetKey + " is left over", merge.SummaryKey + " is missing"} {
+		if said, err := look(t.Context(), s, t.TempDir()); failure.Code(err) != failure.Refused || !strings.Contains(said, want) {
+			t.Errorf("%v\n%s\nwant %s", err, said, want)
+		}
+		must(t, os.RemoveAll(filepath.Join(dir, merge.SummaryKey)))
+	}
+	again()
+	if said, err := look(t.Context(), s, t.TempDir()); err != nil {
+		t.Errorf("after the same merge: %v\n%s", err, said)
+	}
+}
+
 func must(t *testing.T, err error) {
 	t.Helper()
 	if err != nil {

@@ -7,6 +7,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
+	"slices"
+	"strings"
 	"sync"
 
 	"tokenfork/internal/failure"
@@ -29,12 +32,8 @@ func (c *checker) results(ctx context.Context) error {
 		return c.say(c.command("merge")+flags, "the job is not merged: %s is missing", merge.SummaryKey)
 	}
 	fix := c.command("merge") + mergeFlags(c.summary)
-	for _, key := range c.summary.Files() {
-		if !c.there[key] {
-			if err := c.say(fix, "%s is missing", key); err != nil {
-				return err
-			}
-		}
+	if err := c.resultFiles(fix); err != nil {
+		return err
 	}
 	if c.found > 0 {
 		return nil
@@ -58,6 +57,27 @@ func (c *checker) results(ctx context.Context) error {
 	return c.compare(ctx, o, fix)
 }
 
+// resultFiles names the files of the results that are missing, and those of an
+// earlier merge that a reader of the dataset would take for part of it.
+func (c *checker) resultFiles(fix string) error {
+	files := c.summary.Files()
+	for _, key := range files {
+		if !c.there[key] {
+			if err := c.say(fix, "%s is missing", key); err != nil {
+				return err
+			}
+		}
+	}
+	for _, key := range slices.Sorted(maps.Keys(c.there)) {
+		if merge.IsResult(key) && !slices.Contains(files, key) {
+			if err := c.say(fix, "%s is left over from an earlier merge: %s does not name it", key, merge.SummaryKey); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
 // mergeFlags are those that the results were merged with.
 func mergeFlags(s *merge.Summary) string {
 	flags := " --judge none"
@@ -70,6 +90,12 @@ func mergeFlags(s *merge.Summary) string {
 	if s.CSVSafe {
 		flags += " --csv-safe"
 	}
+	if len(s.Formats) > 0 {
+		flags += " --formats " + strings.Join(s.Formats, ",")
+	}
+	if s.Parts > 0 {
+		flags += fmt.Sprintf(" --partition %d", s.Parts)
+	}
 	return flags
 }
 
@@ -77,7 +103,7 @@ func mergeFlags(s *merge.Summary) string {
 func (c *checker) compare(ctx context.Context, o merge.Source, fix string) error {
 	s := &comparing{Store: c.Store}
 	o.Store = s
-	_, err := merge.Merge(ctx, merge.Options{Jobs: []merge.Source{o}, Out: s, R2R: c.summary.R2R, CSVSafe: c.summary.CSVSafe, TempDir: c.TempDir, Console: c.Console})
+	_, err := merge.Merge(ctx, merge.Options{Jobs: []merge.Source{o}, Out: s, R2R: c.summary.R2R, CSVSafe: c.summary.CSVSafe, Formats: c.summary.Formats, Parts: c.summary.Parts, TempDir: c.TempDir, Console: c.Console})
 	if failure.Code(err) != failure.Partial { // rows that failed are in the results too
 		if err := c.tolerate(err); err != nil {
 			return err
@@ -119,6 +145,9 @@ func (s *comparing) Replace(ctx context.Context, key string, write func(io.Write
 	}
 	return nil
 }
+
+// Remove removes nothing.
+func (s *comparing) Remove(context.Context, string) error { return nil }
 
 // comparison reads as much as is written and notes where the two first differ.
 type comparison struct {

@@ -21,6 +21,7 @@ import (
 var (
 	mismatches = flag.Int("mismatches", 100_000, "how many BenchmarkMerge merges")
 	shards     = flag.Int("shards", 0, "of how many shards; 0 is one for each 50,000 mismatches")
+	keep       = flag.String("keep", "", "a new folder: BenchmarkMerge leaves the job there and merges nothing")
 )
 
 // TestMain makes this binary the process whose memory is measured, where it is
@@ -51,6 +52,12 @@ func mergeAlone(ctx context.Context, dir string) error {
 func BenchmarkMerge(b *testing.B) {
 	texts := max(1, *mismatches/jobtest.LargePerText)
 	dir := jobtest.Large(b, texts, cmp.Or(*shards, max(1, texts/225))).String()
+	if *keep != "" {
+		if err := os.Rename(dir, *keep); err != nil {
+			b.Fatal(err)
+		}
+		return
+	}
 	for b.Loop() {
 		cmd := exec.Command(os.Args[0], "merge", dir)
 		cmd.Stderr = os.Stderr

@@ -8,9 +8,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"iter"
 	"runtime/debug"
+	"slices"
 	"strings"
+	"sync"
 
 	"tokenfork/internal/columnar"
 	"tokenfork/internal/failure"
@@ -24,7 +25,7 @@ import (
 
 // Keys of the merged outputs.
 const (
-	ArrowKey    = "results.arrow"
+	ArrowKey    = "results.arrow" // and the next two, unless Options say otherwise
 	ParquetKey  = "results.parquet"
 	CSVKey      = "results.csv"
 	SummaryKey  = "summary.json"
@@ -38,6 +39,8 @@ type Options struct {
 	AllowMissing bool        // merge although shards are not finished
 	R2R          bool        // write R2R's table too; one that is there is written anew in any case
 	CSVSafe      bool        // quote formulas in CSV
+	Formats      []string    // of Formats; none for all
+	Parts        int         // how many files a format's results are cut into; 0 is one, results.FORMAT
 	TempDir      string
 	Console      io.Writer
 }
@@ -97,6 +100,8 @@ type Summary struct {
 	R2R        bool                `json:"r2r,omitempty"`      // R2R's table was written too
 	CSVSafe    bool                `json:"csv_safe,omitempty"` // formulas in CSV are quoted
 	SHA256     map[string]string   `json:"files_sha256"`       // of the results; failures.csv, which names the place, has none
+	Formats    []string            `json:"formats,omitempty"`  // that were written, unless all were
+	Parts      int                 `json:"parts,omitempty"`    // of the results in each format, if they are a dataset
 	ByStatus   map[string]int64    `json:"by_status"`
 	Verdicts   map[string]int64    `json:"verdicts"`               // same, different
 	Finish     [2]map[string]int64 `json:"finish"`                 // by side
@@ -141,7 +146,7 @@ func Merge(ctx context.Context, o Options) (*Summary, error) {
 	if err := m.keepR2R(ctx); err != nil {
 		return nil, err
 	}
-	m.sum.Judging, m.sum.R2R = o.Jobs[0].Judging, m.R2R
+	m.sum.Judging, m.sum.R2R, m.sum.CSVSafe, m.sum.Formats, m.sum.Parts = o.Jobs[0].Judging, m.R2R, o.CSVSafe, o.Formats, o.Parts
 	if len(m.jobs) == 1 {
 		m.sum.Retry = *m.jobs[0].Retry
 	}
@@ -152,10 +157,12 @@ func Merge(ctx context.Context, o Options) (*Summary, error) {
 	defer spool.close()
 	m.meter = progress.New(o.Console, "merge", "mismatches", m.planned())
 	defer m.meter.Close()
+	m.keep()
 	if err := m.fill(ctx, spool); err != nil {
 		return nil, err
 	}
-	if m.runs, err = spool.combine(m.runs); err != nil {
+	spool.sort()
+	if m.sum.Repeated, err = spool.distinct(m.kept); err != nil {
 		return nil, err
 	}
 	if err := m.write(ctx, spool); err != nil {
@@ -177,28 +184,21 @@ func LoadSummary(ctx context.Context, s store.Store) (*Summary, error) {
 	return &sum, nil
 }
 
-// Files are the keys of the results that the summary is of.
-func (s *Summary) Files() []string {
-	files := []string{ArrowKey, ParquetKey, CSVKey, FailuresKey}
-	if s.R2R {
-		files = append(files, R2RKey)
-	}
-	return files
-}
-
 type merger struct {
 	Options
 	jobs  []*source
 	sum   *Summary
 	meter *progress.Meter
-	runs  []section // of the spool, one per shard, each in order
-	ids   textIDs
+	kept  []columnar.Option // the columns that the spool has
+
+	mu  sync.Mutex // of what follows and of the summary, while shards are read
+	ids textIDs
 	// texts with a mismatch that has no verdict
 	unjudged map[string]place
 }
 
 func newSummary(settings job.Settings, jobs int) *Summary {
-	return &Summary{Jobs: make([]Merged, jobs), Settings: settings, ByStatus: map[string]int64{}, Verdicts: map[string]int64{},
+	return &Summary{Jobs: make([]Merged, jobs), Settings: settings, SHA256: map[string]string{}, ByStatus: map[string]int64{}, Verdicts: map[string]int64{},
 		Finish: [2]map[string]int64{{}, {}}, Run: Run{version.Current().String(), job.Counters{}, job.Counters{}, job.Counters{}}, engines: map[string]bool{}}
 }
 
@@ -230,118 +230,23 @@ func (m *merger) checkComplete() error {
 	return nil
 }
 
-// fill writes each shard's results to the spool as one ordered run. Of several
-// jobs only finished shards count: another job may have what one lacks.
-func (m *merger) fill(ctx context.Context, spool *spool) error {
-	for _, src := range m.jobs {
-		for k := range src.job.Shards {
-			if src.missing[k] && len(m.jobs) > 1 {
-				continue
-			}
-			if err := m.fillShard(ctx, spool, src, k); err != nil {
-				return fmt.Errorf("merge shard %d of %s: %w", k, src.Store, err)
+// count counts the results on their way to the outputs.
+func (s *Summary) count(b *batch) {
+	status, match := b.Text("status"), b.Flag("meaning_match")
+	finish := [2]func(int) ([]byte, bool){b.Text("finish_small"), b.Text("finish_reference")}
+	for i := range b.Len() {
+		said, _ := status(i)
+		s.ByStatus[string(said)]++
+		if same, judged := match(i); judged {
+			s.Verdicts[map[bool]string{true: "same", false: "different"}[same]]++
+		}
+		for side, of := range finish {
+			if reason, there := of(i); there {
+				s.Finish[side][string(reason)]++
 			}
 		}
 	}
-	return nil
-}
-
-func (m *merger) fillShard(ctx context.Context, spool *spool, src *source, k int) error {
-	mf, err := job.OpenManifest(ctx, src.Store, k)
-	if err != nil {
-		return err
-	}
-	if mf.Shard.SHA256 != src.job.Shards[k].SHA256 {
-		return failure.New(failure.Refused, "restore it or plan the job again", "manifest %s is not the one that %s lists", job.ManifestKey(k), job.Key)
-	}
-	r, err := m.reader(ctx, src, k)
-	if err != nil {
-		return err
-	}
-	return m.spoolShard(ctx, spool, src, mf, r)
-}
-
-// reader opens what is committed of a shard.
-func (m *merger) reader(ctx context.Context, src *source, k int) (*shardReader, error) {
-	r := &shardReader{Reader: results.Reader{Plan: &src.job.Plan, Text: src.text}, accept: src.Accept}
-	for _, t := range src.tasks(k) {
-		var err error
-		switch {
-		case t.Stage == "judge":
-			r.verdicts, err = committed[job.Verdict](ctx, src, t, m.sum.Run.Judge)
-		case t.Side == job.Small.String():
-			r.Sides[job.Small], err = committed[job.Continuation](ctx, src, t, m.sum.Run.Small)
-		default:
-			r.Sides[job.Reference], err = committed[job.Continuation](ctx, src, t, m.sum.Run.Reference)
-		}
-		if err != nil {
-			return nil, err
-		}
-	}
-	return r, nil
-}
-
-func (m *merger) spoolShard(ctx context.Context, spool *spool, src *source, mf *job.Manifest, r *shardReader) error {
-	n := 0
-	run, err := spool.run(func(write func(*job.Result) error) error {
-		for s, err := range mf.Texts() {
-			if err != nil {
-				return err
-			}
-			if err := m.ids.add(src, s.ID); err != nil {
-				return err
-			}
-			rows, err := r.rows(ctx, s)
-			if err != nil {
-				return err
-			}
-			for i := range rows {
-				m.note(src, &rows[i])
-				if err := write(&rows[i]); err != nil {
-					return err
-				}
-			}
-			n += len(rows)
-			m.meter.Add(int64(len(rows)))
-		}
-		return nil
-	})
-	if err == nil && n != src.job.Shards[mf.Index].Mismatches {
-		err = fmt.Errorf("%d mismatches, planned were %d", n, src.job.Shards[mf.Index].Mismatches)
-	}
-	run.input, run.job = src.input, src.number
-	m.runs = append(m.runs, run)
-	return err
-}
-
-// note sees to what has to be known of all rows before the first is written.
-func (m *merger) note(src *source, r *job.Result) {
-	if src.Tag != "" {
-		r.Job = &src.Tag
-	}
-	if r.Stage != nil {
-		again := src.Retry.command(*r.Stage)
-		r.Stage = &again
-	}
-	if r.MeaningMatch == nil {
-		m.unjudged[r.SentenceID] = place{src.input, r.Ordinal}
-	}
-	if r.Engine != nil && r.ContinuationSmall != nil && r.ContinuationReference != nil {
-		m.sum.engines[*r.Engine] = true
-	}
-}
-
-func (s *Summary) count(r *job.Result) {
-	s.Mismatches++
-	s.ByStatus[r.Status]++
-	if r.MeaningMatch != nil {
-		s.Verdicts[map[bool]string{true: "same", false: "different"}[*r.MeaningMatch]]++
-	}
-	for side, f := range []*string{r.FinishSmall, r.FinishReference} {
-		if f != nil {
-			s.Finish[side][*f]++
-		}
-	}
+	s.Mismatches += int64(b.Len())
 }
 
 // result is the error that says how complete the results are.
@@ -361,51 +266,6 @@ func (m *merger) result() error {
 	return nil
 }
 
-// write merges the spool's runs into the results, all files in one pass.
-func (m *merger) write(ctx context.Context, spool *spool) error {
-	options, plain := m.columns(), []columnar.Option(nil)
-	if m.CSVSafe {
-		m.sum.CSVSafe = true
-		options, plain = append(options, columnar.CSVSafe()), append(plain, columnar.CSVSafe())
-	}
-	outs := []output{
-		to(ArrowKey, columnar.NewArrowWriter[job.Result], options, same),
-		to(ParquetKey, columnar.NewParquetWriter[job.Result], options, same),
-		to(CSVKey, columnar.NewCSVWriter[job.Result], options, same),
-		to(FailuresKey, columnar.NewCSVWriter[Failure], plain, failed),
-	}
-	if m.R2R {
-		outs = append(outs, to(R2RKey, columnar.NewCSVWriter[R2RRow], nil, m.r2r))
-		m.sum.R2RLeftOut = m.leftOut()
-	}
-	var err error
-	if m.sum.SHA256, err = writeAll(ctx, m.Out, outs, m.counted(spool.ordered(m.runs, &m.sum.Repeated))); err != nil {
-		return err
-	}
-	delete(m.sum.SHA256, FailuresKey)
-	b, err := job.SealJSON(m.sum)
-	if err != nil {
-		return fmt.Errorf("encode summary: %w", err)
-	}
-	return store.ReplaceBytes(ctx, m.Out, SummaryKey, b)
-}
-
-// counted counts the rows on their way to the outputs.
-func (m *merger) counted(rows iter.Seq2[*job.Result, error]) iter.Seq2[*job.Result, error] {
-	return func(yield func(*job.Result, error) bool) {
-		for r, err := range rows {
-			if err == nil {
-				m.sum.count(r)
-			}
-			if !yield(r, err) {
-				return
-			}
-		}
-	}
-}
-
-func same(r *job.Result) *job.Result { return r }
-
 // failed is r's row in failures.csv; nil if it is ok.
 func failed(r *job.Result) *Failure {
 	if r.Status == results.OK {
@@ -414,26 +274,30 @@ func failed(r *job.Result) *Failure {
 	return &Failure{r.SentenceID, r.MismatchPosition, r.Status, *r.Reason, *r.Stage}
 }
 
-// columns leaves out what these jobs have not, and types the sentence ids.
-func (m *merger) columns() []columnar.Option {
+// keep settles the columns that these jobs have: those left out, and the type of
+// the ids.
+func (m *merger) keep() {
 	set := &m.sum.Settings
-	var ids []string
-	tagged := false
-	for _, j := range m.sum.Jobs {
-		ids = append(ids, j.Job)
-		tagged = tagged || j.Tag != ""
-	}
-	md := map[string]string{"tokenfork_job": strings.Join(ids, ","), "tokenfork_format": fmt.Sprint(job.Format)}
-	options := []columnar.Option{columnar.Metadata(md), columnar.Without("ordinal"), columnar.Without("reason"), columnar.Without("stage")}
-	if !tagged {
-		options = append(options, columnar.Without("job"))
+	if !slices.ContainsFunc(m.sum.Jobs, func(j Merged) bool { return j.Tag != "" }) {
+		m.kept = append(m.kept, columnar.Without("job"))
 	}
 	if set.SentenceIDType == "int64" {
-		options = append(options, columnar.AsInt64("sentence_id"))
+		m.kept = append(m.kept, columnar.AsInt64("sentence_id"))
 	}
 	if !set.Margins {
-		options = append(options, columnar.Without("margin_small"), columnar.Without("margin_reference"))
+		m.kept = append(m.kept, columnar.Without("margin_small"), columnar.Without("margin_reference"))
 	}
+}
+
+// written are the columns of the results: of those kept, without what only
+// merging needs.
+func (m *merger) written() []columnar.Option {
+	var ids []string
+	for _, j := range m.sum.Jobs {
+		ids = append(ids, j.Job)
+	}
+	md := map[string]string{"tokenfork_job": strings.Join(ids, ","), "tokenfork_format": fmt.Sprint(job.Format)}
+	options := append(slices.Clone(m.kept), columnar.Metadata(md), columnar.Without("ordinal"), columnar.Without("reason"), columnar.Without("stage"))
 	if len(m.sum.engines) < 2 {
 		options = append(options, columnar.Without("engine"))
 	}

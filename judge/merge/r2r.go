@@ -1,7 +1,6 @@
 package merge
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -70,7 +69,6 @@ func (m *merger) r2r(r *job.Result) *R2RRow {
 // leftOut lists the texts that R2R's table lacks, in the order of the input.
 func (m *merger) leftOut() []string {
 	return slices.SortedFunc(maps.Keys(m.unjudged), func(a, b string) int {
-		p, q := m.unjudged[a], m.unjudged[b]
-		return cmp.Or(cmp.Compare(p.input, q.input), cmp.Compare(p.ordinal, q.ordinal))
+		return m.unjudged[a].compare(m.unjudged[b])
 	})
 }

@@ -38,7 +38,8 @@ func (r *shardReader) addVerdicts(ctx context.Context, s *job.Text, rows []job.R
 		if err != nil {
 			return err
 		}
-		for _, v := range vs {
+		for k := range vs {
+			v := &vs[k]
 			i, ok := at[v.Position]
 			if !ok || judged[i] {
 				return fmt.Errorf("verdicts hold an unplanned or second one at position %d of text %s", v.Position, s.ID)
@@ -46,11 +47,11 @@ func (r *shardReader) addVerdicts(ctx context.Context, s *job.Text, rows []job.R
 			if rows[i].Status != results.OK || v.Error != nil && *v.Error == results.NoContinuation {
 				continue // made when the continuations were others
 			}
-			if err := r.accept(s, &rows[i], &v); err != nil {
+			if err := r.accept(s, &rows[i], v); err != nil {
 				return err
 			}
 			judged[i] = true
-			addVerdict(&rows[i], &v)
+			addVerdict(&rows[i], v)
 		}
 	}
 	for i := range rows {

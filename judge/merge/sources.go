@@ -29,12 +29,6 @@ type source struct {
 	about   *Merged
 }
 
-// place is a text's in the order of the results.
-type place struct {
-	input   int // among those merged
-	ordinal int64
-}
-
 // open reads what the jobs are, and refuses those that do not go together.
 func (m *merger) open(ctx context.Context) error {
 	if err := m.checkOut(ctx); err != nil {
@@ -168,7 +162,7 @@ func (src *source) tasks(k int) []job.Task {
 	return src.job.Tasks(k, src.Judging)
 }
 
-func committed[T job.Row](ctx context.Context, src *source, t job.Task, run job.Counters) (*job.Committed[T], error) {
+func committed[T job.Row](ctx context.Context, m *merger, src *source, t job.Task, run job.Counters) (*job.Committed[T], error) {
 	c, err := job.OpenCommitted[T](ctx, src.Store, t)
 	if (errors.Is(err, fs.ErrNotExist) || job.IsDamagedCommit(err)) && src.missing[t.Shard] {
 		return nil, nil
@@ -176,6 +170,8 @@ func committed[T job.Row](ctx context.Context, src *source, t job.Task, run job.
 	if err != nil {
 		return nil, err
 	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
 	run.Add(c.Commit().Counters)
 	return c, nil
 }

@@ -1,49 +1,45 @@
 package merge
 
 import (
-	"bufio"
 	"cmp"
-	"container/heap"
-	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"fmt"
-	"hash"
-	"io"
-	"iter"
 	"os"
 	"reflect"
 	"slices"
 	"sync"
 
-	"golang.org/x/sync/errgroup"
-
 	"tokenfork/internal/columnar"
 	"tokenfork/internal/failure"
 	"tokenfork/internal/job"
-	"tokenfork/internal/store"
 )
 
-// spool is a temporary file of runs: each the results of one shard in order.
+// spool is a temporary file of texts: each the columns of its results. Shards
+// write theirs side by side and in any order; what is kept of a text is where it is.
 type spool struct {
 	f     *os.File
+	mu    sync.Mutex
 	size  int64
-	batch int // rows of a run that are in memory while it is read
+	texts []stretch
 }
 
-// section is a stretch of the spool: the rows of one of the jobs.
-type section struct {
-	from, size int64
-	input, job int // among those merged
+// stretch is where the results of one text of one of the jobs are.
+type stretch struct {
+	place
+	job        int32 // among those merged
+	rows, size int32
+	at         int64
 }
 
-// Bounds of what is in memory while runs are merged: of runs read at once, each
-// with a decoder's window, and of their rows.
-const (
-	runsAtOnce   = 64
-	rowsInMemory = 1 << 13
-)
+// place is a text's in the order of the results.
+type place struct {
+	input   int32 // among those merged
+	ordinal int64
+}
+
+func (p place) compare(q place) int {
+	return cmp.Or(cmp.Compare(p.input, q.input), cmp.Compare(p.ordinal, q.ordinal))
+}
 
 func newSpool(dir string) (*spool, error) {
 	f, err := os.CreateTemp(dir, "tokenfork-merge-*")
@@ -53,215 +49,140 @@ func newSpool(dir string) (*spool, error) {
 	if err := os.Remove(f.Name()); err != nil { // it goes with the process, however that ends
 		return nil, errors.Join(fmt.Errorf("make a temporary file: %w", err), f.Close())
 	}
-	return &spool{f: f, batch: rowsInMemory / runsAtOnce}, nil
+	return &spool{f: f}, nil
 }
 
 func (s *spool) close() { _ = s.f.Close() } // read-only by now
 
-// Write appends to the file.
-func (s *spool) Write(p []byte) (int, error) {
-	n, err := s.f.Write(p)
-	s.size += int64(n)
-	return n, err
+// spoolBuffer is how much a shard writes at once.
+const spoolBuffer = 1 << 20
+
+// pen adds texts to the spool, for one goroutine.
+type pen struct {
+	spool   *spool
+	columns *columnar.Columns[job.Result]
+	buf     []byte
+	texts   []stretch // in buf, at places in it
 }
 
-// run appends one run, whose rows fill writes in order.
-func (s *spool) run(fill func(write func(*job.Result) error) error) (section, error) {
-	from := s.size
-	b := bufio.NewWriterSize(s, 1<<20)
-	w, err := columnar.NewStreamWriter[job.Result](b, columnar.BatchRows(s.batch))
-	if err != nil {
-		return section{}, err
-	}
-	if err := fill(w.Write); err != nil {
-		return section{}, err
-	}
-	if err := w.Close(); err != nil {
-		return section{}, fmt.Errorf("write %s: %w", s.f.Name(), err)
-	}
-	if err := b.Flush(); err != nil {
-		return section{}, fmt.Errorf("write %s: %w (give another folder by --tmp)", s.f.Name(), err)
-	}
-	return section{from: from, size: s.size - from}, nil
+func (s *spool) pen(options []columnar.Option) *pen {
+	return &pen{spool: s, columns: columnar.NewColumns[job.Result](options...)}
 }
 
-// combine merges runs of the same job until there are few enough to be read at
-// once, or one for each job.
-func (s *spool) combine(runs []section) ([]section, error) {
-	for before := len(runs) + 1; len(runs) > runsAtOnce && len(runs) < before; {
-		before = len(runs)
-		for at := 0; len(runs) > runsAtOnce && at < len(runs); at++ {
-			end := at + 1
-			for end < len(runs) && end-at < runsAtOnce && runs[end].job == runs[at].job {
-				end++
-			}
-			if end == at+1 {
-				continue
-			}
-			one, err := s.copy(runs[at:end])
-			if err != nil {
-				return nil, err
-			}
-			runs = slices.Replace(runs, at, end, one)
-		}
+// add takes the rows of a text.
+func (p *pen) add(at place, number int, rows []job.Result) error {
+	p.columns.Reset()
+	if err := p.columns.Append(rows); err != nil {
+		return fmt.Errorf("text %s: %w", rows[0].SentenceID, err)
 	}
-	return runs, nil
-}
-
-// copy writes several runs of a job as one.
-func (s *spool) copy(runs []section) (section, error) {
-	one, err := s.run(func(write func(*job.Result) error) error {
-		for r, err := range s.ordered(runs, nil) {
-			if err == nil {
-				err = write(r)
-			}
-			if err != nil {
-				return err
-			}
-		}
+	from := len(p.buf)
+	p.buf = p.columns.Encode(p.buf)
+	p.texts = append(p.texts, stretch{place: at, job: int32(number), rows: int32(len(rows)), size: int32(len(p.buf) - from), at: int64(from)})
+	if len(p.buf) < spoolBuffer {
 		return nil
-	})
-	one.input, one.job = runs[0].input, runs[0].job
-	return one, err
-}
-
-// ordered yields the rows of all runs by text; of a job, a text is in
-// one run. Rows that a further job has too are counted and passed over.
-func (s *spool) ordered(runs []section, repeated *int64) iter.Seq2[*job.Result, error] {
-	return func(yield func(*job.Result, error) bool) {
-		var t twins
-		h := &cursors{}
-		defer h.stop()
-		for _, r := range runs {
-			c, err := s.open(r)
-			if err != nil {
-				yield(nil, err)
-				return
-			}
-			if c.advance(); c.row != nil || c.err != nil {
-				*h = append(*h, c)
-			}
-		}
-		heap.Init(h)
-		for h.Len() > 0 {
-			c := (*h)[0]
-			twin, err := false, c.err
-			if err == nil {
-				twin, err = t.next(c)
-			}
-			if twin {
-				*repeated++
-			} else if !yield(c.row, err) || err != nil {
-				return
-			}
-			if c.advance(); c.row == nil && c.err == nil {
-				heap.Pop(h)
-			} else {
-				heap.Fix(h, 0)
-			}
-		}
-		if err := t.complete(); err != nil {
-			yield(nil, err)
-		}
 	}
+	return p.flush()
 }
 
-func (s *spool) open(at section) (*cursor, error) {
-	r, err := columnar.ReadStream[job.Result](bufio.NewReader(io.NewSectionReader(s.f, at.from, at.size)))
+func (p *pen) flush() error {
+	s := p.spool
+	s.mu.Lock()
+	from := s.size
+	s.size += int64(len(p.buf))
+	for _, t := range p.texts {
+		t.at += from
+		s.texts = append(s.texts, t)
+	}
+	s.mu.Unlock()
+	_, err := s.f.WriteAt(p.buf, from)
+	p.buf, p.texts = p.buf[:0], p.texts[:0]
 	if err != nil {
-		return nil, fmt.Errorf("read %s: %w", s.f.Name(), err)
-	}
-	c := &cursor{input: at.input, job: at.job}
-	c.next, c.stop = iter.Pull2(r.Rows())
-	return c, nil
-}
-
-// cursor is the next row of a run; row is nil at its end.
-type cursor struct {
-	input, job int
-	row        *job.Result
-	err        error
-	next       func() (*job.Result, error, bool)
-	stop       func()
-}
-
-func (c *cursor) advance() { c.row, c.err, _ = c.next() }
-
-type cursors []*cursor
-
-func (h cursors) Len() int { return len(h) }
-func (h cursors) Less(i, j int) bool {
-	if h[i].row == nil || h[j].row == nil {
-		return h[i].row == nil && h[j].row != nil // an error comes up at once
-	}
-	a, b := h[i], h[j]
-	return cmp.Or(cmp.Compare(a.input, b.input), cmp.Compare(a.row.Ordinal, b.row.Ordinal), cmp.Compare(a.job, b.job)) < 0
-}
-func (h cursors) Swap(i, j int) { h[i], h[j] = h[j], h[i] }
-func (h *cursors) Push(x any)   { *h = append(*h, x.(*cursor)) }
-func (h *cursors) Pop() any {
-	old := *h
-	last := old[len(old)-1]
-	*h = old[:len(old)-1]
-	last.stop()
-	return last
-}
-
-func (h cursors) stop() {
-	for _, c := range h {
-		c.stop()
-	}
-}
-
-// twins finds the rows of a text that several jobs have.
-type twins struct {
-	of     place
-	first  int           // the job whose rows count
-	rows   []*job.Result // of it
-	second int           // the job whose rows are compared
-	same   int           // of its rows so far
-}
-
-// next says whether the row repeats one of an earlier job; an error if the two differ.
-func (t *twins) next(c *cursor) (bool, error) {
-	if of := (place{c.input, c.row.Ordinal}); of != t.of || t.rows == nil {
-		if err := t.complete(); err != nil {
-			return false, err
-		}
-		*t = twins{of: of, first: c.job, second: c.job}
-	}
-	if c.job == t.first {
-		t.rows = append(t.rows, c.row)
-		return false, nil
-	}
-	if c.job != t.second {
-		if err := t.complete(); err != nil {
-			return false, err
-		}
-		t.second, t.same = c.job, 0
-	}
-	if t.same == len(t.rows) || !equalRows(t.rows[t.same], c.row) {
-		return false, t.differ(c.row.MismatchPosition)
-	}
-	t.same++
-	return true, nil
-}
-
-// complete is an error if a later job has fewer rows of the text.
-func (t *twins) complete() error {
-	if t.second != t.first && t.same < len(t.rows) {
-		return t.differ(t.rows[t.same].MismatchPosition)
+		return fmt.Errorf("write %s: %w (give another folder by --tmp)", s.f.Name(), err)
 	}
 	return nil
 }
 
-func (t *twins) differ(position int64) error {
-	return failure.New(failure.Refused, "exclude one of them",
-		"jobs %d and %d of those named have text %s both, and differ at position %d", t.first+1, t.second+1, t.rows[0].SentenceID, position)
+// sort puts the texts in the order of the results.
+func (s *spool) sort() {
+	slices.SortFunc(s.texts, func(a, b stretch) int { return cmp.Or(a.compare(b.place), cmp.Compare(a.job, b.job)) })
 }
 
-// equalRows compares what results hold. How a failure came about is not that,
-// nor is the job's own tag.
+// distinct leaves out texts that an earlier job has too, with the same rows, and
+// says how many rows that were.
+func (s *spool) distinct(options []columnar.Option) (repeated int64, err error) {
+	kept := s.texts[:0]
+	a, b := s.lens(options), s.lens(options)
+	for _, t := range s.texts {
+		if len(kept) == 0 || kept[len(kept)-1].place != t.place {
+			kept = append(kept, t)
+			continue
+		}
+		if err := s.same(kept[len(kept)-1], t, a, b); err != nil {
+			return 0, err
+		}
+		repeated += int64(t.rows)
+	}
+	s.texts = kept
+	return repeated, nil
+}
+
+// lens reads texts of the spool, one at a time.
+type lens struct {
+	spool   *spool
+	columns *columnar.Columns[job.Result]
+	buf     []byte
+}
+
+func (s *spool) lens(options []columnar.Option) *lens {
+	return &lens{spool: s, columns: columnar.NewColumns[job.Result](options...)}
+}
+
+// read shows a text's results until the next is read.
+func (l *lens) read(t stretch) (*columnar.Columns[job.Result], error) {
+	l.buf = slices.Grow(l.buf[:0], int(t.size))[:t.size]
+	if _, err := l.spool.f.ReadAt(l.buf, t.at); err != nil {
+		return nil, fmt.Errorf("read %s: %w", l.spool.f.Name(), err)
+	}
+	l.columns.View(l.buf)
+	return l.columns, nil
+}
+
+// same is an error if two jobs' results of a text differ. How a failure came
+// about is no result, nor is the job's own tag.
+func (s *spool) same(a, b stretch, left, right *lens) error {
+	x, err := left.read(a)
+	if err != nil {
+		return err
+	}
+	y, err := right.read(b)
+	if err != nil || x.Equal(y, "job", "reason", "stage", "engine") {
+		return err
+	}
+	x.Seal()
+	y.Seal()
+	xs, err := x.Rows()
+	if err != nil {
+		return err
+	}
+	ys, err := y.Rows()
+	if err != nil {
+		return err
+	}
+	longer := xs
+	if len(ys) > len(xs) {
+		longer = ys
+	}
+	at := min(len(xs), len(ys))
+	for i := range at {
+		if !equalRows(&xs[i], &ys[i]) {
+			at, longer = i, ys
+			break
+		}
+	}
+	return failure.New(failure.Refused, "the jobs contain different results for this text; exclude one of them",
+		"jobs %d and %d of those named have text %s both, and differ at position %d", a.job+1, b.job+1, longer[at].SentenceID, longer[at].MismatchPosition)
+}
+
 func equalRows(a, b *job.Result) bool {
 	x, y := *a, *b
 	for _, r := range []*job.Result{&x, &y} {
@@ -270,122 +191,33 @@ func equalRows(a, b *job.Result) bool {
 	return reflect.DeepEqual(x, y)
 }
 
-// output is one file of the results, fed row by row.
-type output struct {
-	key  string
-	open func(io.Writer) (write func(*job.Result) error, close func() error, err error)
-}
+// batch is results in order.
+type batch = columnar.Columns[job.Result]
 
-// to makes an output of rows of T; pick gives a result's row, nil for none.
-func to[T any](key string, open func(io.Writer, ...columnar.Option) (columnar.Writer[T], error), options []columnar.Option, pick func(*job.Result) *T) output {
-	return output{key, func(w io.Writer) (func(*job.Result) error, func() error, error) {
-		cw, err := open(w, options...)
+// batches sends the texts' results, in batches of the same size but for the last.
+func (s *spool) batches(texts []stretch, options []columnar.Option, send func(*batch) error) error {
+	l, b := s.lens(options), columnar.NewColumns[job.Result](options...)
+	for _, t := range texts {
+		columns, err := l.read(t)
 		if err != nil {
-			return nil, nil, err
-		}
-		write := func(r *job.Result) error {
-			if row := pick(r); row != nil {
-				return cw.Write(row)
-			}
-			return nil
-		}
-		return write, cw.Close, nil
-	}}
-}
-
-// writeAll writes the rows to every output and puts them all in place once all
-// are whole: a full disk leaves the earlier ones as they were.
-// It gives their sha256 by key.
-func writeAll(ctx context.Context, s store.Store, outs []output, rows iter.Seq2[*job.Result, error]) (map[string]string, error) {
-	g, gctx := errgroup.WithContext(ctx)
-	sums := make([]hash.Hash, len(outs))
-	feeds := make([]chan []*job.Result, len(outs))
-	var whole sync.WaitGroup
-	whole.Add(len(outs))
-	for i, o := range outs {
-		feeds[i] = make(chan []*job.Result, 4)
-		g.Go(func() error {
-			return s.Replace(gctx, o.key, func(w io.Writer) error {
-				sums[i] = sha256.New()
-				if err := o.copy(gctx, io.MultiWriter(w, sums[i]), feeds[i]); err != nil {
-					return fmt.Errorf("write %s: %w", o.key, err)
-				}
-				whole.Done()
-				return waitFor(gctx, &whole)
-			})
-		})
-	}
-	g.Go(func() error { return distribute(gctx, rows, feeds) })
-	if err := g.Wait(); err != nil {
-		return nil, err
-	}
-	said := map[string]string{}
-	for i, o := range outs {
-		said[o.key] = hex.EncodeToString(sums[i].Sum(nil))
-	}
-	return said, nil
-}
-
-func (o *output) copy(ctx context.Context, w io.Writer, feed <-chan []*job.Result) error {
-	write, closeFile, err := o.open(w)
-	if err != nil {
-		return err
-	}
-	for {
-		select {
-		case rows, open := <-feed:
-			if !open {
-				return closeFile()
-			}
-			for _, r := range rows {
-				if err := write(r); err != nil {
-					return err
-				}
-			}
-		case <-ctx.Done():
-			return context.Cause(ctx)
-		}
-	}
-}
-
-// distribute sends the rows to every feed and closes the feeds if that were all.
-func distribute(ctx context.Context, rows iter.Seq2[*job.Result, error], feeds []chan []*job.Result) (err error) {
-	var batch []*job.Result
-	send := func() bool {
-		for _, f := range feeds {
-			select {
-			case f <- batch:
-			case <-ctx.Done():
-				err = context.Cause(ctx)
-				return false
-			}
-		}
-		batch = nil
-		return true
-	}
-	for r, rerr := range rows {
-		if rerr != nil {
-			return rerr
-		}
-		if batch = append(batch, r); len(batch) == 256 && !send() {
 			return err
 		}
-	}
-	if send() {
-		for _, f := range feeds {
-			close(f)
+		for from := 0; from < columns.Len(); {
+			to := min(columns.Len(), from+columnar.BatchSize-b.Len())
+			if err := b.AppendColumns(columns, from, to); err != nil {
+				return fmt.Errorf("put results together: %w", err)
+			}
+			from = to
+			if b.Len() == columnar.BatchSize {
+				if err := send(b); err != nil {
+					return err
+				}
+				b = b.Another()
+			}
 		}
 	}
-	return err
-}
-
-func waitFor(ctx context.Context, wg *sync.WaitGroup) error {
-	done := make(chan struct{})
-	go func() { wg.Wait(); close(done) }()
-	select {
-	case <-done:
-		return nil
-	case <-ctx.Done():
-		return context.Cause(ctx)
+	if b.Len() > 0 {
+		return send(b)
 	}
+	return nil
 }

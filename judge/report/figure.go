@@ -7,6 +7,7 @@ import (
 
 	"tokenfork/internal/job"
 	"tokenfork/internal/stats"
+	"tokenfork/judge/merge"
 )
 
 // fewRows is below how many rows a figure says that there are few.
@@ -59,10 +60,11 @@ type builder struct {
 	sample *sample
 	tokens *tokens // nil: no rates.parquet
 	stats.Bootstrap
-	names [2]string         // of the models
-	first int64             // the table's first position
-	limit int               // max-new-tokens; 0: not known
-	sums  map[string]string // sha256 of what is read, by key, where the job or its merge knows it
+	names   [2]string         // of the models
+	first   int64             // the table's first position
+	limit   int               // max-new-tokens; 0: not known
+	summary *merge.Summary    // of the merge; nil: not known
+	sums    map[string]string // sha256 of what is read, by key, where the job or its merge knows it
 }
 
 var classTitles = map[string]string{

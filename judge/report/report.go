@@ -10,7 +10,9 @@ import (
 	"io"
 	"io/fs"
 	"maps"
+	"strings"
 
+	"tokenfork/internal/columnar"
 	"tokenfork/internal/failure"
 	"tokenfork/internal/job"
 	"tokenfork/internal/progress"
@@ -45,7 +47,7 @@ type About struct {
 	Job           string            `json:"job,omitempty"` // "" for merges of several jobs
 	Models        [2]string         `json:"models"`        // by Side
 	Inputs        []string          `json:"inputs,omitempty"`
-	ResultsSHA256 string            `json:"results_sha256"`
+	ResultsSHA256 string            `json:"results_sha256"` // of a dataset: of its files' sums, one a line
 	RatesSHA256   string            `json:"rates_sha256,omitempty"`
 	Mismatches    int64             `json:"mismatches"`
 	Texts         int64             `json:"sentences"` // with mismatches
@@ -100,6 +102,7 @@ func (b *builder) plan(ctx context.Context, s store.Store, about *About) (int64,
 	b.sums = map[string]string{}
 	sum, err := merge.LoadSummary(ctx, s)
 	if err == nil {
+		b.summary = sum
 		maps.Copy(b.sums, sum.SHA256)
 	} else if !errors.Is(err, fs.ErrNotExist) {
 		return 0, err
@@ -131,14 +134,50 @@ func (b *builder) read(ctx context.Context, o Options, expected int64) (string, 
 	}
 	meter := progress.New(o.Console, "report", "mismatches", expected)
 	defer meter.Close()
-	sum, err := each(ctx, o.Store, ResultsKey, o.TempDir, b.sums[ResultsKey], func(r *row) error {
-		meter.Add(1)
-		return b.sample.add(r)
-	})
-	if errors.Is(err, fs.ErrNotExist) {
-		return "", failure.New(failure.Refused, "run `"+job.Command(o.Store, "merge")+"` first", "no %s at %s", ResultsKey, o.Store)
+	keys, err := b.resultKeys(ctx, o.Store)
+	if err != nil {
+		return "", err
 	}
-	return sum, err
+	var sums []string
+	for _, key := range keys {
+		sum, err := each(ctx, o.Store, key, o.TempDir, b.sums[key], func(r *row) error {
+			meter.Add(1)
+			return b.sample.add(r)
+		})
+		if errors.Is(err, fs.ErrNotExist) {
+			return "", failure.New(failure.Refused, "run `"+job.Command(o.Store, "merge")+"` first", "no %s at %s", key, o.Store)
+		}
+		if err != nil {
+			return "", err
+		}
+		sums = append(sums, sum)
+	}
+	if len(sums) == 1 {
+		return sums[0], nil
+	}
+	return job.Sum([]byte(strings.Join(sums, "\n"))), nil
+}
+
+// resultKeys are the results' one file, or the parts of a dataset in order, as the
+// summary says. Without a summary only the one file counts: parts may be of two merges.
+func (b *builder) resultKeys(ctx context.Context, s store.Store) ([]string, error) {
+	again := "run `" + job.Command(s, "merge") + "` again"
+	if b.summary != nil {
+		keys := b.summary.Results(columnar.Parquet)
+		if len(keys) == 0 {
+			return nil, failure.New(failure.Refused, again+", with parquet among its --formats", "the results in %s are not in Parquet", s)
+		}
+		return keys, nil
+	}
+	for o, err := range s.List(ctx, merge.PartPrefix) {
+		if err != nil {
+			return nil, fmt.Errorf("list %s of %s: %w", merge.PartPrefix, s, err)
+		}
+		if merge.IsResult(o.Key) {
+			return nil, failure.New(failure.Refused, again, "%s has %s, and no %s that says which merge it is of", s, o.Key, merge.SummaryKey)
+		}
+	}
+	return []string{ResultsKey}, nil
 }
 
 // write makes the figures and everything that shows them; the page comes last.

@@ -1,0 +1,184 @@
+package columnar
+
+import (
+	"bytes"
+	"fmt"
+	"io"
+	"strconv"
+	"strings"
+	"unicode"
+	"unicode/utf8"
+)
+
+// csvBatch is how many rows are encoded at once.
+const csvBatch = 1024
+
+// NewCSVWriter writes CSV with a header: null is an empty cell, a list a JSON array.
+func NewCSVWriter[T any](w io.Writer, opts ...Option) (Writer[T], error) {
+	cw := &csvWriter[T]{w: w, columns: NewColumns[T](opts...), safe: newOptions(opts).csvSafe}
+	for i, c := range cw.columns.cols {
+		if i > 0 {
+			cw.buf = append(cw.buf, ',')
+		}
+		cw.buf = appendCell(cw.buf, []byte(c.name))
+	}
+	cw.buf = append(cw.buf, '\n')
+	return cw, cw.flush()
+}
+
+type csvWriter[T any] struct {
+	w       io.Writer
+	columns *Columns[T] // of Write
+	safe    bool        // formulas are quoted
+	buf     []byte
+	scratch []byte
+}
+
+func (w *csvWriter[T]) Write(row *T) error {
+	if err := w.columns.Append([]T{*row}); err != nil {
+		return err
+	}
+	if w.columns.Len() < csvBatch {
+		return nil
+	}
+	return w.writeRows()
+}
+
+func (w *csvWriter[T]) writeRows() error {
+	err := w.WriteColumns(w.columns)
+	w.columns.Reset()
+	return err
+}
+
+// WriteColumns encodes the columns that the file has.
+func (w *csvWriter[T]) WriteColumns(c *Columns[T]) error {
+	at := make([]int, len(w.columns.cols))
+	for i, col := range w.columns.cols {
+		at[i] = c.at(col.name)
+	}
+	for row := range c.rows {
+		for i, k := range at {
+			if i > 0 {
+				w.buf = append(w.buf, ',')
+			}
+			if v := &c.values[k]; v.isValid(row) {
+				w.appendValue(c.cols[k].codec, v, row)
+			}
+		}
+		w.buf = append(w.buf, '\n')
+		if len(w.buf) >= 1<<20 {
+			if err := w.flush(); err != nil {
+				return err
+			}
+		}
+	}
+	return w.flush()
+}
+
+func (w *csvWriter[T]) flush() error {
+	_, err := w.w.Write(w.buf)
+	w.buf = w.buf[:0]
+	return err
+}
+
+// Close encodes what is left.
+func (w *csvWriter[T]) Close() error { return w.writeRows() }
+
+// appendValue appends a cell.
+func (w *csvWriter[T]) appendValue(c codec, v *values, row int) {
+	switch {
+	case c.list:
+		w.scratch = appendList(w.scratch[:0], c, v, int(v.offsets[row]), int(v.offsets[row+1]))
+		w.buf = appendCell(w.buf, w.scratch)
+	case c.isText():
+		cell := v.data[v.offsets[row]:v.offsets[row+1]]
+		if w.safe && len(cell) > 0 && strings.IndexByte("=+-@\t\r\n", cell[0]) >= 0 {
+			w.scratch = append(append(w.scratch[:0], '\''), cell...)
+			cell = w.scratch
+		}
+		w.buf = appendCell(w.buf, cell)
+	case c.number:
+		w.buf = appendNumber(w.buf, int64Kind, v.data, row)
+	default:
+		w.buf = appendNumber(w.buf, c.of, v.data, row)
+	}
+}
+
+func appendNumber(dst []byte, of kind, data []byte, i int) []byte {
+	switch of {
+	case boolKind:
+		return strconv.AppendBool(dst, data[i] == 1)
+	case int32Kind:
+		return strconv.AppendInt(dst, int64(cast[int32](data)[i]), 10)
+	case int64Kind:
+		return strconv.AppendInt(dst, cast[int64](data)[i], 10)
+	default:
+		return strconv.AppendFloat(dst, cast[float64](data)[i], 'g', -1, 64)
+	}
+}
+
+// appendList appends elements from to to as JSON.
+func appendList(dst []byte, c codec, v *values, from, to int) []byte {
+	if c.of == float64Kind {
+		return fmt.Append(dst, jsonText(cast[float64](v.data)[from:to]))
+	}
+	dst = append(dst, '[')
+	for i := from; i < to; i++ {
+		if i > from {
+			dst = append(dst, ',')
+		}
+		if c.of == textKind {
+			dst = appendJSON(dst, v.data[v.inner[i]:v.inner[i+1]])
+		} else {
+			dst = appendNumber(dst, c.of, v.data, i)
+		}
+	}
+	return append(dst, ']')
+}
+
+// appendJSON appends a JSON string.
+func appendJSON(dst, text []byte) []byte {
+	for _, b := range text {
+		if b < ' ' || b >= utf8.RuneSelf || b == '"' || b == '\\' || b == 0x7f {
+			return append(dst, jsonText(string(text))...)
+		}
+	}
+	dst = append(dst, '"')
+	dst = append(dst, text...)
+	return append(dst, '"')
+}
+
+// appendCell quotes a cell where encoding/csv does: readers of all kinds take that.
+func appendCell(dst, cell []byte) []byte {
+	if !quoted(cell) {
+		return append(dst, cell...)
+	}
+	dst = append(dst, '"')
+	for {
+		at := bytes.IndexByte(cell, '"')
+		if at < 0 {
+			break
+		}
+		dst = append(dst, cell[:at+1]...)
+		dst = append(dst, '"')
+		cell = cell[at+1:]
+	}
+	dst = append(dst, cell...)
+	return append(dst, '"')
+}
+
+func quoted(cell []byte) bool {
+	if len(cell) == 0 {
+		return false
+	}
+	if string(cell) == `\.` {
+		return true
+	}
+	for _, special := range []byte("\",\n\r") {
+		if bytes.IndexByte(cell, special) >= 0 {
+			return true
+		}
+	}
+	first, _ := utf8.DecodeRune(cell)
+	return unicode.IsSpace(first)
+}

@@ -1,0 +1,72 @@
+package merge_test
+
+import (
+	"io"
+	"slices"
+	"strings"
+	"testing"
+
+	"tokenfork/internal/job"
+	"tokenfork/internal/job/jobtest"
+	"tokenfork/internal/store"
+	"tokenfork/judge/merge"
+)
+
+// TestDataset writes results in parts and in one format, then as usual again:
+// the parts are the rows of the one file, and what another merge left is gone.
+func TestDataset(t *testing.T) {
+	s := jobtest.Large(t, 5, 2)
+	run := func(parts int, formats ...string) *merge.Summary {
+		t.Helper()
+		sum, err := merge.Merge(t.Context(), merge.Options{Jobs: []merge.Source{{Store: s, Judging: jobtest.Judging, Accept: accepted}},
+			Out: s, Parts: parts, Formats: formats, Console: io.Discard})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return sum
+	}
+	there := func() (keys []string) {
+		for o, err := range s.List(t.Context(), "results") {
+			if err != nil {
+				t.Fatal(err)
+			}
+			keys = append(keys, o.Key)
+		}
+		return keys
+	}
+	lines := func(keys ...string) (all []string) {
+		for _, key := range keys {
+			b, err := store.ReadAll(t.Context(), s, key)
+			if err != nil {
+				t.Fatal(err)
+			}
+			_, rows, _ := strings.Cut(string(b), "\n") // the header
+			all = append(all, rows)
+		}
+		return all
+	}
+	run(0)
+	whole := lines(merge.CSVKey)[0]
+	sum := run(3, "csv")
+	want := []string{"results/part-00000.csv", "results/part-00001.csv", "results/part-00002.csv"}
+	if got := there(); !slices.Equal(got, want) || !slices.Equal(sum.Results("csv"), want) || sum.Results("arrow") != nil {
+		t.Fatalf("files %v, want %v; the summary says %v", got, want, sum.Files())
+	}
+	for _, key := range want {
+		b, err := store.ReadAll(t.Context(), s, key)
+		if err != nil || len(sum.SHA256) != len(want) || sum.SHA256[key] != job.Sum(b) {
+			t.Errorf("%v; sha256 %v, of %s it is %s", err, sum.SHA256, key, job.Sum(b))
+		}
+	}
+	parts := lines(want...)
+	if strings.Join(parts, "") != whole || slices.Contains(parts, "") || sum.Mismatches != 5*jobtest.LargePerText {
+		t.Errorf("the parts of %d, %d and %d bytes are not the file of %d", len(parts[0]), len(parts[1]), len(parts[2]), len(whole))
+	}
+	if sum := run(9, "csv"); len(there()) != 9 || strings.Join(lines(sum.Results("csv")...), "") != whole {
+		t.Errorf("more parts than texts: %v", there())
+	}
+	run(0)
+	if got := there(); !slices.Equal(got, []string{merge.ArrowKey, merge.CSVKey, merge.ParquetKey}) || lines(merge.CSVKey)[0] != whole {
+		t.Errorf("after the usual merge: %v", got)
+	}
+}
