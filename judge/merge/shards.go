@@ -21,6 +21,9 @@ const shardsAtOnce = 4
 func (m *merger) fill(ctx context.Context, s *spool) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.SetLimit(min(runtime.GOMAXPROCS(0), shardsAtOnce))
+	if len(m.jobs) > 1 { // which text is refused, and beside which job, is the same each time
+		g.SetLimit(1)
+	}
 	for _, src := range m.jobs {
 		for k := range src.job.Shards {
 			if src.missing[k] && len(m.jobs) > 1 {
