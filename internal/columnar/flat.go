@@ -173,3 +173,6 @@ func numbered(kind reflect.Type) flatWrite {
 	}
 	return flat(convert)
 }
+
+// noClose keeps pqarrow from closing the caller's file.
+type noClose struct{ io.Writer }

@@ -4,15 +4,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"math"
 	"unsafe"
 
 	"github.com/apache/arrow/go/v15/arrow"
 	"github.com/apache/arrow/go/v15/arrow/array"
 	"github.com/apache/arrow/go/v15/arrow/ipc"
-	"github.com/apache/arrow/go/v15/parquet"
-	"github.com/apache/arrow/go/v15/parquet/compress"
-	"github.com/apache/arrow/go/v15/parquet/pqarrow"
 	"github.com/klauspost/compress/zstd"
 )
 
@@ -55,18 +51,6 @@ type zstdSink struct {
 }
 
 func (s *zstdSink) Close() error { return errors.Join(s.Writer.Close(), s.z.Close()) }
-
-// NewParquetWriter writes zstd-compressed Parquet with the Arrow schema kept in it.
-func NewParquetWriter[T any](w io.Writer, opts ...Option) (Writer[T], error) {
-	return newBatchWriter[T](opts, func(s *arrow.Schema) (batchSink, error) {
-		// Version 2: in one of version 1 the library moves all levels so far with every few hundred of them.
-		// No limit for dictionaries: of a column that exceeds it half way, the library lists both
-		// encodings in the order of a Go map, and equal tables differ in bytes.
-		props := parquet.NewWriterProperties(parquet.WithCompression(compress.Codecs.Zstd), parquet.WithCreatedBy("tokenfork"),
-			parquet.WithDataPageVersion(parquet.DataPageV2), parquet.WithDictionaryPageSizeLimit(math.MaxInt64))
-		return pqarrow.NewFileWriter(s, noClose{w}, props, pqarrow.NewArrowWriterProperties(pqarrow.WithStoreSchema()))
-	})
-}
 
 func newOptions(opts []Option) *options {
 	o := &options{int64s: map[string]bool{}, drop: map[string]bool{}, batch: BatchSize}
@@ -203,6 +187,3 @@ func (t *fileTail) Seek(offset int64, whence int) (int64, error) {
 	}
 	return t.n, nil
 }
-
-// noClose keeps pqarrow from closing the caller's file.
-type noClose struct{ io.Writer }
