@@ -31,6 +31,7 @@ type asker interface {
 // Judge asks one model by one prompt. Its methods may be called from many goroutines.
 type Judge struct {
 	judging Judging
+	hasher  hasher // of questions
 	prompt  *Prompt
 	asker   asker
 	known   *memory
@@ -43,7 +44,7 @@ type Judge struct {
 }
 
 func newJudge(p *Prompt, judging Judging, a asker) *Judge {
-	return &Judge{judging: judging, prompt: p, asker: a, known: newMemory(rememberedAnswers)}
+	return &Judge{judging: judging, hasher: hasher{judging: judging}, prompt: p, asker: a, known: newMemory(rememberedAnswers)}
 }
 
 // Judging is what makes this judge's verdicts comparable.
@@ -70,7 +71,7 @@ func (p *Prompt) request(s Settings, text string) endpoint.Request {
 func (j *Judge) frame(q *Question) (job.Verdict, [2]job.Side, error) {
 	order := q.order(j.judging.Settings)
 	text, err := j.prompt.Render(q, j.judging.Settings, order)
-	return job.Verdict{Ordinal: q.Ordinal, Position: q.Position, Question: q.hash(j.judging, text),
+	return job.Verdict{Ordinal: q.Ordinal, Position: q.Position, Question: j.hasher.hash(q, text),
 		JudgeModel: j.judging.Model, PromptVersion: j.prompt.Version, PromptHash: j.prompt.Hash}, order, err
 }
 

@@ -113,9 +113,9 @@ func Judgings(ctx context.Context, s store.Store) ([]Record, error) {
 	return all, nil
 }
 
-// Accept gives a check of verdicts: each must answer the question that its
-// row's continuations ask.
-func (r Record) Accept(plan *job.Plan, text *tokenizer.Tokenizer) (func(*job.Text, *job.Result, *job.Verdict) error, error) {
+// Questions gives what identifies the question that a result's continuations ask
+// in this judging. It is safe for concurrent use.
+func (r Record) Questions(plan *job.Plan, text *tokenizer.Tokenizer) (func(*job.Text, *job.Result) (string, error), error) {
 	p, err := newPrompt(r.Format, r.PromptVersion, r.Prompt, r.Settings)
 	if err != nil {
 		return nil, err
@@ -124,14 +124,28 @@ func (r Record) Accept(plan *job.Plan, text *tokenizer.Tokenizer) (func(*job.Tex
 		return nil, failure.New(failure.Refused, "use the tokenfork that judged it, or judge again", "judging %s: its prompt %s has hash %.12s here, not %.12s",
 			r.ID(), p.Version, p.Hash, r.PromptHash)
 	}
-	f := Framer{Plan: plan, Text: text, Context: r.Settings.Context, Raw: r.Format < judgingFormat}
-	return func(s *job.Text, row *job.Result, v *job.Verdict) error {
+	f, h := Framer{Plan: plan, Text: text, Context: r.Settings.Context, Raw: r.Format < judgingFormat}, &hasher{judging: r.Judging}
+	return func(s *job.Text, row *job.Result) (string, error) {
 		q := f.Question(s, row)
 		shown, err := p.Render(q, r.Settings, q.order(r.Settings))
 		if err != nil {
-			return err
+			return "", err
 		}
-		if q.hash(r.Judging, shown) != v.Question {
+		return h.hash(q, shown), nil
+	}, nil
+}
+
+// Accept gives a check of verdicts: each must answer the question that its
+// row's continuations ask.
+func (r Record) Accept(plan *job.Plan, text *tokenizer.Tokenizer) (func(*job.Text, *job.Result, *job.Verdict) error, error) {
+	question, err := r.Questions(plan, text)
+	if err != nil {
+		return nil, err
+	}
+	return func(s *job.Text, row *job.Result, v *job.Verdict) error {
+		if asked, err := question(s, row); err != nil {
+			return err
+		} else if asked != v.Question {
 			return failure.New(failure.Refused, "judge the job again: its continuations have changed since",
 				"the verdict at position %d of text %s answers another question", row.MismatchPosition, s.ID)
 		}

@@ -8,6 +8,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 	"unicode/utf8"
 
 	"tokenfork/internal/job"
@@ -26,6 +27,40 @@ type Framer struct {
 	Text    *tokenizer.Tokenizer
 	Context ContextRule
 	Raw     bool // show special tokens as they are spelled
+
+	framed sync.Pool // of *framed: what is known of the last text
+}
+
+// framed is what the questions about a text share.
+type framed struct {
+	text   *job.Text
+	starts []int32 // by position, up to the text's end: the last sentence start before it, 0 if there is none
+	shown  []byte  // of all tokens
+	at     []int32 // where each token begins in shown, and where the last one ends
+}
+
+// frame takes what is known of the text; the caller puts it back.
+func (f *Framer) frame(s *job.Text) *framed {
+	k, _ := f.framed.Get().(*framed)
+	if k == nil {
+		k = &framed{}
+	}
+	if k.text == s {
+		return k
+	}
+	*k = framed{text: s, starts: append(k.starts[:0], 0), shown: k.shown[:0], at: append(k.at[:0], 0)}
+	start, ended := int32(0), false // whether an end is right before the position before
+	for p, id := range s.Real {
+		ends := f.endsAt(s.Real, p)
+		if ended && !ends { // an end right after an end, a newline after a full stop, starts none
+			start = int32(p)
+		}
+		ended = ends
+		k.starts = append(k.starts, start)
+		k.shown = append(k.shown, f.shown(id)...)
+		k.at = append(k.at, int32(len(k.shown)))
+	}
+	return k
 }
 
 // Question is one mismatch with both continuations, as text and as ids.
@@ -63,17 +98,25 @@ func (f *Framer) Question(s *job.Text, r *job.Result) *Question {
 // of a character that is only begun at p: they are shown with the forks, which
 // may end it in two ways.
 func (f *Framer) context(s *job.Text, p int) (before, start string, carry []byte) {
-	from := f.contextFrom(s, p)
-	middle := max(from, f.sentenceStart(s.Real, p))
-	head, tail := f.bytes(s.Real[from:middle]), f.bytes(s.Real[middle:p])
+	k := f.frame(s)
+	defer f.framed.Put(k)
+	from := f.contextBegin(k, p)
+	middle := max(from, f.sentenceStart(k, p))
+	head, tail := k.shown[k.at[from]:k.at[middle]], k.shown[k.at[middle]:k.at[p]]
 	n := len(tail) - unfinished(tail)
-	return text(head), text(tail[:n]), tail[n:]
+	return text(head), text(tail[:n]), slices.Clone(tail[n:])
 }
 
 // contextFrom is where the context begins: at a whole character.
 func (f *Framer) contextFrom(s *job.Text, p int) int {
-	from := f.contextStart(s, p)
-	for from > 0 && from < p && !beginsCharacter(f.Text.Bytes(s.Real[from])) {
+	k := f.frame(s)
+	defer f.framed.Put(k)
+	return f.contextBegin(k, p)
+}
+
+func (f *Framer) contextBegin(k *framed, p int) int {
+	from := f.contextStart(k, p)
+	for from > 0 && from < p && !beginsCharacter(f.Text.Bytes(k.text.Real[from])) {
 		from++
 	}
 	return from
@@ -117,25 +160,25 @@ func (f *Framer) shown(id int32) []byte {
 // mark is a short word that none of the question's texts contains. It is the
 // same for all questions of a job but those whose texts hold it.
 func (q *Question) mark() string {
-	texts := strings.Join([]string{q.Before, q.Start, q.Forks[0].Text(), q.Forks[1].Text()}, "\x00")
+	texts := [...]string{q.Before, q.Start, q.Forks[0].Text(), q.Forks[1].Text()}
 	for n := 0; ; n++ {
 		m := "#" + job.Sum(fmt.Appendf(nil, "%s %d", q.Job, n))[:4]
-		if !strings.Contains(texts, m) {
+		if !slices.ContainsFunc(texts[:], func(text string) bool { return strings.Contains(text, m) }) {
 			return m
 		}
 	}
 }
 
-func (f *Framer) contextStart(s *job.Text, p int) int {
+func (f *Framer) contextStart(k *framed, p int) int {
 	switch f.Context.Kind {
 	case ByMismatch:
-		return previousMismatch(s, p)
+		return previousMismatch(k.text, p)
 	case ByTokens:
 		return max(0, p-f.Context.N)
 	}
-	start := f.sentenceStart(s.Real, p)
+	start := f.sentenceStart(k, p)
 	for n := f.Context.N; n > 0 && start > 0; n-- {
-		start = f.startBefore(s.Real, start)
+		start = int(k.starts[start])
 	}
 	return max(start, p-contextTokens, 0)
 }
@@ -151,22 +194,11 @@ func previousMismatch(s *job.Text, p int) int {
 
 // sentenceStart is where the sentence of a fork at p starts: at p itself if an
 // end is right before it.
-func (f *Framer) sentenceStart(real []int32, p int) int {
-	if p > 0 && f.endsAt(real, p-1) {
+func (f *Framer) sentenceStart(k *framed, p int) int {
+	if p > 0 && f.endsAt(k.text.Real, p-1) {
 		return p
 	}
-	return f.startBefore(real, p)
-}
-
-// startBefore is the last sentence start before p. An end right after an end, a
-// newline after a full stop, starts none.
-func (f *Framer) startBefore(real []int32, p int) int {
-	for at := p - 1; at > 0; at-- {
-		if f.endsAt(real, at-1) && !f.endsAt(real, at) {
-			return at
-		}
-	}
-	return 0
+	return int(k.starts[p])
 }
 
 func (f *Framer) endsAt(real []int32, at int) bool {
@@ -234,15 +266,6 @@ func (q *Question) order(s Settings) [2]job.Side {
 }
 
 func exchanged(o [2]job.Side) [2]job.Side { return [2]job.Side{o[1], o[0]} }
-
-// hash identifies what is asked of whom: prompt, judge, shown text, both id lists.
-func (q *Question) hash(j Judging, shown string) string {
-	b, err := json.Marshal([]any{j.PromptHash, j.Model, shown, q.Forks[job.Small].IDs, q.Forks[job.Reference].IDs})
-	if err != nil {
-		panic(err) // strings and numbers always encode
-	}
-	return job.Sum(b)
-}
 
 // voteSeed differs for each asking of a question, and never by order or shard.
 func voteSeed(seed int64, question string, vote int) int {

@@ -1,0 +1,133 @@
+package judge
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"hash"
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"unicode/utf8"
+
+	"tokenfork/internal/job"
+)
+
+// hasher identifies questions: what is asked of whom. Questions of a job begin
+// alike, with the prompt's instructions, and that part is hashed once. It is safe
+// for concurrent use.
+type hasher struct {
+	judging Judging
+	last    atomic.Pointer[string] // what the first question showed
+	prefix  atomic.Pointer[prefix]
+}
+
+// prefix is what two questions began with, hashed.
+type prefix struct {
+	shown string
+	state hash.Cloner
+}
+
+// hash is the sha256 of the JSON array of prompt hash, judge, shown text and both
+// id lists.
+func (h *hasher) hash(q *Question, shown string) string {
+	state, rest := h.begin(shown)
+	b := append(appendJSON(make([]byte, 0, len(rest)+1024), rest), '"')
+	for _, side := range job.Sides {
+		b = appendIDs(append(b, ','), q.Forks[side].IDs)
+	}
+	state.Write(append(b, ']'))
+	return hex.EncodeToString(state.Sum(nil))
+}
+
+// begin hashes up to some place in shown, and gives what follows.
+func (h *hasher) begin(shown string) (state hash.Hash, rest string) {
+	if p := h.prefix.Load(); p != nil && strings.HasPrefix(shown, p.shown) {
+		if c, err := p.state.Clone(); err == nil {
+			return c, shown[len(p.shown):]
+		}
+	}
+	if h.prefix.Load() == nil {
+		if last := h.last.Load(); last == nil {
+			h.last.Store(&shown)
+		} else if n := common(*last, shown); n > 0 && n < len(shown) && utf8.ValidString(shown[:n]) {
+			p := &prefix{shown: shown[:n], state: h.start(shown[:n]).(hash.Cloner)}
+			h.prefix.Store(p)
+		}
+	}
+	return h.start(""), shown
+}
+
+// common is how much of two texts is the same, up to a whole character.
+func common(a, b string) int {
+	n := 0
+	for n < min(len(a), len(b)) && a[n] == b[n] {
+		n++
+	}
+	for n > 0 && n < len(b) && b[n] >= 0x80 {
+		n--
+	}
+	return n
+}
+
+// start hashes what comes before the shown text, and its beginning.
+func (h *hasher) start(shown string) hash.Hash {
+	state := sha256.New()
+	b := append(appendJSON([]byte(`["`), h.judging.PromptHash), `","`...)
+	b = append(appendJSON(b, h.judging.Model), `","`...)
+	state.Write(appendJSON(b, shown))
+	return state
+}
+
+// appendJSON appends the inside of the JSON string that encoding/json makes of s.
+func appendJSON(dst []byte, s string) []byte {
+	for s != "" {
+		n := 0
+		for n < len(s) && asItIs[s[n]] {
+			n++
+		}
+		dst = append(dst, s[:n]...)
+		s = s[n:]
+		if s != "" && short[s[0]] != 0 {
+			dst, s = append(dst, '\\', short[s[0]]), s[1:]
+			continue
+		}
+		for n = 0; n < len(s) && !asItIs[s[n]]; {
+			n++
+		}
+		if n > 0 {
+			b, err := json.Marshal(s[:n])
+			if err != nil {
+				panic(err) // strings always encode
+			}
+			dst = append(dst, b[1:len(b)-1]...)
+			s = s[n:]
+		}
+	}
+	return dst
+}
+
+// short are the second characters of common escapes.
+var short = [256]byte{'\n': 'n', '\t': 't', '\r': 'r', '"': '"', '\\': '\\'}
+
+// asItIs are the characters that need no escape.
+var asItIs = func() (plain [256]bool) {
+	for b := ' '; b < 0x7f; b++ {
+		plain[b] = !strings.ContainsRune(`"\<>&`, b)
+	}
+	return plain
+}()
+
+func appendIDs(dst []byte, ids []int32) []byte {
+	if ids == nil {
+		return append(dst, "null"...)
+	}
+	dst = append(dst, '[')
+	for i, id := range ids {
+		if i > 0 {
+			dst = append(dst, ',')
+		}
+		dst = strconv.AppendInt(dst, int64(id), 10)
+	}
+	return append(dst, ']')
+}
