@@ -4,7 +4,7 @@ MODELS := $(or $(TOKENFORK_MODELS),$(CURDIR)/.cache/models)
 export TOKENFORK_VENV = $(VENV)
 export TOKENFORK_MODELS = $(MODELS)
 
-.PHONY: all build install setup demo test fuzz check bench bench-plan bench-infer clean
+.PHONY: all build install setup demo test fuzz check bench bench-plan bench-merge bench-infer clean
 
 all: build
 
@@ -47,10 +47,13 @@ check: ## style
 	scripts/check-imports
 	go run honnef.co/go/tools/cmd/staticcheck@v0.8.2 ./...
 
-bench: bench-plan bench-infer ## figures of docs/performance.md
+bench: bench-plan bench-merge bench-infer ## figures of docs/performance.md
 
 bench-plan: build setup
 	$(VENV)/bin/python scripts/bench-plan
+
+bench-merge: build setup ## against a polars script that writes the same rows
+	$(VENV)/bin/python scripts/bench-merge
 
 bench-infer: build setup ## against R2R's two ways, on the demo's table and real vLLM
 	scripts/bench-infer

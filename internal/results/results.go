@@ -36,6 +36,7 @@ type Reader struct {
 	Sides [2]*job.Committed[job.Continuation] // nil: not finished, or no server of that side needed
 
 	engines map[[2]string]*string // of both sides, by their names
+	tokens  map[int32]string      // decoded, each alone
 }
 
 // LoadText reads the job's own copy of the tokenizer: no model folder is needed.
@@ -79,14 +80,27 @@ func (r *Reader) Planned(s *job.Text, i int) job.Result {
 	return job.Result{
 		SentenceID: s.ID, Context: r.Text.Decode(context), ContextIDs: context,
 		MismatchPosition: int64(p) + int64(r.Plan.Settings.FirstPosition),
-		PredSmall:        r.Text.Decode([]int32{small}), PredSmallID: small,
-		PredReference: r.Text.Decode([]int32{reference}), PredReferenceID: reference,
+		PredSmall:        r.token(small), PredSmallID: small,
+		PredReference: r.token(reference), PredReferenceID: reference,
 		RowID: rowID(s, p-int32(r.Plan.Settings.PredictionOffset())), RealRowID: rowID(s, p),
-		RealToken: r.Text.Decode(s.Real[p : p+1]), RealTokenID: s.Real[p],
+		RealToken: r.token(s.Real[p]), RealTokenID: s.Real[p],
 		SmallEntropy: number(s.SmallEntropy, i), SmallAU: number(s.SmallAU, i), SmallEU: number(s.SmallEU, i),
 		ReferenceEntropy: number(s.ReferenceEntropy, i), ReferenceAU: number(s.ReferenceAU, i), ReferenceEU: number(s.ReferenceEU, i),
 		Status: OK, Ordinal: s.Ordinal,
 	}
+}
+
+// token is the text of one token.
+func (r *Reader) token(id int32) string {
+	text, known := r.tokens[id]
+	if !known {
+		text = r.Text.Decode([]int32{id})
+		if r.tokens == nil {
+			r.tokens = map[int32]string{}
+		}
+		r.tokens[id] = text
+	}
+	return text
 }
 
 func rowID(s *job.Text, p int32) *int64 {

@@ -2,19 +2,18 @@ package merge_test
 
 import (
 	"cmp"
-	"context"
+	"encoding/json"
 	"flag"
-	"fmt"
 	"io"
 	"os"
-	"os/exec"
-	"syscall"
 	"testing"
-	"time"
 
 	"tokenfork/internal/job"
 	"tokenfork/internal/job/jobtest"
+	"tokenfork/internal/results"
 	"tokenfork/internal/store"
+	"tokenfork/internal/tokenizer"
+	"tokenfork/judge"
 	"tokenfork/judge/merge"
 )
 
@@ -24,49 +23,69 @@ var (
 	keep       = flag.String("keep", "", "a new folder: BenchmarkMerge leaves the job there and merges nothing")
 )
 
-// TestMain makes this binary the process whose memory is measured, where it is
-// started as one.
-func TestMain(m *testing.M) {
-	if len(os.Args) == 3 && os.Args[1] == "merge" {
-		if err := mergeAlone(context.Background(), os.Args[2]); err != nil {
-			fmt.Fprintln(os.Stderr, err)
-			os.Exit(1)
-		}
-		return
-	}
-	os.Exit(m.Run())
-}
-
-// mergeAlone takes the verdicts as they are: questions do not grow with the job.
-func mergeAlone(ctx context.Context, dir string) error {
-	s, err := store.Open(ctx, dir, store.Options{})
+// judgedLarge makes a job whose verdicts answer their questions, and the record of
+// their judging: what tokenfork merge and check read.
+func judgedLarge(tb testing.TB, texts, shards int) store.Store {
+	tb.Helper()
+	s := judge.Defaults()
+	p, err := judge.LoadPrompt(s)
 	if err != nil {
-		return err
+		tb.Fatal(err)
 	}
-	accept := func(*job.Text, *job.Result, *job.Verdict) error { return nil }
-	_, err = merge.Merge(ctx, merge.Options{Jobs: []merge.Source{{Store: s, Judging: jobtest.Judging, Accept: accept}}, Out: s, Console: io.Discard})
-	return err
+	r := judge.Record{Judging: judge.Judging{Format: 2, Model: "judge", PromptVersion: p.Version, PromptHash: p.Hash, Settings: s}, Prompt: p.Text}
+	st := jobtest.LargeJudged(tb, texts, shards, r.ID(), func(plan *job.Plan, text *tokenizer.Tokenizer) func(*job.Text, *job.Result) string {
+		question, err := r.Questions(plan, text)
+		if err != nil {
+			tb.Fatal(err)
+		}
+		return func(x *job.Text, row *job.Result) string {
+			hash, err := question(x, row)
+			if err != nil {
+				tb.Fatal(err)
+			}
+			return hash
+		}
+	})
+	b, err := json.MarshalIndent(r, "", " ")
+	if err != nil {
+		tb.Fatal(err)
+	}
+	if err := store.CreateBytes(tb.Context(), st, job.JudgingPrefix+r.ID()+".json", append(b, '\n')); err != nil {
+		tb.Fatal(err)
+	}
+	return st
 }
 
-// BenchmarkMerge measures the memory of a process that merges a large job.
+// BenchmarkMerge merges a large job, and checks each verdict against its question.
 func BenchmarkMerge(b *testing.B) {
 	texts := max(1, *mismatches/jobtest.LargePerText)
-	dir := jobtest.Large(b, texts, cmp.Or(*shards, max(1, texts/225))).String()
+	s := judgedLarge(b, texts, cmp.Or(*shards, max(1, texts/225)))
 	if *keep != "" {
-		if err := os.Rename(dir, *keep); err != nil {
+		if err := os.Rename(s.String(), *keep); err != nil {
 			b.Fatal(err)
 		}
 		return
 	}
+	j, err := job.Load(b.Context(), s)
+	if err != nil {
+		b.Fatal(err)
+	}
+	text, err := results.LoadText(b.Context(), s)
+	if err != nil {
+		b.Fatal(err)
+	}
+	records, err := judge.Judgings(b.Context(), s)
+	if err != nil {
+		b.Fatal(err)
+	}
+	accept, err := records[0].Accept(&j.Plan, text)
+	if err != nil {
+		b.Fatal(err)
+	}
 	for b.Loop() {
-		cmd := exec.Command(os.Args[0], "merge", dir)
-		cmd.Stderr = os.Stderr
-		start := time.Now()
-		if err := cmd.Run(); err != nil {
+		if _, err := merge.Merge(b.Context(), merge.Options{Jobs: []merge.Source{{Store: s, Judging: records[0].ID(), Accept: accept}}, Out: s, Console: io.Discard}); err != nil {
 			b.Fatal(err)
 		}
-		used := cmd.ProcessState.SysUsage().(*syscall.Rusage)
-		b.ReportMetric(float64(texts*jobtest.LargePerText)/time.Since(start).Seconds(), "rows/s")
-		b.ReportMetric(float64(used.Maxrss)/1024, "MiB")
 	}
+	b.ReportMetric(float64(texts*jobtest.LargePerText*b.N)/b.Elapsed().Seconds(), "rows/s")
 }

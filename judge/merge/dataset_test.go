@@ -1,7 +1,10 @@
 package merge_test
 
 import (
+	"fmt"
 	"io"
+	"os/exec"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -9,6 +12,7 @@ import (
 	"tokenfork/internal/job"
 	"tokenfork/internal/job/jobtest"
 	"tokenfork/internal/store"
+	"tokenfork/internal/vllm/vllmtest"
 	"tokenfork/judge/merge"
 )
 
@@ -69,4 +73,27 @@ func TestDataset(t *testing.T) {
 	if got := there(); !slices.Equal(got, []string{merge.ArrowKey, merge.CSVKey, merge.ParquetKey}) || lines(merge.CSVKey)[0] != whole {
 		t.Errorf("after the usual merge: %v", got)
 	}
+}
+
+// TestReadersOfDatasets opens a dataset by what people use: all see the one file's rows.
+func TestReadersOfDatasets(t *testing.T) {
+	s := jobtest.Large(t, 60, 2) // more rows than a row group has
+	merged := func(parts int) string {
+		t.Helper()
+		dir := t.TempDir()
+		out, err := store.Open(t.Context(), dir, store.Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := merge.Merge(t.Context(), merge.Options{Jobs: []merge.Source{{Store: s, Judging: jobtest.Judging, Accept: accepted}},
+			Out: out, Parts: parts, Console: io.Discard}); err != nil {
+			t.Fatal(err)
+		}
+		return dir
+	}
+	said, err := exec.Command(filepath.Join(vllmtest.Venv(), "bin/python"), "testdata/read_dataset.py", merged(0), merged(3)).CombinedOutput()
+	if want := fmt.Sprintf("3 parts, %d rows", 60*jobtest.LargePerText); err != nil || !strings.HasPrefix(string(said), want) {
+		t.Errorf("%v: %s", err, said)
+	}
+	t.Logf("%s", said)
 }

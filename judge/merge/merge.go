@@ -129,13 +129,16 @@ type Run struct {
 	Judge     job.Counters `json:"judge"`
 }
 
-// memory is what the collector aims at, whatever the size of the jobs.
-const memory = 320 << 20
+const (
+	memory    = 320 << 20 // what the collector aims at, whatever the size of the jobs
+	collectAt = 400       // and until then it runs rarely: most of what is read is dropped at once
+)
 
 // Merge merges the jobs. It returns the summary; with failures listed the error
 // has failure.Partial.
 func Merge(ctx context.Context, o Options) (*Summary, error) {
 	defer debug.SetMemoryLimit(debug.SetMemoryLimit(memory))
+	defer debug.SetGCPercent(debug.SetGCPercent(collectAt))
 	m := &merger{Options: o, unjudged: map[string]place{}}
 	if err := m.open(ctx); err != nil {
 		return nil, err

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"tokenfork/internal/job"
+	"tokenfork/internal/results"
 	"tokenfork/internal/store"
 	"tokenfork/internal/tokenizer"
 )
@@ -64,7 +65,7 @@ const PerText = 5
 // has failed.
 func Make(tb testing.TB, texts, shards int) store.Store {
 	tb.Helper()
-	return write(tb, texts, shards, PerText, Text, continuations, nil)
+	return write(tb, texts, shards, PerText, Text, continuations, "", nil)
 }
 
 // Judging is the id of Large's verdicts.
@@ -77,11 +78,18 @@ const LargePerText = 222
 // tokens and verdicts with an analysis.
 func Large(tb testing.TB, texts, shards int) store.Store {
 	tb.Helper()
-	return write(tb, texts, shards, LargePerText, large, largeContinuations, largeVerdicts)
+	return LargeJudged(tb, texts, shards, Judging, nil)
+}
+
+// LargeJudged is Large with verdicts of a judging that answer the questions whose
+// hashes the function gives, for the job's plan and text.
+func LargeJudged(tb testing.TB, texts, shards int, judging string, questions func(*job.Plan, *tokenizer.Tokenizer) func(*job.Text, *job.Result) string) store.Store {
+	tb.Helper()
+	return write(tb, texts, shards, LargePerText, large, largeContinuations, judging, questions)
 }
 
 func write(tb testing.TB, texts, shards, perText int, text func(int) *job.Text,
-	forks func(*job.Text, job.Side) []job.Continuation, verdicts func(*job.Text) []job.Verdict) store.Store {
+	forks func(*job.Text, job.Side) []job.Continuation, judging string, questions func(*job.Plan, *tokenizer.Tokenizer) func(*job.Text, *job.Result) string) store.Store {
 	tb.Helper()
 	s, err := store.Open(tb.Context(), tb.TempDir(), store.Options{})
 	if err != nil {
@@ -109,8 +117,8 @@ func write(tb testing.TB, texts, shards, perText int, text func(int) *job.Text,
 				return forks(x, side)
 			})
 		}
-		if verdicts != nil {
-			commit(tb, s, job.Task{Stage: "judge", Shard: k, Side: Judging, Manifest: shard.SHA256}, mine, verdicts)
+		if judging != "" {
+			commit(tb, s, job.Task{Stage: "judge", Shard: k, Side: judging, Manifest: shard.SHA256}, mine, verdictsOf(tb, s, &j.Plan, tok, k, shard.SHA256, questions))
 		}
 		j.Shards = append(j.Shards, shard)
 		j.Mismatches += int64(shard.Mismatches)
@@ -121,6 +129,34 @@ func write(tb testing.TB, texts, shards, perText int, text func(int) *job.Text,
 	}
 	put(tb, s, job.Key, b)
 	return s
+}
+
+// verdictsOf makes a text's verdicts, each for its question if questions are given.
+func verdictsOf(tb testing.TB, s store.Store, plan *job.Plan, tok *tokenizer.Tokenizer, k int, manifest string,
+	questions func(*job.Plan, *tokenizer.Tokenizer) func(*job.Text, *job.Result) string) func(*job.Text) []job.Verdict {
+	tb.Helper()
+	if questions == nil {
+		return largeVerdicts
+	}
+	r := results.Reader{Plan: plan, Text: tok}
+	for _, side := range job.Sides {
+		var err error
+		if r.Sides[side], err = job.OpenCommitted[job.Continuation](tb.Context(), s, job.Task{Stage: "infer", Shard: k, Side: side.String(), Manifest: manifest}); err != nil {
+			tb.Fatal(err)
+		}
+	}
+	question := questions(plan, tok)
+	return func(x *job.Text) []job.Verdict {
+		vs := largeVerdicts(x)
+		rows, err := r.Rows(tb.Context(), x)
+		if err != nil {
+			tb.Fatal(err)
+		}
+		for i := range vs {
+			vs[i].Question = question(x, &rows[i])
+		}
+		return vs
+	}
 }
 
 func put(tb testing.TB, s store.Store, key string, b []byte) {
