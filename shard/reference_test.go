@@ -24,15 +24,20 @@ import (
 // python runs testdata/reference.py.
 func python(t *testing.T, args ...string) []byte {
 	t.Helper()
+	return runPython(t, "testdata/reference.py", args...)
+}
+
+func runPython(t *testing.T, script string, args ...string) []byte {
+	t.Helper()
 	venv := os.Getenv("TOKENFORK_VENV")
 	if venv == "" {
 		venv = "../.venv"
 	}
-	cmd := exec.Command(filepath.Join(venv, "bin", "python"), append([]string{"testdata/reference.py"}, args...)...)
+	cmd := exec.Command(filepath.Join(venv, "bin", "python"), append([]string{script}, args...)...)
 	cmd.Stderr = os.Stderr
 	out, err := cmd.Output()
 	if err != nil {
-		t.Fatalf("reference.py: %v (scripts/setup-vllm makes the environment)", err)
+		t.Fatalf("%s: %v (scripts/setup-vllm makes the environment)", script, err)
 	}
 	return out
 }

@@ -11,14 +11,27 @@ import (
 	"github.com/pierrec/lz4/v4"
 )
 
+// arrowForm is what a node has beside its validity: cells, and perhaps offsets;
+// offsets into the node below; or nothing, its fields being nodes below.
+type arrowForm int
+
+const (
+	cellForm arrowForm = iota
+	listForm
+	structForm
+)
+
 // arrowPart reads the cells of one column, or of a dictionary's entries, from
 // the buffers of a batch.
 type arrowPart struct {
 	arrowType
 	node, buffer int // the first of its own in a batch
 	before       int // columns of views before it
+	form         arrowForm
+	inner        bool // it is of a nested column: its rows are not the batch's
 
 	open               bool
+	left               int64        // of an inner one, not read yet
 	validity           *arrowBuffer // nil: there are no nulls
 	offsets, values    *arrowBuffer
 	last               int64 // offset, of text
@@ -35,9 +48,11 @@ func (p *arrowPart) begin(r io.ReaderAt, batch *arrowBatch) (err error) {
 	if p.node >= len(batch.nodes) || p.before > len(batch.views) {
 		return badArrow("%d nodes and %d columns of views", len(batch.nodes), len(batch.views))
 	}
-	if rows := batch.nodes[p.node][0]; rows != batch.rows {
+	rows := batch.nodes[p.node][0]
+	if rows != batch.rows && !p.inner || rows < 0 {
 		return badArrow("the batch has %d rows, the column %d", batch.rows, rows)
 	}
+	p.left = rows
 	at := p.buffer
 	for _, n := range batch.views[:p.before] {
 		if n < 0 || n > int64(len(batch.buffers)) {
@@ -59,26 +74,29 @@ func (p *arrowPart) begin(r io.ReaderAt, batch *arrowBatch) (err error) {
 	}
 	p.validity, p.offsets, p.nulls, p.bit, p.last = nil, nil, 0, 0, 0
 	p.nullsWanted, p.open = batch.nodes[p.node][1], true
-	if p.nullsWanted < 0 || p.nullsWanted > batch.rows {
-		return badArrow("%d nulls in %d rows", p.nullsWanted, batch.rows)
+	if p.nullsWanted < 0 || p.nullsWanted > rows {
+		return badArrow("%d nulls in %d rows", p.nullsWanted, rows)
 	}
 	if v := stream(at); err == nil && v.left > 0 {
 		p.validity = v
 	}
+	p.values = nil
 	switch {
+	case p.form == structForm:
+		return err
 	case p.views:
 		p.values = stream(at + 1)
 		return p.beginViews(batch, at+2, stream, err)
 	case p.convert == nil:
-		p.offsets, p.values = stream(at+1), stream(at+2)
-		if err != nil || batch.rows == 0 {
+		if p.offsets = stream(at + 1); p.form != listForm {
+			p.values = stream(at + 2)
+		}
+		if err != nil || rows == 0 {
 			return err
 		}
-		first, err := p.readOffsets(1)
-		if err != nil {
+		if err := p.firstOffset(); err != nil || p.values == nil {
 			return err
 		}
-		p.last = first[0]
 		return p.values.skip(p.last)
 	}
 	p.values = stream(at + 1)
@@ -203,17 +221,39 @@ func (p *arrowPart) readOffsets(n int) ([]int64, error) {
 	return offsets, nil
 }
 
-func (p *arrowPart) readTexts(dst *cells, n int) error {
+// firstOffset is where the first row begins.
+func (p *arrowPart) firstOffset() error {
+	first, err := p.readOffsets(1)
+	if err == nil {
+		p.last = first[0]
+	}
+	if p.last < 0 {
+		return fmt.Errorf("the offset %d", p.last)
+	}
+	return err
+}
+
+// nextOffsets are where the next n rows end.
+func (p *arrowPart) nextOffsets(n int) ([]int64, error) {
+	first := p.last
 	offsets, err := p.readOffsets(n)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	first := p.last
 	for _, o := range offsets {
 		if o < p.last || o-first > maxPage {
-			return fmt.Errorf("the offset %d comes after %d", o, p.last)
+			return nil, fmt.Errorf("the offset %d comes after %d", o, p.last)
 		}
 		p.last = o
+	}
+	return offsets, nil
+}
+
+func (p *arrowPart) readTexts(dst *cells, n int) error {
+	first := p.last
+	offsets, err := p.nextOffsets(n)
+	if err != nil {
+		return err
 	}
 	b := make([]byte, p.last-first)
 	if err := p.values.read(b); err != nil {
@@ -265,9 +305,13 @@ func (p *arrowPart) end() error {
 	if p.nulls != p.nullsWanted {
 		return fmt.Errorf("it has %d empty cells, the metadata says %d", p.nulls, p.nullsWanted)
 	}
-	for _, b := range []*arrowBuffer{p.validity, p.offsets, p.values} {
+	for i, b := range []*arrowBuffer{p.validity, p.offsets, p.values} {
 		if b == nil {
 			continue
+		}
+		isText := i == 2 && p.convert == nil && !p.views // of which a slice may be
+		if b.left >= padding && !isText {
+			return fmt.Errorf("%d bytes are left of a buffer after the last row", b.left)
 		}
 		if err := b.end(); err != nil {
 			return err
@@ -275,6 +319,9 @@ func (p *arrowPart) end() error {
 	}
 	return nil
 }
+
+// padding is what writers round the length of a buffer up to.
+const padding = 64
 
 // arrowBuffer is a buffer of a batch, read once from its beginning.
 type arrowBuffer struct {

@@ -78,11 +78,45 @@ func OpenArrowInput(r File) (in *Input, err error) {
 	if f.fields, err = arrowFields(schema); err != nil {
 		return nil, err
 	}
+	if err := f.checkSchema(); err != nil {
+		return nil, err
+	}
 	f.blocks = append(footerBlocks(root, 2, dictionaryMessage), footerBlocks(root, 3, batchMessage)...)
 	if err := f.checkBlocks(end - 10 - size); err != nil {
 		return nil, err
 	}
 	return f.input(), nil
+}
+
+// checkSchema compares the footer's schema with the one that the file begins with.
+func (f *arrowFile) checkSchema() error {
+	b, err := readAt(f.r, 8, 8)
+	if err != nil || le.Uint32(b) != 0xffffffff {
+		return nil // a writer before 2019, or one that left it out
+	}
+	if b, err = readAt(f.r, 8, 8+int64(le.Uint32(b[4:]))); err != nil {
+		return badArrow("%w", err)
+	}
+	message, err := messageOf(b)
+	if err != nil {
+		return err
+	}
+	if message.GetByteSlot(slot(1), 0) != schemaMessage {
+		return nil
+	}
+	header, _ := message.table(2)
+	begin, err := arrowFields(header)
+	if err != nil {
+		return err
+	}
+	if !slices.EqualFunc(f.fields, begin, sameField) {
+		return badArrow("the schema in the footer differs from the one at the beginning")
+	}
+	return nil
+}
+
+func sameField(a, b arrowField) bool {
+	return a.Name == b.Name && a.Type == b.Type && a.dictionary == b.dictionary && a.id == b.id && a.arrowLayout == b.arrowLayout
 }
 
 // footerBlocks are what a footer lists.
@@ -306,14 +340,29 @@ func (f *arrowFile) open(column int) (columnReader, error) {
 		buffers, views = buffers+other.buffers, views+other.viewColumns
 	}
 	field := &f.fields[column]
-	return &arrowColumn{file: f, field: field, part: arrowPart{arrowType: field.arrowType, node: field.node, buffer: buffers, before: views}}, nil
+	c := &arrowColumn{file: f, field: field, part: &arrowPart{arrowType: field.arrowType, node: field.node, buffer: buffers, before: views}}
+	if field.Kind == Nested {
+		tree, err := treeOf(field.schema, &arrowLayout{field.node, buffers, views, false})
+		if err != nil {
+			return nil, err
+		}
+		tree.inner, c.part = false, tree
+	}
+	return c, nil
+}
+
+// batchReader reads what a column is in a batch.
+type batchReader interface {
+	begin(r io.ReaderAt, batch *arrowBatch) error
+	read(dst *cells, n int) error
+	end() error
 }
 
 // arrowColumn reads a column batch by batch.
 type arrowColumn struct {
 	file    *arrowFile
 	field   *arrowField
-	part    arrowPart
+	part    batchReader
 	next    int   // block
 	batches int   // begun
 	left    int64 // rows of the batch at hand
@@ -340,7 +389,16 @@ func (c *arrowColumn) read(dst *cells, n int) error {
 	return nil
 }
 
+// end also goes through batches that are said to hold no rows.
 func (c *arrowColumn) end() error {
+	for c.next < len(c.file.blocks) {
+		if err := c.block(); err != nil {
+			return c.place(err)
+		}
+		if c.left > 0 {
+			return c.place(badArrow("the batch has %d rows more than the file", c.left))
+		}
+	}
 	if err := c.part.end(); err != nil {
 		return c.place(err)
 	}

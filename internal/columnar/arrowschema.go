@@ -2,6 +2,8 @@ package columnar
 
 import (
 	"fmt"
+	"strings"
+	"unicode/utf8"
 
 	flatbuffers "github.com/google/flatbuffers/go"
 )
@@ -47,7 +49,8 @@ type arrowField struct {
 	id         int64     // of the dictionary
 	entry      arrowType // of its entries; the field's own is that of the indexes
 
-	node int // the first of its own in a batch
+	schema fbTable
+	node   int // the first of its own in a batch
 	arrowLayout
 }
 
@@ -126,11 +129,16 @@ func arrowFields(schema fbTable) ([]arrowField, error) {
 	var fields []arrowField
 	nodes := 0
 	for _, t := range schema.tables(1) {
-		f := arrowField{node: nodes, arrowLayout: layoutOf(t, 0)}
+		f := arrowField{schema: t, node: nodes, arrowLayout: layoutOf(t, 0)}
 		f.Name = t.text(0)
 		nodes += f.nodes
 		f.Type, f.arrowType = typeOf(t)
-		f.Kind = f.kind
+		if f.Kind = f.kind; isNested(t) {
+			f.Kind = Nested
+		}
+		if strings.HasPrefix(f.Type, "no type") || !utf8.ValidString(f.Name) || strings.ContainsRune(f.Name, 0) {
+			return nil, badArrow("the column %q is of %s", f.Name, f.Type)
+		}
 		if d, ok := t.table(4); ok {
 			f.Type, f.dictionary, f.id, f.entry = "dictionary of "+f.Type, true, d.GetInt64Slot(slot(0), 0), f.arrowType
 			f.arrowType = arrowType{kind: Whole, width: 4, convert: integers(4, false)}
@@ -162,7 +170,9 @@ func typeOf(field fbTable) (name string, t arrowType) {
 		if !signed {
 			name = "u" + name
 		}
-		if bits == 8 || bits == 16 || bits == 32 || bits == 64 {
+		if bits != 8 && bits != 16 && bits != 32 && bits != 64 {
+			name = "no type of integers"
+		} else {
 			t = arrowType{kind: Whole, width: bits / 8, convert: integers(bits/8, !signed)}
 		}
 	case arrowFloat:

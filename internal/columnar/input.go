@@ -26,6 +26,7 @@ const (
 	Double               // float64
 	Fraction             // decimals with digits after the point
 	Text                 // strings
+	Nested               // lists, maps and structs, as JSON; null is ""
 )
 
 // Null stands for an empty cell of a column of kind Whole. It is NaN in the
@@ -41,10 +42,15 @@ type InputColumn struct {
 
 // Input is such a file.
 type Input struct {
-	Columns []InputColumn
-	Rows    int64
-	open    func(column int) (columnReader, error)
+	Columns  []InputColumn
+	Rows     int64
+	open     func(column int) (columnReader, error)
+	unsummed func() bool // nil: never
 }
+
+// Unsummed says, once rows were read, that they had no checksum: damage within
+// a page may have changed values without a sign.
+func (in *Input) Unsummed() bool { return in.unsummed != nil && in.unsummed() }
 
 // File is an opened local file.
 type File interface {
@@ -74,7 +80,7 @@ func (c *cells) appendRange(src *cells, kind Kind, from, to int) {
 	switch kind {
 	case Whole:
 		c.whole = append(c.whole, src.whole[from:to]...)
-	case Text:
+	case Text, Nested:
 		c.text = append(c.text, src.text[from:to]...)
 	default:
 		c.float = append(c.float, src.float[from:to]...)
@@ -87,7 +93,7 @@ func (c *cells) appendNulls(kind Kind, n int) {
 		switch kind {
 		case Whole:
 			c.whole = append(c.whole, Null)
-		case Text:
+		case Text, Nested:
 			c.text = append(c.text, "")
 		default:
 			c.float = append(c.float, math.NaN())
@@ -135,7 +141,7 @@ func (b *InputBatch) Whole(k int) []int64 { return b.columns[k].whole }
 // Floats is the k-th column, of one of the kinds of floats.
 func (b *InputBatch) Floats(k int) []float64 { return b.columns[k].float }
 
-// Text is the k-th column, of kind Text.
+// Text is the k-th column, of kind Text or Nested.
 func (b *InputBatch) Text(k int) []string { return b.columns[k].text }
 
 var inputBatches = sync.Pool{New: func() any { return new(InputBatch) }}

@@ -14,7 +14,7 @@ var le = binary.LittleEndian
 
 // decoder turns the values of a column's pages into cells.
 type decoder struct {
-	leaf   *parquetLeaf
+	leaf   *parquetNode
 	padded bool // pages may end with 8 zeros, as fastparquet writes them
 	// width is the bytes of a value, 0 where each has a length of its own, and
 	// values appends values of that width, or the one value that there is.
@@ -26,7 +26,7 @@ type decoder struct {
 	min, max cells // of the row group's cells by the footer, or none
 }
 
-func newDecoder(l *parquetLeaf, writer string) decoder {
+func newDecoder(l *parquetNode, writer string) decoder {
 	d := decoder{leaf: l, padded: strings.HasPrefix(writer, "fastparquet")}
 	scale, _ := decimalScale(l.element)
 	switch l.element.Type.V {

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"sync/atomic"
 
@@ -18,20 +19,33 @@ import (
 // its metadata; pages are read here, so that each is checked before it is
 // decoded: its place, its size, its checksum and its number of rows.
 type parquetFile struct {
-	r      File
-	size   int64 // up to the footer
-	meta   format.FileMetaData
-	leaves []parquetLeaf
-	held   atomic.Int64 // cells of pages in memory, of all columns
+	r       File
+	size    int64 // up to the footer
+	meta    format.FileMetaData
+	columns []*parquetNode // of the top level
+	leaves  []*parquetNode
+	held    atomic.Int64 // cells of pages in memory, of all columns
+	bare    atomic.Bool  // a page without a checksum was read
 }
 
-// parquetLeaf is a top-level column.
-type parquetLeaf struct {
+// parquetNode is a part of the schema: a column, or what a nested one is made of.
+type parquetNode struct {
 	InputColumn
 	element  *format.SchemaElement
-	index    int  // in a row group
-	optional bool // cells may be null
+	children []*parquetNode
+	path     []string
+	index    int            // in a row group, of a leaf
+	def, rep int            // levels at which it is there, and of its list
+	readable []*parquetNode // the leaves below it that hold text or numbers, or itself
+	wraps    bool           // it repeats what its only child is: the middle of three levels of a list
 }
+
+func (n *parquetNode) repeated() bool { return n.element.RepetitionType.V == format.Repeated }
+
+func (n *parquetNode) isLeaf() bool { return len(n.children) == 0 }
+
+// flat says that the column has one value, or none, a row.
+func (n *parquetNode) flat() bool { return n.isLeaf() && n.rep == 0 && n.def <= 1 && len(n.path) == 1 }
 
 // OpenParquetInput opens a Parquet file. Only the columns asked for are read of it.
 func OpenParquetInput(r File) (in *Input, err error) {
@@ -43,9 +57,13 @@ func OpenParquetInput(r File) (in *Input, err error) {
 	if err := f.schema(); err != nil {
 		return nil, err
 	}
-	in = &Input{Rows: f.meta.NumRows, open: f.open}
-	for _, l := range f.leaves {
-		in.Columns = append(in.Columns, l.InputColumn)
+	in = &Input{Rows: f.meta.NumRows, open: f.open, unsummed: f.bare.Load}
+	for _, n := range f.columns {
+		c := n.InputColumn
+		if !n.flat() && c.Kind != Unread {
+			c.Kind = Nested
+		}
+		in.Columns = append(in.Columns, c)
 	}
 	return in, f.checkRowGroups()
 }
@@ -94,29 +112,19 @@ func encrypted() error {
 	return failure.New(failure.Refused, "write it without encryption", "the file is encrypted")
 }
 
-// schema lists the top-level columns; nested ones can be there, but not be read.
+// schema reads the tree of columns.
 func (f *parquetFile) schema() error {
 	s := f.meta.Schema
 	if len(s) == 0 {
 		return badFooter("it has no schema")
 	}
-	next, index := 1, 0
+	next := 1
 	for range s[0].NumChildren.V {
-		if next >= len(s) {
-			return badFooter("its schema lacks columns")
-		}
-		e := &s[next]
-		l := parquetLeaf{element: e, index: index, optional: e.RepetitionType.V == format.Optional}
-		l.Name, l.Type, l.Kind = e.Name, "list, map or struct", Unread
-		if e.Type.Valid {
-			l.Type, l.Kind = parquetType(e)
-		}
-		f.leaves = append(f.leaves, l)
-		elements, leaves, err := subtree(s[next:], 0)
+		n, err := f.node(&next, &parquetNode{}, 0)
 		if err != nil {
 			return err
 		}
-		next, index = next+elements, index+leaves
+		f.columns = append(f.columns, n)
 	}
 	if next != len(s) {
 		return badFooter("its schema has %d elements, want %d", len(s), next)
@@ -124,24 +132,51 @@ func (f *parquetFile) schema() error {
 	return nil
 }
 
-// subtree counts the schema elements of a column, and those that hold data.
-func subtree(s []format.SchemaElement, depth int) (elements, leaves int, err error) {
-	if len(s) == 0 || depth > 100 {
-		return 0, 0, badFooter("its schema lacks columns")
+// node reads the schema's next element and those below it.
+func (f *parquetFile) node(next *int, parent *parquetNode, depth int) (*parquetNode, error) {
+	if *next >= len(f.meta.Schema) || depth > 100 {
+		return nil, badFooter("its schema lacks columns")
 	}
-	elements = 1
-	if s[0].Type.Valid {
-		return elements, 1, nil
+	e := &f.meta.Schema[*next]
+	*next++
+	n := &parquetNode{element: e, path: append(slices.Clip(parent.path), e.Name), def: parent.def, rep: parent.rep}
+	n.Name, n.Type, n.Kind = e.Name, "list, map or struct", Nested
+	switch e.RepetitionType.V {
+	case format.Repeated:
+		n.def, n.rep = n.def+1, n.rep+1
+	case format.Optional:
+		n.def++
 	}
-	for range s[0].NumChildren.V {
-		e, l, err := subtree(s[elements:], depth+1)
-		if err != nil {
-			return 0, 0, err
+	if n.def > maxLevel || n.rep > maxLevel {
+		return nil, badFooter("column %s is nested too deeply", n.Name)
+	}
+	if e.Type.Valid {
+		n.index = len(f.leaves)
+		f.leaves = append(f.leaves, n)
+		if n.Type, n.Kind = parquetType(e); n.Kind != Unread {
+			n.readable = []*parquetNode{n}
 		}
-		elements, leaves = elements+e, leaves+l
+		return n, nil
 	}
-	return elements, leaves, nil
+	if e.NumChildren.V <= 0 {
+		return nil, badFooter("column %s has neither a type nor columns", n.Name)
+	}
+	for range e.NumChildren.V {
+		child, err := f.node(next, n, depth+1)
+		if err != nil {
+			return nil, err
+		}
+		n.children, n.readable = append(n.children, child), append(n.readable, child.readable...)
+	}
+	if len(n.readable) == 0 {
+		n.Kind = Unread
+	}
+	n.wraps = n.repeated() && len(n.children) == 1 && n.Name != "array" && !strings.HasSuffix(n.Name, "_tuple")
+	return n, nil
 }
+
+// maxLevel bounds how deeply columns are nested.
+const maxLevel = 32
 
 // parquetType names a column's type and says what its cells are.
 func parquetType(e *format.SchemaElement) (name string, kind Kind) {
@@ -150,9 +185,6 @@ func parquetType(e *format.SchemaElement) (name string, kind Kind) {
 		name += " as " + v.String()
 	} else if e.ConvertedType.Valid {
 		name += " as " + convertedNames[e.ConvertedType.V]
-	}
-	if e.RepetitionType.V == format.Repeated {
-		return "repeated " + name, Unread
 	}
 	scale, isDecimal := decimalScale(e)
 	switch {
@@ -231,18 +263,19 @@ func decimalScale(e *format.SchemaElement) (scale int, ok bool) {
 
 // checkRowGroups compares the footer's counts of rows with each other.
 func (f *parquetFile) checkRowGroups() error {
-	rows, leaves := int64(0), 0
-	for _, e := range f.meta.Schema {
-		if e.Type.Valid {
-			leaves++
-		}
-	}
+	rows, leaves := int64(0), len(f.leaves)
 	for i := range f.meta.RowGroups {
 		g := &f.meta.RowGroups[i]
 		if g.NumRows < 0 || len(g.Columns) != leaves {
 			return badFooter("row group %d has %d rows of %d columns, want %d columns", i+1, g.NumRows, len(g.Columns), leaves)
 		}
 		rows += g.NumRows
+		for k, l := range f.leaves {
+			meta := &g.Columns[k].MetaData
+			if encrypted := len(g.Columns[k].EncryptedColumnMetadata) > 0; !encrypted && (meta.Type != l.element.Type.V || !slices.Equal(meta.PathInSchema, l.path)) {
+				return badFooter("the column is called %s %s in the schema, but %s %s in row group %d", l.element.Type.V, strings.Join(l.path, "."), meta.Type, strings.Join(meta.PathInSchema, "."), i+1)
+			}
+		}
 	}
 	if rows != f.meta.NumRows {
 		return badFooter("%d rows in all, %d in the row groups", f.meta.NumRows, rows)
@@ -251,7 +284,7 @@ func (f *parquetFile) checkRowGroups() error {
 }
 
 // chunk finds a column's part of a row group.
-func (f *parquetFile) chunk(l *parquetLeaf, group int) (meta *format.ColumnMetaData, from, to int64, err error) {
+func (f *parquetFile) chunk(l *parquetNode, group int) (meta *format.ColumnMetaData, from, to int64, err error) {
 	g := &f.meta.RowGroups[group]
 	c := &g.Columns[l.index]
 	meta = &c.MetaData
@@ -265,9 +298,7 @@ func (f *parquetFile) chunk(l *parquetLeaf, group int) (meta *format.ColumnMetaD
 		return nil, 0, 0, failure.New(failure.Refused, "write the table as one file", "the data is in another file, %q", c.FilePath)
 	case len(c.EncryptedColumnMetadata) > 0 || c.CryptoMetadata.Value != nil:
 		return nil, 0, 0, encrypted()
-	case meta.Type != l.element.Type.V || len(meta.PathInSchema) != 1 || meta.PathInSchema[0] != l.Name:
-		return nil, 0, 0, badFooter("the column is called %s %s in the schema, but %s %s in the row group", l.element.Type.V, l.Name, meta.Type, strings.Join(meta.PathInSchema, "."))
-	case meta.NumValues != g.NumRows:
+	case l.flat() && meta.NumValues != g.NumRows || meta.NumValues < g.NumRows:
 		return nil, 0, 0, badFooter("the row group has %d rows, the column %d", g.NumRows, meta.NumValues)
 	case from < 4 || to < from || to > f.size:
 		return nil, 0, 0, badFooter("the column is said to be at bytes %d to %d of %d", from, to, f.size)

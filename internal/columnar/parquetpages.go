@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"hash/crc32"
 	"io"
+	"math/bits"
+	"strings"
 	"sync"
 
 	"github.com/parquet-go/parquet-go/encoding/thrift"
@@ -42,7 +44,7 @@ func (p *page) header() (rows int64, encoding format.Encoding) {
 // parquetColumn reads a column page by page.
 type parquetColumn struct {
 	*parquetFile
-	leaf    *parquetLeaf
+	leaf    *parquetNode
 	decoder decoder
 
 	group int                    // the row group at hand, -1 before the first
@@ -54,11 +56,20 @@ type parquetColumn struct {
 	at    int   // the next one
 	rows  int
 	held  int64 // the page's part of parquetFile.held
+
+	levels levels // of the page at hand, where the column is not flat
 }
 
 func (f *parquetFile) open(column int) (columnReader, error) {
-	l := &f.leaves[column]
-	return &parquetColumn{parquetFile: f, leaf: l, decoder: newDecoder(l, f.meta.CreatedBy), group: -1}, nil
+	n := f.columns[column]
+	if !n.flat() {
+		return f.openNested(n)
+	}
+	return f.openLeaf(n), nil
+}
+
+func (f *parquetFile) openLeaf(n *parquetNode) *parquetColumn {
+	return &parquetColumn{parquetFile: f, leaf: n, decoder: newDecoder(n, f.meta.CreatedBy), group: -1}
 }
 
 func (c *parquetColumn) read(dst *cells, n int) error {
@@ -81,7 +92,7 @@ func (c *parquetColumn) end() error {
 	if c.chunk == nil {
 		return nil
 	}
-	if want := c.chunk.Statistics.NullCount; want != 0 && want != c.nulls {
+	if want := c.chunk.Statistics.NullCount; c.leaf.flat() && want != 0 && want != c.nulls {
 		return c.place(nil, fmt.Errorf("it has %d empty cells, the footer says %d", c.nulls, want))
 	}
 	return nil
@@ -111,7 +122,7 @@ func (c *parquetColumn) next() error {
 
 // place says in which column, row group and page something is wrong.
 func (c *parquetColumn) place(p *page, err error) error {
-	place := fmt.Sprintf("column %s, row group %d of %d", c.leaf.Name, c.group+1, len(c.meta.RowGroups))
+	place := fmt.Sprintf("column %s, row group %d of %d", strings.Join(c.leaf.path, "."), c.group+1, len(c.meta.RowGroups))
 	if p != nil {
 		_, encoding := p.header()
 		name := fmt.Sprint("page ", p.number)
@@ -137,7 +148,7 @@ func (c *parquetColumn) begin() (err error) {
 	if err := c.decoder.begin(c.chunk); err != nil {
 		return err
 	}
-	want, rows := c.meta.RowGroups[c.group].NumRows, int64(0)
+	want, rows := c.chunk.NumValues, int64(0) // as many as rows where the column is flat
 	for number := 0; rows < want; {
 		p, size, err := c.pageHeader(at)
 		if err != nil {
@@ -158,13 +169,13 @@ func (c *parquetColumn) begin() (err error) {
 		n, _ := p.header()
 		rows += n
 		at = p.at + int64(p.CompressedPageSize)
-		if err := p.check(); err != nil {
+		if err := p.check(c.leaf.flat()); err != nil {
 			return err
 		}
 		c.pages = append(c.pages, *p)
 	}
 	if rows != want || at != end && want > 0 {
-		return fmt.Errorf("its pages have %d rows and end at byte %d; the footer says %d rows and byte %d", rows, at, want, end)
+		return fmt.Errorf("its pages have %d values and end at byte %d; the footer says %d values and byte %d", rows, at, want, end)
 	}
 	return nil
 }
@@ -193,12 +204,12 @@ func (c *parquetColumn) pageHeader(at int64) (p *page, size int64, err error) {
 }
 
 // check refuses headers that cannot be, and pages that are too large.
-func (p *page) check() error {
+func (p *page) check(flat bool) error {
 	rows, _ := p.header()
 	valid := p.DataPageHeader.Valid && p.Type == format.DataPage || p.DataPageHeaderV2.Valid && p.Type == format.DataPageV2 || p.DictionaryPageHeader.Valid && p.Type == format.DictionaryPage
 	if v := p.DataPageHeaderV2.V; p.Type == format.DataPageV2 {
 		levels := int64(v.RepetitionLevelsByteLength) + int64(v.DefinitionLevelsByteLength)
-		valid = valid && min(v.RepetitionLevelsByteLength, v.DefinitionLevelsByteLength, v.NumNulls) >= 0 && levels <= int64(min(p.CompressedPageSize, p.UncompressedPageSize)) && v.NumRows == v.NumValues && v.NumNulls <= v.NumValues
+		valid = valid && min(v.RepetitionLevelsByteLength, v.DefinitionLevelsByteLength, v.NumNulls) >= 0 && levels <= int64(min(p.CompressedPageSize, p.UncompressedPageSize)) && (!flat || v.NumRows == v.NumValues) && v.NumNulls <= v.NumValues
 	}
 	if !valid || rows < 0 || p.CompressedPageSize < 0 || p.UncompressedPageSize < 0 || p.DictionaryPageHeader.V.NumValues < 0 {
 		return fmt.Errorf("the header of the page at byte %d makes no sense", p.at)
@@ -226,9 +237,11 @@ func (c *parquetColumn) hold(rows int64) error {
 
 // scratch is what a page needs while it is decoded.
 type scratch struct {
-	packed, plain, levels []byte
-	indexes               []uint32
-	codecs                codecs
+	packed, plain []byte
+	rep, def      []byte
+	levels        levels // of the page at hand, in rep and def
+	indexes       []uint32
+	codecs        codecs
 }
 
 var scratches = sync.Pool{New: func() any { return new(scratch) }}
@@ -244,7 +257,9 @@ func (c *parquetColumn) load(p *page) error {
 		}
 		return err
 	}
-	if sum := crc32.ChecksumIEEE(s.packed); p.CRC != 0 && uint32(p.CRC) != sum {
+	if p.CRC == 0 {
+		c.bare.Store(true)
+	} else if sum := crc32.ChecksumIEEE(s.packed); uint32(p.CRC) != sum {
 		return fmt.Errorf("its checksum is %08x, the header says %08x", sum, uint32(p.CRC))
 	}
 	if p.Type == format.DictionaryPage {
@@ -258,90 +273,120 @@ func (c *parquetColumn) load(p *page) error {
 	if err := c.hold(rows); err != nil {
 		return err
 	}
-	defined, data, err := c.levels(s, p)
+	data, err := c.split(s, p)
 	if err != nil {
 		return err
 	}
 	present := int(rows)
-	if defined != nil {
-		present = count(defined)
+	if s.levels.def != nil {
+		present = s.levels.present(c.leaf.def)
 	}
 	c.cells.reset()
 	c.at, c.rows = 0, 0
 	if err := c.decoder.decode(&c.cells, s, encoding, data, present); err != nil {
 		return err
 	}
-	if present < int(rows) {
-		c.cells.spread(c.leaf.Kind, defined)
+	switch {
+	case !c.leaf.flat():
+		c.levels.def, c.levels.rep = append(c.levels.def[:0], s.levels.def...), append(c.levels.rep[:0], s.levels.rep...)
+	case present < int(rows):
+		c.cells.spread(c.leaf.Kind, s.levels.def)
 	}
 	c.nulls += rows - int64(present)
 	c.rows = int(rows)
 	return nil
 }
 
-// levels unpacks a data page and splits it: which cells are not null, nil if
-// all are, and the values.
-func (c *parquetColumn) levels(s *scratch, p *page) (defined, data []byte, err error) {
-	rows, _ := p.header()
+// levels say of each value how much of its path is there, and of which list it
+// goes on; nil where all is there, and where there are no lists.
+type levels struct{ def, rep []byte }
+
+func (l *levels) present(def int) (n int) {
+	for _, d := range l.def {
+		if int(d) == def {
+			n++
+		}
+	}
+	return n
+}
+
+// split unpacks a data page, reads its levels into s.levels, and gives its values.
+func (c *parquetColumn) split(s *scratch, p *page) (data []byte, err error) {
+	n, _ := p.header()
+	defer func() {
+		if s.levels.def != nil && s.levels.present(c.leaf.def) == int(n) {
+			s.levels.def = nil
+		}
+	}()
 	if p.Type == format.DataPage {
-		if data, err = s.unpack(c.chunk.Codec, s.packed, int(p.UncompressedPageSize)); err != nil || !c.leaf.optional {
-			return nil, data, err
+		if data, err = s.unpack(c.chunk.Codec, s.packed, int(p.UncompressedPageSize)); err != nil {
+			return nil, err
 		}
-		if e := p.DataPageHeader.V.DefinitionLevelEncoding; e != format.RLE {
-			return nil, nil, notRead("definition levels of the encoding %s", e)
+		if s.levels.rep, data, err = s.prefixed(&s.rep, data, int(n), c.leaf.rep, p.DataPageHeader.V.RepetitionLevelEncoding); err != nil {
+			return nil, err
 		}
-		if len(data) < 4 {
-			return nil, nil, io.ErrUnexpectedEOF
-		}
-		n := uint64(le.Uint32(data))
-		if n > uint64(len(data)-4) {
-			return nil, nil, io.ErrUnexpectedEOF
-		}
-		defined, err = s.definition(data[4:4+n], int(rows))
-		return defined, data[4+n:], err
+		s.levels.def, data, err = s.prefixed(&s.def, data, int(n), c.leaf.def, p.DataPageHeader.V.DefinitionLevelEncoding)
+		return data, err
 	}
 	h := p.DataPageHeaderV2.V
 	from := h.RepetitionLevelsByteLength
 	to := from + h.DefinitionLevelsByteLength
-	if c.leaf.optional {
-		if defined, err = s.definition(s.packed[from:to], int(rows)); err != nil {
-			return nil, nil, err
-		}
+	if s.levels.rep, err = s.runs(&s.rep, s.packed[:from], int(n), c.leaf.rep); err != nil {
+		return nil, err
 	}
-	if nulls := rows - int64(count(defined)); defined != nil && nulls != int64(h.NumNulls) || defined == nil && h.NumNulls != 0 {
-		return nil, nil, fmt.Errorf("%d empty cells, the header says %d", nulls, h.NumNulls)
+	if s.levels.def, err = s.runs(&s.def, s.packed[from:to], int(n), c.leaf.def); err != nil {
+		return nil, err
+	}
+	nulls := int64(0)
+	if s.levels.def != nil {
+		nulls = n - int64(s.levels.present(c.leaf.def))
+	}
+	if c.leaf.flat() && nulls != int64(h.NumNulls) {
+		return nil, fmt.Errorf("%d empty cells, the header says %d", nulls, h.NumNulls)
 	}
 	codec := c.chunk.Codec
 	if h.IsCompressed.Valid && !h.IsCompressed.V {
 		codec = format.Uncompressed
 	}
-	data, err = s.unpack(codec, s.packed[to:], int(p.UncompressedPageSize-to))
-	return defined, data, err
+	return s.unpack(codec, s.packed[to:], int(p.UncompressedPageSize-to))
 }
 
-// definition decodes levels of 0 and 1; nil if all are 1.
-func (s *scratch) definition(b []byte, n int) ([]byte, error) {
-	s.indexes = sized(s.indexes, n)
-	if err := hybrid(s.indexes, b, 1); err != nil {
-		return nil, fmt.Errorf("definition levels: %w", err)
+// prefixed reads levels that follow their length, as pages of version 1 have them.
+func (s *scratch) prefixed(dst *[]byte, data []byte, n, most int, encoding format.Encoding) (all, rest []byte, err error) {
+	if most == 0 {
+		return nil, data, nil
 	}
-	s.levels = sized(s.levels, n)
-	all := uint32(1)
-	for i, v := range s.indexes {
-		s.levels[i] = byte(v)
-		all &= v
+	if encoding != format.RLE {
+		return nil, nil, notRead("levels of the encoding %s", encoding)
 	}
-	if all == 1 {
+	if len(data) < 4 {
+		return nil, nil, io.ErrUnexpectedEOF
+	}
+	size := uint64(le.Uint32(data))
+	if size > uint64(len(data)-4) {
+		return nil, nil, io.ErrUnexpectedEOF
+	}
+	all, err = s.runs(dst, data[4:4+size], n, most)
+	return all, data[4+size:], err
+}
+
+// runs decodes n levels from 0 to most into dst; nil if there can be but one.
+func (s *scratch) runs(dst *[]byte, b []byte, n, most int) ([]byte, error) {
+	if most == 0 {
 		return nil, nil
 	}
-	return s.levels, nil
-}
-
-func count(defined []byte) (n int) {
-	for _, d := range defined {
-		n += int(d)
+	s.indexes = sized(s.indexes, n)
+	if err := hybrid(s.indexes, b, uint(bits.Len(uint(most)))); err != nil {
+		return nil, fmt.Errorf("levels: %w", err)
 	}
-	return n
+	*dst = sized(*dst, n)
+	for i, v := range s.indexes {
+		if v > uint32(most) {
+			return nil, fmt.Errorf("a level of %d, want at most %d", v, most)
+		}
+		(*dst)[i] = byte(v)
+	}
+	return *dst, nil
 }
 
 // sized gives a slice of n elements, reusing s.

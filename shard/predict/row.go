@@ -54,19 +54,26 @@ func parseObject(object []byte) (Text, error) {
 	if !hasPrompt && !ok {
 		response, ok = fields["text"]
 	}
-	if hasPrompt {
-		if err := parseString(prompt, &t.Prompt); err != nil {
-			return Text{}, fmt.Errorf("prompt: %w", err)
-		}
-	}
 	if ok {
 		t.Response = new(string)
 		if err := parseString(response, t.Response); err != nil {
 			return Text{}, fmt.Errorf("response or text: %w", err)
 		}
 	}
+	if hasPrompt {
+		parse := t.setChat
+		if prompt[0] != '[' {
+			parse = func(raw json.RawMessage) error { return parseString(raw, &t.Prompt) }
+		}
+		if err := parse(prompt); err != nil {
+			return Text{}, fmt.Errorf("prompt: %w", err)
+		}
+	}
 	return t, t.check()
 }
+
+// promptChat is the cell of a column "prompt" that holds chats, not strings.
+const promptChat = "prompt as a chat"
 
 // parseCells makes a text of a row of a table by its columns' names; an empty cell is
 // as good as none. Chats are JSON.
@@ -84,11 +91,16 @@ func parseCells(cells map[string]string) (Text, error) {
 		}
 	}
 	response := cells["response"]
-	if response == "" && t.Prompt == "" {
+	if response == "" && t.Prompt == "" && cells[promptChat] == "" {
 		response = cells["text"]
 	}
 	if response != "" {
 		t.Response = &response
+	}
+	if chat := cells[promptChat]; chat != "" {
+		if err := t.setChat(json.RawMessage(chat)); err != nil {
+			return Text{}, fmt.Errorf("prompt: %w", err)
+		}
 	}
 	return t, t.check()
 }
@@ -130,8 +142,8 @@ func parseID(raw json.RawMessage) (string, error) {
 	return id, nil
 }
 
-// setChat takes a list of messages. The last one, if it is the assistant's, is the
-// response, the others are the prompt.
+// setChat takes a list of messages. If there is no response yet, the last one is, if
+// it is the assistant's. The others are the prompt.
 func (t *Text) setChat(raw json.RawMessage) error {
 	t.Prompt = ""
 	var list []map[string]json.RawMessage
@@ -148,7 +160,7 @@ func (t *Text) setChat(raw json.RawMessage) error {
 		}
 		t.Messages = append(t.Messages, m)
 	}
-	if last := len(t.Messages) - 1; t.Messages[last].Role == "assistant" {
+	if last := len(t.Messages) - 1; t.Response == nil && t.Messages[last].Role == "assistant" {
 		t.Response, t.Messages = &t.Messages[last].Content, slices.Clip(t.Messages[:last])
 	}
 	for _, m := range t.Messages {

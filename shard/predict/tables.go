@@ -100,7 +100,11 @@ func readColumns(name string, f *os.File, yield func(Text, error) bool) bool {
 			row++
 			cells := map[string]string{}
 			for k, c := range columns {
-				cells[in.Columns[c].Name] = strings.Clone(texts[k][i])
+				name := in.Columns[c].Name
+				if name == "prompt" && in.Columns[c].Kind == columnar.Nested {
+					name = promptChat
+				}
+				cells[name] = strings.Clone(texts[k][i])
 			}
 			t, err := parseCells(cells)
 			if err != nil {
@@ -133,7 +137,8 @@ func openColumns(f *os.File) (*columnar.Input, error) {
 	return columnar.OpenArrowStream(f)
 }
 
-// columnsOf are the columns with meaning, which must be strings, the id also a number.
+// columnsOf are the columns with meaning, which must be strings, the id also a number,
+// chats also lists.
 func columnsOf(name string, in *columnar.Input) ([]int, error) {
 	var header []string
 	var columns []int
@@ -142,7 +147,8 @@ func columnsOf(name string, in *columnar.Input) ([]int, error) {
 		if !slices.Contains(columnNames, c.Name) {
 			continue
 		}
-		if c.Kind != columnar.Text && (c.Kind != columnar.Whole || c.Name != "id") {
+		chat := c.Kind == columnar.Nested && slices.Contains([]string{"messages", "conversations", "prompt"}, c.Name)
+		if c.Kind != columnar.Text && !chat && (c.Kind != columnar.Whole || c.Name != "id") {
 			return nil, failure.New(failure.Refused, "write the rows as JSON Lines; pandas: DataFrame.to_json(NAME, orient='records', lines=True)",
 				"%s: the column %q is of type %s, which is not read", name, c.Name, c.Type)
 		}
@@ -159,7 +165,7 @@ func columnsOf(name string, in *columnar.Input) ([]int, error) {
 func cellsOf(in *columnar.Input, columns []int, batch *columnar.InputBatch) [][]string {
 	all := make([][]string, len(columns))
 	for k, c := range columns {
-		if in.Columns[c].Kind == columnar.Text {
+		if in.Columns[c].Kind != columnar.Whole {
 			all[k] = batch.Text(k)
 			continue
 		}

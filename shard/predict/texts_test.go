@@ -63,6 +63,9 @@ func TestRead(t *testing.T) {
 		{"list.json", `[{"prompt": "Q"}, {"prompt": "R", "response": "S"}]`, "0|Q|open, 1|R|S"},
 		{"chat", `{"messages": [{"role": "system", "content": "S"}, {"role": "user", "content": [{"type": "text", "text": "Q"}]}, {"role": "assistant", "content": "A"}]}`,
 			"0|S\n\nQ\n\n|A"},
+		{"prompt chat", `{"prompt": [{"role": "user", "content": "Q"}, {"role": "assistant", "content": "A"}]}
+{"prompt": [{"role": "user", "content": "Q"}, {"role": "assistant", "content": "A"}, {"role": "user", "content": "R"}], "response": "B"}`,
+			"0|Q\n\n|A, 1|Q\n\nA\n\nR\n\n|B"},
 		{"open chat", `{"prompt": "ignored", "conversations": [{"from": "human", "value": "Q"}]}`, "0|Q\n\n|open"},
 		{"rows.csv", "prompt,response\n\"a\nb\",\"c\"\"d\"\nQ,\n", "0|a\nb|c\"d, 1|Q|open"},
 		{"column.csv", "text\nOne\nTwo\n", "0||One, 1||Two"},
@@ -104,7 +107,9 @@ func TestReadRefuses(t *testing.T) {
 		{"a.jsonl", `{"id": null, "prompt": "Q"}`, "the id is null"},
 		{"a.jsonl", `{"id": "", "prompt": "Q"}`, `the id is ""`},
 		{"a.jsonl", `{"id": "a"}`, "there is no " + contents},
-		{"a.jsonl", `{"id": "a", "prompt": ["not", "it"]}`, `prompt: ["not", "it"] is not a string`},
+		{"a.jsonl", `{"id": "a", "prompt": ["not", "it"]}`, `prompt: it is not a list of messages`},
+		{"a.jsonl", `{"id": "a", "prompt": 7}`, `prompt: 7 is not a string`},
+		{"a.jsonl", `{"id": "a", "prompt": "Q", "response": [{"role": "assistant", "content": "A"}]}`, `response or text: [{"role": "assistant"`},
 		{"a.jsonl", `{"text": "half \ud83d of it"}`, "half of a surrogate pair"},
 		{"a.jsonl", `{"text": "a"} {"text": "b"}`, "line 1: "},
 		{"a.jsonl", "{\"text\": \"a\"}\n[1]", "line 2: "},
@@ -168,12 +173,6 @@ func TestReadWhatOthersWrite(t *testing.T) {
 			want = append(want, id+"|"+prompt+"|"+responses[i])
 		}
 		got, err := readAll(filepath.Join(dir, f.Name()))
-		if kind == "nested" {
-			if failure.Code(err) != failure.Refused || !strings.Contains(err.Error(), `the column "messages" is of type`) {
-				t.Errorf("%s: %v", f.Name(), err)
-			}
-			continue
-		}
 		if err != nil || strings.Join(got, "\n") != strings.Join(want, "\n") {
 			t.Errorf("%s: %q, %v; want %q", f.Name(), got, err, want)
 		}

@@ -15,6 +15,8 @@ import duckdb
 import pandas as pd
 import polars as pl
 import pyarrow as pa
+import pyarrow.feather
+import pyarrow.ipc
 import pyarrow.parquet as pq
 
 ROWS = [
@@ -66,7 +68,39 @@ def main():
     turns = [[{"from": {"user": "human"}.get(m["role"], "gpt"), "value": m["content"]} for m in c["messages"]] for c in chats]
     (out / "chat-turns.json").write_text(json.dumps([{"conversations": turn} for turn in turns]))
     pd.DataFrame({"messages": [json.dumps(c["messages"]) for c in chats]}).to_csv(out / "chat.csv", index=False)
-    pq.write_table(pa.Table.from_pylist(chats), out / "nested.parquet")
+    nested(out, chats, turns)
+
+
+def nested(out: Path, chats: list, turns: list):
+    """Chats as lists of structs, as datasets writes them, and as others do."""
+    pq.write_table(pa.Table.from_pylist(chats), out / "chat-datasets.parquet")
+    for version in ["1.0", "2.0"]:
+        pq.write_table(pa.Table.from_pylist(chats), out / f"chat-{version}.parquet", data_page_version=version, row_group_size=2, use_dictionary=False, compression="zstd")
+    more = [
+        {"messages": [{"name": None, "tool_calls": [], "when": None, **m, "score": 0.5, "seen": True} for m in c["messages"]], "source": "x"} for c in chats
+    ]
+    pq.write_table(pa.Table.from_pylist(more), out / "chat-more-fields.parquet")
+    parts = [{"messages": [{"role": m["role"], "content": [{"type": "text", "text": m["content"]}]} for m in c["messages"]]} for c in chats]
+    pq.write_table(pa.Table.from_pylist(parts), out / "chat-parts.parquet")
+    pq.write_table(pa.Table.from_pylist(chats), out / "chat-2-levels.parquet", use_compliant_nested_type=False)
+    pq.write_table(pa.Table.from_pylist([{"conversations": t} for t in turns]), out / "chat-turns.parquet")
+    prompts = pa.table({"prompt": [c["messages"][:1] for c in chats], "response": [c["messages"][1]["content"] for c in chats]})
+    pq.write_table(prompts, out / "chat-prompt.parquet")
+    table = pa.Table.from_pylist(chats)
+    for codec in [None, "lz4", "zstd"]:
+        for ending, new in [("arrow", pa.ipc.new_file), ("arrows", pa.ipc.new_stream)]:
+            with new(out / f"chat-{codec}.{ending}", table.schema, options=pa.ipc.IpcWriteOptions(compression=codec)) as w:
+                w.write_table(table, max_chunksize=2)
+    large = pa.schema([("x", pa.int8()), ("messages", pa.large_list(pa.struct([("role", pa.large_string()), ("content", pa.large_string())])))])
+    longer = pa.Table.from_pylist([{"x": 1, **chats[1]}] + [{"x": i, **c} for i, c in enumerate(chats)], schema=large)
+    pa.feather.write_feather(longer.slice(1), out / "chat-sliced.feather", compression="uncompressed")
+    data = pl.DataFrame(chats)
+    data.write_parquet(out / "chat-polars.parquet")
+    data.write_ipc(out / "chat-polars.arrow", compat_level=pl.CompatLevel.newest())
+    data.write_ipc_stream(out / "chat-polars.arrows", compression="lz4")
+    duckdb.register("chats", table)
+    duckdb.sql(f"copy chats to '{out}/chat-duckdb.parquet' (PARQUET_VERSION v2)")
+    duckdb.sql(f"copy chats to '{out}/chat-duckdb.ndjson' (FORMAT json)")
 
 
 if __name__ == "__main__":
