@@ -120,6 +120,9 @@ func (p *planner) read(ctx context.Context) error {
 	if err := ordered.Map(ctx, workers, p.stitcher.texts(follow(head, next)), p.work, p.collect); err != nil {
 		return err
 	}
+	for _, doubt := range r.Doubts() {
+		p.Logger.Warn(doubt)
+	}
 	return p.sum()
 }
 

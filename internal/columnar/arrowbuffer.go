@@ -332,6 +332,9 @@ type arrowBuffer struct {
 
 const bufferSize = 32 << 10
 
+// arrowWindow is how far back zstd may look: each column has a window of its own.
+const arrowWindow = 8 << 20
+
 // openBuffer reads the buffer at, compressed or not.
 func openBuffer(file io.ReaderAt, at [2]int64, codec int8) (*arrowBuffer, error) {
 	in := io.NewSectionReader(file, at[0], at[1]-at[0])
@@ -354,7 +357,7 @@ func openBuffer(file io.ReaderAt, at [2]int64, codec int8) (*arrowBuffer, error)
 	case 0:
 		return &arrowBuffer{r: bufio.NewReaderSize(lz4.NewReader(plain.r), bufferSize), left: size}, nil
 	case 1:
-		z, err := zstd.NewReader(plain.r, zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true), zstd.WithDecoderMaxWindow(maxPage))
+		z, err := zstd.NewReader(plain.r, zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true), zstd.WithDecoderMaxWindow(arrowWindow))
 		if err != nil {
 			return nil, err
 		}

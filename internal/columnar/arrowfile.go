@@ -1,6 +1,7 @@
 package columnar
 
 import (
+	"bytes"
 	"cmp"
 	"errors"
 	"fmt"
@@ -22,6 +23,7 @@ type arrowFile struct {
 	fields []arrowField
 	blocks []arrowBlock
 	rows   int64
+	ended  bool // a stream, by its marker
 }
 
 // Types of messages, in Message.fbs.
@@ -52,7 +54,9 @@ func OpenArrowStream(r File) (in *Input, err error) {
 	if err := f.messages(end); err != nil {
 		return nil, err
 	}
-	return f.input(), nil
+	in = f.input()
+	in.Unended = !f.ended
+	return in, nil
 }
 
 // OpenArrowInput opens a file of Arrow's file format.
@@ -78,41 +82,55 @@ func OpenArrowInput(r File) (in *Input, err error) {
 	if f.fields, err = arrowFields(schema); err != nil {
 		return nil, err
 	}
-	if err := f.checkSchema(); err != nil {
+	f.blocks = append(footerBlocks(root, 2, dictionaryMessage), footerBlocks(root, 3, batchMessage)...)
+	if err := f.checkSchema(end - 10 - size); err != nil {
 		return nil, err
 	}
-	f.blocks = append(footerBlocks(root, 2, dictionaryMessage), footerBlocks(root, 3, batchMessage)...)
 	if err := f.checkBlocks(end - 10 - size); err != nil {
 		return nil, err
 	}
 	return f.input(), nil
 }
 
-// checkSchema compares the footer's schema with the one that the file begins with.
-func (f *arrowFile) checkSchema() error {
-	b, err := readAt(f.r, 8, 8)
-	if err != nil || le.Uint32(b) != 0xffffffff {
-		return nil // a writer before 2019, or one that left it out
+// checkSchema compares the footer's schema with the one that the file begins with,
+// which ends where the first message that the footer lists begins.
+func (f *arrowFile) checkSchema(end int64) error {
+	for _, bl := range f.blocks {
+		end = min(end, bl.at)
 	}
-	if b, err = readAt(f.r, 8, 8+int64(le.Uint32(b[4:]))); err != nil {
-		return badArrow("%w", err)
+	const begin = 8
+	b, err := readAt(f.r, begin, end-begin)
+	if err != nil || len(b) < 8 {
+		return badArrow("no schema at byte %d", begin)
 	}
-	message, err := messageOf(b)
+	if len(f.blocks) == 0 {
+		b = bytes.TrimSuffix(b, endOfStream)
+	}
+	message := fbRoot(b[messageHead(b):])
+	schema, ok := message.table(2)
+	if !ok || message.GetByteSlot(slot(1), 0) != schemaMessage {
+		return badArrow("no schema at byte %d", begin)
+	}
+	fields, err := arrowFields(schema)
 	if err != nil {
 		return err
 	}
-	if message.GetByteSlot(slot(1), 0) != schemaMessage {
-		return nil
-	}
-	header, _ := message.table(2)
-	begin, err := arrowFields(header)
-	if err != nil {
-		return err
-	}
-	if !slices.EqualFunc(f.fields, begin, sameField) {
+	if !slices.EqualFunc(f.fields, fields, sameField) {
 		return badArrow("the schema in the footer differs from the one at the beginning")
 	}
 	return nil
+}
+
+// messageHead is the length of what is before a message's metadata: nothing where
+// polars writes the schema of a file.
+func messageHead(b []byte) int64 {
+	switch size := int64(le.Uint32(b)); {
+	case size == 0xffffffff && int64(le.Uint32(b[4:])) == int64(len(b))-8:
+		return 8
+	case size == int64(len(b))-4: // as written before 2019
+		return 4
+	}
+	return 0
 }
 
 func sameField(a, b arrowField) bool {
@@ -203,6 +221,7 @@ func (f *arrowFile) messages(end int64) error {
 			head, size = 8, int64(le.Uint32(prefix[4:]))
 		}
 		if size == 0 {
+			f.ended = true
 			if left := end - at - head; left > 4 {
 				return badArrow("the stream is said to end at byte %d, but %d bytes follow", at, left)
 			}

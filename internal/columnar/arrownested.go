@@ -89,7 +89,7 @@ func (t *arrowTree) begin(r io.ReaderAt, batch *arrowBatch) error {
 
 func (t *arrowTree) skip(n int64) error {
 	for n > 0 {
-		m := min(n, batchRows)
+		m := min(n, InputRows)
 		if _, err := t.json(int(m)); err != nil {
 			return err
 		}

@@ -44,6 +44,7 @@ type InputColumn struct {
 type Input struct {
 	Columns  []InputColumn
 	Rows     int64
+	Unended  bool // a stream without the marker of its end: it may be cut off between two batches
 	open     func(column int) (columnReader, error)
 	unsummed func() bool // nil: never
 }
@@ -149,13 +150,14 @@ var inputBatches = sync.Pool{New: func() any { return new(InputBatch) }}
 // Release gives the batch's memory back. Its slices must not be used any more.
 func (b *InputBatch) Release() { inputBatches.Put(b) }
 
-// batchRows is how many rows are read at once.
-const batchRows = 16 << 10
+// InputRows is how many rows of numbers are read at once.
+const InputRows = 16 << 10
 
-// Batches yields the rows of the columns, given by their index in Columns. The
-// receiver releases each batch. Damage is an error of the exit code Refused,
-// sometimes only after the rows that it is about.
-func (in *Input) Batches(columns []int) iter.Seq2[*InputBatch, error] {
+// Batches yields the rows of the columns, given by their index in Columns, at
+// most so many rows at once: all their text is in memory. The receiver releases
+// each batch. Damage is an error of the exit code Refused, sometimes only after
+// the rows that it is about.
+func (in *Input) Batches(columns []int, rows int64) iter.Seq2[*InputBatch, error] {
 	return func(yield func(*InputBatch, error) bool) {
 		readers := make([]columnReader, len(columns))
 		for k, c := range columns {
@@ -167,7 +169,7 @@ func (in *Input) Batches(columns []int) iter.Seq2[*InputBatch, error] {
 		}
 		for left := in.Rows; left > 0; {
 			b := inputBatches.Get().(*InputBatch)
-			b.Rows = int(min(left, batchRows))
+			b.Rows = int(min(left, rows))
 			b.columns = slices.Grow(b.columns[:0], len(columns))[:len(columns)] // with the memory that its columns had
 			if err := b.read(readers); err != nil {
 				yield(nil, err)

@@ -113,7 +113,7 @@ func kindName(k Kind) string {
 // digest is the SHA-256 of a column's cells, as matrix.py makes it.
 func digest(in *Input, column int) (rows int64, sum string, err error) {
 	h := sha256.New()
-	for b, err := range in.Batches([]int{column}) {
+	for b, err := range in.Batches([]int{column}, InputRows) {
 		if err != nil {
 			return rows, "", err
 		}

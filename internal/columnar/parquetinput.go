@@ -6,6 +6,7 @@ import (
 	"io"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 
 	"github.com/parquet-go/parquet-go/deprecated"
@@ -25,6 +26,7 @@ type parquetFile struct {
 	columns []*parquetNode // of the top level
 	leaves  []*parquetNode
 	held    atomic.Int64 // cells of pages in memory, of all columns
+	large   sync.Mutex   // held while a large page is decoded
 	bare    atomic.Bool  // a page without a checksum was read
 }
 

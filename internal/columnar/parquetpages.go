@@ -19,6 +19,8 @@ import (
 const (
 	maxPage = 64 << 20  // bytes of a page, unpacked
 	maxHeld = 160 << 20 // bytes of the cells of one page of each column
+
+	largePage = 4 << 20 // bytes of a page of which no two are decoded at once
 )
 
 const smallerGroups = "write the table with row groups of at most 1,000,000 rows"
@@ -55,7 +57,7 @@ type parquetColumn struct {
 	cells cells // of the page at hand
 	at    int   // the next one
 	rows  int
-	held  int64 // the page's part of parquetFile.held
+	held  [2]int64 // the dictionary's and the page's parts of parquetFile.held
 
 	levels levels // of the page at hand, where the column is not flat
 }
@@ -220,14 +222,14 @@ func (p *page) check(flat bool) error {
 	return nil
 }
 
-// hold counts the memory that a page's cells take, of all columns together.
-func (c *parquetColumn) hold(rows int64) error {
+// hold counts the memory that a page's cells take, or a dictionary's, of all columns together.
+func (c *parquetColumn) hold(held *int64, rows int64, p *page) error {
 	size := rows * 8
 	if c.leaf.Kind == Text {
-		size *= 2
+		size = rows*16 + int64(p.UncompressedPageSize)
 	}
-	before := c.held
-	c.held = size
+	before := *held
+	*held = size
 	if c.parquetFile.held.Add(size-before) > maxHeld {
 		return failure.New(failure.Refused, smallerGroups+" (DuckDB: ROW_GROUP_SIZE, pandas with fastparquet: row_group_offsets, pyarrow and polars: row_group_size)",
 			"the page has %d rows; the pages of all columns would take more than %d MiB", rows, maxHeld>>20)
@@ -249,7 +251,12 @@ var scratches = sync.Pool{New: func() any { return new(scratch) }}
 // load reads a page: a dictionary, or the cells of rows.
 func (c *parquetColumn) load(p *page) error {
 	s := scratches.Get().(*scratch)
-	defer scratches.Put(s)
+	if rows, _ := p.header(); max(rows*4, int64(p.CompressedPageSize), int64(p.UncompressedPageSize)) > largePage {
+		c.large.Lock() // one at a time, whatever the number of processors
+		defer c.large.Unlock()
+	} else {
+		defer scratches.Put(s)
+	}
 	s.packed = sized(s.packed, int(p.CompressedPageSize))
 	if n, err := c.r.ReadAt(s.packed, p.at); n < len(s.packed) {
 		if err == io.EOF {
@@ -263,6 +270,9 @@ func (c *parquetColumn) load(p *page) error {
 		return fmt.Errorf("its checksum is %08x, the header says %08x", sum, uint32(p.CRC))
 	}
 	if p.Type == format.DictionaryPage {
+		if err := c.hold(&c.held[0], int64(p.DictionaryPageHeader.V.NumValues), p); err != nil {
+			return err
+		}
 		data, err := s.unpack(c.chunk.Codec, s.packed, int(p.UncompressedPageSize))
 		if err != nil {
 			return err
@@ -270,7 +280,7 @@ func (c *parquetColumn) load(p *page) error {
 		return c.decoder.dictionary(data, int(p.DictionaryPageHeader.V.NumValues))
 	}
 	rows, encoding := p.header()
-	if err := c.hold(rows); err != nil {
+	if err := c.hold(&c.held[1], rows, p); err != nil {
 		return err
 	}
 	data, err := c.split(s, p)

@@ -52,7 +52,7 @@ func openColumns(name string, in *columnar.Input, req Request) (*columnFile, err
 }
 
 func wantKind(r role, c columnar.InputColumn, idType string) error {
-	number := c.Kind != columnar.Unread && c.Kind != columnar.Text
+	number := c.Kind != columnar.Unread && c.Kind != columnar.Text && c.Kind != columnar.Nested
 	ok, want := number && c.Kind != columnar.Fraction, "whole numbers"
 	switch {
 	case r >= firstMeasure:
@@ -88,7 +88,7 @@ type piece struct {
 func (f *columnFile) pieces() iter.Seq2[piece, error] {
 	return func(yield func(piece, error) bool) {
 		first := int64(1)
-		for b, err := range f.in.Batches(f.wanted) {
+		for b, err := range f.in.Batches(f.wanted, columnar.InputRows) {
 			if err != nil {
 				yield(piece{}, readError(f.name, err))
 				return

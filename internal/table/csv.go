@@ -40,6 +40,7 @@ type csvFile struct {
 	line      int64
 	rest      []byte // read, but not yet part of a chunk
 	eof       bool
+	unended   bool // the last line has no newline
 }
 
 var bom = []byte("\xef\xbb\xbf")
@@ -108,6 +109,7 @@ func (f *csvFile) next() (*chunk, error) {
 			c := &chunk{data: b[:end], line: f.line, lines: bytes.Count(b[:end], newline), quoted: quoted, buffer: buffer}
 			if b[end-1] != '\n' {
 				c.lines++
+				f.unended = true
 			}
 			f.line += int64(c.lines)
 			return c, nil

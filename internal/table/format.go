@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"compress/bzip2"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -56,7 +57,7 @@ func openFormat(name string, in io.Reader, tmp string) (*opened, error) {
 }
 
 // unpack opens a compression that the first bytes name; nil if there is none.
-func unpack(magic []byte, b io.Reader) (r io.Reader, done func(), err error) {
+func unpack(magic []byte, b *bufio.Reader) (r io.Reader, done func(), err error) {
 	done = func() {}
 	switch {
 	case bytes.HasPrefix(magic, []byte{0x1f, 0x8b}):
@@ -67,15 +68,40 @@ func unpack(magic []byte, b io.Reader) (r io.Reader, done func(), err error) {
 			r, done = z, z.Close
 		}
 	case bytes.HasPrefix(magic, []byte("\xfd7zXZ\x00")):
-		r, err = xz.NewReader(b)
+		if err = checkDictionary(b); err == nil {
+			r, err = xz.NewReader(b)
+		}
 	case bytes.HasPrefix(magic, []byte("BZh")):
 		r = bzip2.NewReader(b)
 	}
 	return r, done, err
 }
 
-// maxWindow is the largest part of a zstd file that must be kept to read on.
+// maxWindow is the largest part of a zstd or xz file that must be kept to read on.
 const maxWindow = 128 << 20
+
+// checkDictionary refuses an xz file that wants a larger dictionary, which its
+// first block names: https://tukaani.org/xz/xz-file-format.txt, 3.1 and 5.3.1.
+func checkDictionary(b *bufio.Reader) error {
+	const streamHeader, lzma2 = 12, 0x21
+	head, err := b.Peek(streamHeader + 24)
+	if err != nil {
+		return nil // too short: the reader says so
+	}
+	flags, rest := head[streamHeader+1], head[streamHeader+2:]
+	for range flags>>6&1 + flags>>7 { // the block's sizes, if they are there
+		_, n := binary.Uvarint(rest)
+		rest = rest[max(n, 0):]
+	}
+	if len(rest) < 3 || rest[0] != lzma2 || rest[2] > 40 {
+		return nil // an index, or what the reader refuses
+	}
+	bits := rest[2]
+	if size := uint64(2|bits&1) << (bits/2 + 11); size > maxWindow {
+		return failure.New(failure.Refused, "compress it again with xz -6", "it needs a dictionary of %d MiB, more than %d", size>>20, maxWindow>>20)
+	}
+	return nil
+}
 
 // noted keeps the error of the file itself apart from what a decompressor says of its content.
 type noted struct {
@@ -113,6 +139,9 @@ func damagedText(name string, source *noted, err error) error {
 	}
 	if errors.Is(err, io.EOF) {
 		err = io.ErrUnexpectedEOF
+	}
+	if failure.Hint(err) != "" {
+		return fmt.Errorf("read %s: %w", name, err)
 	}
 	return failure.New(failure.Refused, "fetch or write the file again", "read %s: the compressed data is damaged or cut off: %w", name, err)
 }

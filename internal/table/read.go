@@ -31,6 +31,38 @@ type Reader struct {
 	chunk   int
 	schema  *Schema
 	perRow  float64 // bytes of a row in the first file, 0 if not known
+	doubts  [doubts][]string
+}
+
+// What leaves room for damage that cannot be seen.
+const (
+	unsummed = iota // Parquet without checksums of its pages
+	unmarked        // an Arrow stream without the marker of its end
+	unended         // CSV whose last line has no newline
+	doubts
+)
+
+// Doubts says, once all rows were read, of which files damage may have stayed
+// unseen, and why.
+func (r *Reader) Doubts() (all []string) {
+	for k, text := range [doubts]string{
+		unsummed: "no page checksums: changed values within a page cannot be seen (pyarrow stores checksums with write_page_checksum=True)",
+		unmarked: "no end marker in the Arrow stream: if it was cut off between two batches, rows are missing",
+		unended:  "no newline after the last row: if the file was cut off there, the row or those after it are not whole",
+	} {
+		if files := r.doubts[k]; len(files) > 1 {
+			all = append(all, fmt.Sprintf("%s and %d more files: %s", files[0], len(files)-1, text))
+		} else if len(files) > 0 {
+			all = append(all, files[0]+": "+text)
+		}
+	}
+	return all
+}
+
+func (r *Reader) doubt(kind int, is bool, name string) {
+	if is {
+		r.doubts[kind] = append(r.doubts[kind], name)
+	}
 }
 
 // NewReader prepares to read; tmp is the folder for files that have to be
@@ -124,7 +156,10 @@ func (r *Reader) columns(ctx context.Context, name string, in *columnar.Input, o
 		r.perRow = float64(r.sources[0].Size) / float64(in.Rows)
 	}
 	c := &converter{f, r.req}
-	return ordered.Map(ctx, runtime.GOMAXPROCS(0), f.pieces(), c.convert, out)
+	err = ordered.Map(ctx, runtime.GOMAXPROCS(0), f.pieces(), c.convert, out)
+	r.doubt(unsummed, in.Unsummed(), name)
+	r.doubt(unmarked, in.Unended, name)
+	return err
 }
 
 func (r *Reader) csv(ctx context.Context, s Source, in io.Reader, out func(*Batch) error) error {
@@ -149,7 +184,9 @@ func (r *Reader) csv(ctx context.Context, s Source, in io.Reader, out func(*Batc
 			f.chunks()(yield)
 		}
 	}
-	return ordered.Map(ctx, runtime.GOMAXPROCS(0), chunks, p.parse, out)
+	err = ordered.Map(ctx, runtime.GOMAXPROCS(0), chunks, p.parse, out)
+	r.doubt(unended, f.unended, name)
+	return err
 }
 
 // agree checks a further file's columns against the first one's.

@@ -63,6 +63,9 @@ type Schema struct {
 	width  int // columns of the table
 }
 
+// typesColumn may be left out of a study table.
+const typesColumn = "token_type"
+
 var studySuffixes = map[role]string{
 	smallSentence: "sentence_id", smallPosition: "token_id", smallReal: "real_token", smallPrediction: "predictions",
 	firstMeasure: "entropy", firstMeasure + 1: "AU", firstMeasure + 2: "EU",
@@ -99,6 +102,11 @@ func resolve(header []string, req Request) (*Schema, error) {
 }
 
 func checkHeader(header []string) error {
+	for _, h := range header {
+		if distance(strings.ToLower(h), typesColumn) == 1 || h != typesColumn && strings.EqualFold(h, typesColumn) {
+			return failure.New(failure.Refused, "rename it, or fetch the file again if the name is damaged", "is the column %q meant to be %q?", h, typesColumn)
+		}
+	}
 	if len(header) == 1 {
 		for _, d := range []string{";", "\t", "|"} {
 			if strings.Contains(header[0], d) {
@@ -122,7 +130,7 @@ func (s *Schema) resolveR2R(header []string, req Request) error {
 	s.Small, s.Reference = "SLM", "LLM"
 	wanted := map[role]string{
 		rowID: "row_id", smallSentence: "data_id", smallPosition: "token_id", smallReal: "real_token",
-		smallPrediction: "SLM_predictions", tokenType: "token_type",
+		smallPrediction: "SLM_predictions", tokenType: typesColumn,
 	}
 	if req.NeedReference || slices.Contains(header, "LLM_predictions") {
 		wanted[referencePrediction] = "LLM_predictions"
@@ -146,8 +154,8 @@ func (s *Schema) resolveStudy(header []string, req Request) error {
 		return failure.New(failure.Usage, "name two of "+strings.Join(models, ", "), "small and reference are the same model %s", s.Small)
 	}
 	wanted := map[role]string{rowID: "row_id"}
-	if slices.Contains(header, "token_type") {
-		wanted[tokenType] = "token_type"
+	if slices.Contains(header, typesColumn) {
+		wanted[tokenType] = typesColumn
 	}
 	measured := slices.ContainsFunc(header, func(h string) bool {
 		return h == s.Small+"_entropy" || h == s.Reference+"_entropy"

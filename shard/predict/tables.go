@@ -80,6 +80,9 @@ func onlyOnce(name string, header []string) error {
 	return nil
 }
 
+// batchTexts is how many texts of a table are in memory at once.
+const batchTexts = 64
+
 // readColumns reads Parquet and Arrow.
 func readColumns(name string, f *os.File, yield func(Text, error) bool) bool {
 	in, err := openColumns(f)
@@ -91,7 +94,7 @@ func readColumns(name string, f *os.File, yield func(Text, error) bool) bool {
 		return yield(Text{}, err)
 	}
 	row := 0
-	for batch, err := range in.Batches(columns) {
+	for batch, err := range in.Batches(columns, batchTexts) {
 		if err != nil {
 			return yield(Text{}, cannotRead(name, err))
 		}
