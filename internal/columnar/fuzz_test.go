@@ -2,6 +2,7 @@ package columnar
 
 import (
 	"bytes"
+	"runtime"
 	"testing"
 )
 
@@ -69,7 +70,8 @@ func FuzzReadStream(f *testing.F) {
 	f.Fuzz(func(_ *testing.T, b []byte) { drain(ReadStream[fuzzRow](bytes.NewReader(b))) })
 }
 
-// Every byte of a small file changed in two ways, and the file cut before it: no panic, and no buffer beyond MaxBuffer.
+// Every byte of a small file changed in two ways, and the file cut before it: no panic,
+// and no more memory than a few times what one buffer may have.
 func TestDamagedFilesAreReadOrRefused(t *testing.T) {
 	for name, read := range map[string]func([]byte) int{
 		"Parquet": func(b []byte) int { return drain(ReadParquet[fuzzRow](bytes.NewReader(b))) },
@@ -80,12 +82,18 @@ func TestDamagedFilesAreReadOrRefused(t *testing.T) {
 			t.Fatalf("%s: %d rows of a sound file", name, n)
 		}
 		for at := range whole {
+			var before, after runtime.MemStats
+			runtime.ReadMemStats(&before)
 			for _, flip := range []byte{1, 0xff} {
 				bad := bytes.Clone(whole)
 				bad[at] ^= flip
 				read(bad)
 			}
 			read(whole[:at])
+			runtime.ReadMemStats(&after)
+			if n := after.TotalAlloc - before.TotalAlloc; n > 512<<20 {
+				t.Errorf("%s, byte %d: %d MiB are allocated", name, at, n>>20)
+			}
 		}
 	}
 }

@@ -106,6 +106,8 @@ func kindName(k Kind) string {
 		return "whole"
 	case Text:
 		return "text"
+	case Nested:
+		return "nested"
 	}
 	return "float"
 }
@@ -121,7 +123,7 @@ func digest(in *Input, column int) (rows int64, sum string, err error) {
 		switch in.Columns[column].Kind {
 		case Whole:
 			hashNumbers(h, b.Whole(0), func(v int64) uint64 { return uint64(v) })
-		case Text:
+		case Text, Nested:
 			for _, s := range b.Text(0) {
 				h.Write(append(binary.LittleEndian.AppendUint32(nil, uint32(len(s))), s...))
 			}

@@ -21,6 +21,7 @@ import (
 // decoded: its place, its size, its checksum and its number of rows.
 type parquetFile struct {
 	r       File
+	maxPage int64 // bytes of a page, unpacked
 	size    int64 // up to the footer
 	meta    format.FileMetaData
 	columns []*parquetNode // of the top level
@@ -52,7 +53,7 @@ func (n *parquetNode) flat() bool { return n.isLeaf() && n.rep == 0 && n.def <= 
 // OpenParquetInput opens a Parquet file. Only the columns asked for are read of it.
 func OpenParquetInput(r File) (in *Input, err error) {
 	defer recovered(&err)
-	f := &parquetFile{r: r}
+	f := &parquetFile{r: r, maxPage: maxPage}
 	if err := f.footer(); err != nil {
 		return nil, err
 	}
@@ -302,7 +303,7 @@ func (f *parquetFile) chunk(l *parquetNode, group int) (meta *format.ColumnMetaD
 		return nil, 0, 0, encrypted()
 	case l.flat() && meta.NumValues != g.NumRows || meta.NumValues < g.NumRows:
 		return nil, 0, 0, badFooter("the row group has %d rows, the column %d", g.NumRows, meta.NumValues)
-	case from < 4 || to < from || to > f.size:
+	case g.NumRows > 0 && (from < 4 || to < from || to > f.size):
 		return nil, 0, 0, badFooter("the column is said to be at bytes %d to %d of %d", from, to, f.size)
 	}
 	return meta, from, to, nil

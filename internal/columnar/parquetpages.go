@@ -171,7 +171,7 @@ func (c *parquetColumn) begin() (err error) {
 		n, _ := p.header()
 		rows += n
 		at = p.at + int64(p.CompressedPageSize)
-		if err := p.check(c.leaf.flat()); err != nil {
+		if err := p.check(c.leaf.flat(), c.maxPage); err != nil {
 			return err
 		}
 		c.pages = append(c.pages, *p)
@@ -206,7 +206,7 @@ func (c *parquetColumn) pageHeader(at int64) (p *page, size int64, err error) {
 }
 
 // check refuses headers that cannot be, and pages that are too large.
-func (p *page) check(flat bool) error {
+func (p *page) check(flat bool, most int64) error {
 	rows, _ := p.header()
 	valid := p.DataPageHeader.Valid && p.Type == format.DataPage || p.DataPageHeaderV2.Valid && p.Type == format.DataPageV2 || p.DictionaryPageHeader.Valid && p.Type == format.DictionaryPage
 	if v := p.DataPageHeaderV2.V; p.Type == format.DataPageV2 {
@@ -216,8 +216,8 @@ func (p *page) check(flat bool) error {
 	if !valid || rows < 0 || p.CompressedPageSize < 0 || p.UncompressedPageSize < 0 || p.DictionaryPageHeader.V.NumValues < 0 {
 		return fmt.Errorf("the header of the page at byte %d makes no sense", p.at)
 	}
-	if p.UncompressedPageSize > maxPage || p.CompressedPageSize > maxPage {
-		return failure.New(failure.Refused, smallerGroups+"; if it has, fetch it again: it is damaged", "the page at byte %d has %d MiB, more than %d", p.at, max(p.UncompressedPageSize, p.CompressedPageSize)>>20, maxPage>>20)
+	if size := max(p.UncompressedPageSize, p.CompressedPageSize); int64(size) > most {
+		return failure.New(failure.Refused, smallerGroups+"; if it has, fetch it again: it is damaged", "the page at byte %d has %d MiB, more than %d", p.at, size>>20, most>>20)
 	}
 	return nil
 }

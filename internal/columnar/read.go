@@ -34,29 +34,28 @@ func ReadStream[T any](r io.Reader) (*Reader[T], error) {
 }
 
 func readStream[T any](r io.Reader) (*Reader[T], error) {
-	z, err := zstd.NewReader(r, zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true), zstd.WithDecoderMaxWindow(MaxBuffer/8))
+	z, err := zstd.NewReader(r, zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true), zstd.WithDecoderMaxWindow(maxPage))
 	if err != nil {
 		return nil, fmt.Errorf("read compressed Arrow stream: %w", err)
 	}
-	ir, err := ipc.NewReader(z, ipc.WithAllocator(allocator))
+	allocator := newBounded()
+	ir, err := ipc.NewReaderFromMessageReader(&messages{r: z, allocator: allocator}, ipc.WithAllocator(allocator))
 	if err != nil {
 		return nil, fmt.Errorf("read Arrow stream: %w", err)
 	}
 	return newReader[T](ir.Schema(), ir.Read)
 }
 
-// ReaderAtSeeker is what Parquet's footer-first layout needs.
-type ReaderAtSeeker interface {
-	io.ReaderAt
-	io.Seeker
-}
-
 // ReadParquet opens a Parquet file; the rules are ReadStream's. Only T's columns are decoded.
-func ReadParquet[T any](r ReaderAtSeeker) (*Reader[T], error) {
+func ReadParquet[T any](r File) (*Reader[T], error) {
 	return sound(func() (*Reader[T], error) { return readParquet[T](r) })
 }
 
-func readParquet[T any](r ReaderAtSeeker) (*Reader[T], error) {
+func readParquet[T any](r File) (*Reader[T], error) {
+	if err := checkParquet(r); err != nil {
+		return nil, err
+	}
+	allocator := newBounded()
 	pf, err := file.NewParquetReader(r, file.WithReadProps(parquet.NewReaderProperties(allocator)))
 	if err != nil {
 		return nil, fmt.Errorf("read Parquet: %w", err)

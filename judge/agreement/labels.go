@@ -100,7 +100,7 @@ type labelRow[T any] struct {
 }
 
 // fromParquet takes labels as booleans, numbers or text.
-func fromParquet(f columnar.ReaderAtSeeker) (Labels, error) {
+func fromParquet(f columnar.File) (Labels, error) {
 	labels, err := fromRows[bool](f)
 	if err == nil {
 		return labels, nil
@@ -114,7 +114,7 @@ func fromParquet(f columnar.ReaderAtSeeker) (Labels, error) {
 	return nil, err
 }
 
-func fromRows[T any](f columnar.ReaderAtSeeker) (Labels, error) {
+func fromRows[T any](f columnar.File) (Labels, error) {
 	r, err := columnar.ReadParquet[labelRow[T]](f)
 	if err != nil {
 		return nil, err
