@@ -127,6 +127,11 @@ func open(ctx context.Context, o *Options) ([2][]int, *job.Plan, error) {
 		return todo, nil, nil
 	}
 	m, err := job.OpenManifest(ctx, o.Store, o.Shards[0])
+	if errors.Is(err, fs.ErrNotExist) {
+		if none, bad := noShard(ctx, o, o.Shards[0], err); none || bad != nil {
+			return todo, nil, bad
+		}
+	}
 	for _, k := range o.Shards[1:] {
 		if failure.Code(err) != failure.Refused {
 			break
@@ -159,6 +164,21 @@ func open(ctx context.Context, o *Options) ([2][]int, *job.Plan, error) {
 		}
 	}
 	return todo, &m.Plan, nil
+}
+
+// noShard says why a shard has no manifest: the table has no mismatches, and there
+// is nothing to do, or there is no such shard, or the manifest is gone.
+func noShard(ctx context.Context, o *Options, k int, gone error) (none bool, err error) {
+	j, err := job.Load(ctx, o.Store)
+	switch {
+	case err != nil:
+		return false, failure.New(failure.Refused, "run `tokenfork plan INPUT --job "+o.Store.String()+"` first", "%w", gone)
+	case len(j.Shards) == 0:
+		return true, nil
+	case k < 0 || k >= len(j.Shards):
+		return false, failure.New(failure.Usage, fmt.Sprintf("they are 0 to %d", len(j.Shards)-1), "%s has no shard %d", o.Store, k)
+	}
+	return false, failure.New(failure.Refused, "restore it or plan the job again", "%w", gone)
 }
 
 func shards(ctx context.Context, s store.Store) ([]int, error) {

@@ -362,7 +362,7 @@ func eachText(m *job.Manifest, f func(*job.Text) error) error {
 
 // chosen are the shards that the options name, all of the job if none.
 func (r *runner) chosen() ([]int, error) {
-	if r.Shards == nil {
+	if r.Shards == nil || len(r.job.Shards) == 0 { // a table without mismatches has none
 		all := make([]int, len(r.job.Shards))
 		for k := range all {
 			all[k] = k

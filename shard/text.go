@@ -141,6 +141,10 @@ func (st *stitcher) checkFirst(b *table.Batch, run *table.Run) error {
 // bad stops at a problem or notes it with the text.
 func (st *stitcher) bad(p *table.Problem) error {
 	switch {
+	case p.Header:
+		return failure.New(failure.Refused, "remove the line", "%w", p)
+	case p.Lost && p.Column == "":
+		return failure.New(failure.Refused, "correct the row, or write the table again", "%w", p)
 	case p.Lost && !st.textIDs:
 		return failure.New(failure.Refused, "if sentence ids are not all numbers: --sentence-id-type string", "%w", p)
 	case p.Lost:

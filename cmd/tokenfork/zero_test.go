@@ -38,8 +38,9 @@ func TestNoMismatch(t *testing.T) {
 	stages, all := filepath.Join(dir, "stages"), filepath.Join(dir, "run")
 	for _, stage := range []string{
 		"plan " + table + " --tmp " + dir + models + " --shards 4",
-		"infer",
+		"infer", "infer --shard 0",
 		"judge --judge local --judge-model " + vllmtest.Models() + "/reference",
+		"judge --shard 0 --judge local --judge-model " + vllmtest.Models() + "/reference",
 		"merge --judge none --format r2r", "report", "check", "status", "submit --dry-run --judge none",
 	} {
 		said := tokenfork(t, 0, stage+" --job "+stages)

@@ -54,6 +54,7 @@ type Problem struct {
 	Value  string
 	Reason string
 	Lost   bool // it cannot be told to which text the row belongs
+	Header bool // the row is the header again
 }
 
 func (p *Problem) Error() string {

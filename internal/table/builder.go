@@ -186,7 +186,8 @@ func (b *builder) run(v *values) {
 		case !utf8.ValidString(v.text):
 			b.problem(v.line, b.schema.names[smallSentence], v.text, "is not UTF-8").Lost = true
 		case v.text == b.schema.names[smallSentence]:
-			b.problem(v.line, b.schema.names[smallSentence], v.text, headerReason).Lost = true
+			p := b.problem(v.line, b.schema.names[smallSentence], v.text, headerReason)
+			p.Lost, p.Header = true, true
 		}
 	} else {
 		r.ID = strconv.FormatInt(v.sentence, 10)

