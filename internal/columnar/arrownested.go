@@ -171,7 +171,7 @@ func (t *arrowTree) structs(n int) ([][]byte, error) {
 			if k == 0 {
 				mark = '{'
 			}
-			all[i] = appendJSON(append(append(append(all[i], mark), name...), ':'), v)
+			all[i] = appendOrNull(append(append(append(all[i], mark), name...), ':'), v)
 		}
 	}
 	for i := range all {
@@ -200,7 +200,7 @@ func (t *arrowTree) lists(n int) ([][]byte, error) {
 			if len(b) > 1 {
 				b = append(b, ',')
 			}
-			b = appendJSON(b, values[0])
+			b = appendOrNull(b, values[0])
 			values = values[1:]
 		}
 		all[i] = append(b, ']')
@@ -208,7 +208,7 @@ func (t *arrowTree) lists(n int) ([][]byte, error) {
 	return all, nil
 }
 
-func appendJSON(b, value []byte) []byte {
+func appendOrNull(b, value []byte) []byte {
 	if value == nil {
 		return append(b, "null"...)
 	}

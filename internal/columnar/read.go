@@ -174,7 +174,7 @@ func (r *Reader[T]) Batches() iter.Seq2[[]T, error] {
 
 // rows copies a batch out of Arrow's memory, column by column.
 func (r *Reader[T]) rows(rec arrow.Record) ([]T, error) {
-	checkSize(int(min(rec.NumRows(), MaxBuffer)) * int(unsafe.Sizeof(*new(T))))
+	newBounded().check(int(min(rec.NumRows(), maxBuffer)) * int(unsafe.Sizeof(*new(T))))
 	rows := make([]T, rec.NumRows())
 	for j := range r.cols {
 		c := &r.cols[j]
