@@ -4,7 +4,7 @@ MODELS := $(or $(TOKENFORK_MODELS),$(CURDIR)/.cache/models)
 export TOKENFORK_VENV = $(VENV)
 export TOKENFORK_MODELS = $(MODELS)
 
-.PHONY: all build install setup demo test fuzz check bench bench-plan bench-merge bench-infer clean
+.PHONY: all build install setup demo test gold injections fuzz check bench bench-plan bench-merge bench-infer clean
 
 all: build
 
@@ -37,6 +37,12 @@ test: build setup ## all tests, with real vLLM, Slurm, S3 and readers
 	go vet ./...
 	go test -p 1 -timeout 60m $$(go list ./... | grep -v /terraform)
 	terraform/check
+
+gold: build setup ## how far the demo's judge, or JUDGE=URL, agrees with testdata/gold.csv, by prompt: PROMPTS="seed file=mine.tmpl"
+	scripts/measure-judge gold $(PROMPTS)
+
+injections: setup ## how often it follows orders that are planted in the texts
+	scripts/measure-judge injections
 
 fuzz: ## every reader's fuzz target for a minute
 	scripts/fuzz

@@ -119,7 +119,7 @@ func (c *planCmd) dryRun(ctx context.Context, con *console, o shard.Options) err
 
 // dryRun estimates what the judging would take. It needs no server.
 func (c *judgeCmd) dryRun(ctx context.Context, con *console) error {
-	o, err := c.judge(ctx, con, &c.jobFlags, &c.workFlags)
+	o, err := c.judge(ctx, con, c.at(), &c.workFlags)
 	if err != nil {
 		return err
 	}

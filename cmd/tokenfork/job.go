@@ -48,7 +48,7 @@ func (f *storeFlags) options(log *slog.Logger) store.Options {
 // the user's cache; array tasks keep theirs apart.
 func (f *jobFlags) logDir() (string, error) {
 	dir := filepath.Join(f.Job, "logs")
-	if strings.Contains(f.Job, "://") {
+	if f.Job == "" || strings.Contains(f.Job, "://") {
 		var err error
 		if dir, err = ownLogs(); err != nil {
 			return "", err

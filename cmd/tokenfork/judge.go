@@ -18,6 +18,7 @@ import (
 	"tokenfork/internal/fleet"
 	"tokenfork/internal/job"
 	"tokenfork/internal/model"
+	"tokenfork/internal/store"
 	"tokenfork/judge"
 	"tokenfork/judge/agreement"
 	"tokenfork/judge/endpoint"
@@ -25,13 +26,14 @@ import (
 
 // judgeCmd asks whether continuations mean the same.
 type judgeCmd struct {
-	jobFlags   `embed:""`
+	Job        string `placeholder:"DIR|s3://…" help:"The job: a folder, or a prefix in S3."`
+	storeFlags `embed:""`
 	workFlags  `embed:""`
 	judgeFlags `embed:""`
 	judgeRates `embed:""`
 	Shard      []int  `placeholder:"K,…" help:"Shards to judge (default: every one that is not)."`
 	Retry      bool   `help:"Do again what failed or is damaged in finished shards."`
-	Gold       string `type:"existingfile" placeholder:"FILE" help:"Ask about the mismatches in this file of human labels only, and say how far the judge agrees."`
+	Gold       string `type:"existingfile" placeholder:"FILE" help:"Measure the judge against the labels in this file: of mismatches of the job or, without --job, of pairs of texts in the file."`
 	DryRun     bool   `help:"Estimate questions, tokens and cost from a sample of the job's questions, and ask nothing."`
 }
 
@@ -44,6 +46,7 @@ Examples:
   tokenfork judge --job ./job --judge local --judge-model /models/Qwen2.5-72B-Instruct --judge-tp 4 --shard 17
   tokenfork judge --job ./job --judge http://127.0.0.1:8000 --verdict-only
   tokenfork judge --job ./job --judge http://127.0.0.1:8000 --gold labels.csv
+  tokenfork judge --judge http://127.0.0.1:8000 --gold pairs.csv
   tokenfork judge --job ./job --verdict-only --dry-run
 `
 }
@@ -81,17 +84,25 @@ const noJudge = "none"
 
 // Run is the command.
 func (c *judgeCmd) Run(ctx context.Context, con *console) error {
-	if c.DryRun {
+	switch {
+	case c.Job == "" && (c.Gold == "" || c.DryRun):
+		return failure.New(failure.Usage, "add --job DIR", "no job is named")
+	case c.Job == "":
+		return c.run(ctx, con, attempt())
+	case c.DryRun:
 		return c.dryRun(ctx, con)
 	}
-	return c.watched(ctx, con, "judge", c.Shard, "both", func(who job.Attempt) error { return c.run(ctx, con, who) })
+	return c.at().watched(ctx, con, "judge", c.Shard, "both", func(who job.Attempt) error { return c.run(ctx, con, who) })
 }
+
+// at is where the job is.
+func (c *judgeCmd) at() *jobFlags { return &jobFlags{Job: c.Job, storeFlags: c.storeFlags} }
 
 func (c *judgeCmd) run(ctx context.Context, con *console, who job.Attempt) error {
 	if c.Judge == "" || c.Judge == noJudge {
 		return failure.New(failure.Usage, "give --judge URL or --judge local --judge-model PATH", "no judge given")
 	}
-	o, err := c.judge(ctx, con, &c.jobFlags, &c.workFlags)
+	o, err := c.judge(ctx, con, c.at(), &c.workFlags)
 	if err != nil {
 		return err
 	}
@@ -104,11 +115,7 @@ func (c *judgeCmd) run(ctx context.Context, con *console, who job.Attempt) error
 }
 
 func (c *judgeCmd) gold(ctx context.Context, con *console, o judge.Options) error {
-	labels, err := agreement.ReadLabels(c.Gold)
-	if err != nil {
-		return err
-	}
-	report, by, err := judge.Gold(ctx, o, labels)
+	report, by, err := c.measure(ctx, o)
 	if err != nil {
 		return err
 	}
@@ -116,12 +123,30 @@ func (c *judgeCmd) gold(ctx context.Context, con *console, o judge.Options) erro
 	return err
 }
 
+func (c *judgeCmd) measure(ctx context.Context, o judge.Options) (*agreement.Report, *judge.Judging, error) {
+	if c.Job == "" {
+		pairs, err := agreement.ReadPairs(c.Gold)
+		if err != nil {
+			return nil, nil, err
+		}
+		return judge.GoldPairs(ctx, o, pairs)
+	}
+	labels, err := agreement.ReadLabels(c.Gold)
+	if err != nil {
+		return nil, nil, err
+	}
+	return judge.Gold(ctx, o, labels)
+}
+
 // judge turns the flags into options.
 func (f *judgeFlags) judge(ctx context.Context, con *console, j *jobFlags, w *workFlags) (judge.Options, error) {
 	log := con.logger()
-	s, err := j.open(ctx, log)
-	if err != nil {
-		return judge.Options{}, err
+	var s store.Store // nil without a job: judge --gold with pairs of texts
+	var err error
+	if j.Job != "" {
+		if s, err = j.open(ctx, log); err != nil {
+			return judge.Options{}, err
+		}
 	}
 	o := judge.Options{Store: s, Model: f.name(), Batch: f.Batch, PartEvery: w.PartEvery, Grace: w.Grace, Log: log, Console: con.err}
 	if o.Settings, err = f.settings(); err != nil {

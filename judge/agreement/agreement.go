@@ -3,7 +3,9 @@ package agreement
 
 import (
 	"fmt"
+	"maps"
 	"math"
+	"slices"
 	"strings"
 
 	"tokenfork/internal/stats"
@@ -14,6 +16,7 @@ type Pair struct {
 	Cluster string // the text: labels of one text are not independent
 	Human   bool
 	Judge   bool
+	Kind    string // what sort of pair it is, "" if nobody says
 }
 
 // Report is the agreement over some pairs. Kappa and its interval are nil where
@@ -30,6 +33,31 @@ type Report struct {
 	KappaRange *stats.Interval `json:"kappa_bootstrap"` // over clusters
 	Rounds     int             `json:"bootstrap_rounds"`
 	Seed       uint64          `json:"bootstrap_seed"`
+	Kinds      []Kind          `json:"kinds,omitempty"` // by name
+}
+
+// Kind is the agreement over the pairs of one kind.
+type Kind struct {
+	Name      string    `json:"name"`
+	Confusion Confusion `json:"confusion"`
+}
+
+func kinds(pairs []Pair) []Kind {
+	by := map[string]*Kind{}
+	for _, p := range pairs {
+		if p.Kind == "" {
+			continue
+		}
+		if by[p.Kind] == nil {
+			by[p.Kind] = &Kind{Name: p.Kind}
+		}
+		by[p.Kind].Confusion.add(p)
+	}
+	var all []Kind
+	for _, name := range slices.Sorted(maps.Keys(by)) {
+		all = append(all, *by[name])
+	}
+	return all
 }
 
 // Confusion counts pairs by what the human and then the judge says.
@@ -99,7 +127,7 @@ func Measure(pairs []Pair, missing, rounds int, seed uint64) Report {
 		}
 		c.add(p)
 	}
-	r := Report{Pairs: len(pairs), Clusters: len(clusters), Missing: missing, Confusion: all, Rounds: rounds, Seed: seed,
+	r := Report{Pairs: len(pairs), Clusters: len(clusters), Missing: missing, Confusion: all, Rounds: rounds, Seed: seed, Kinds: kinds(pairs),
 		Wilson: stats.Wilson(int64(all.SameSame+all.DifferentDifferent), int64(len(pairs)))}
 	if len(pairs) == 0 {
 		r.Bootstrap = stats.Interval{Low: 0, High: 1}
@@ -145,5 +173,9 @@ func (r Report) String() string {
 	fmt.Fprintf(&b, "%-16s %12s %12s\n", "human \\ judge", "same", "different")
 	fmt.Fprintf(&b, "%-16s %12d %12d\n", "same", r.Confusion.SameSame, r.Confusion.SameDifferent)
 	fmt.Fprintf(&b, "%-16s %12d %12d\n", "different", r.Confusion.DifferentSame, r.Confusion.DifferentDifferent)
+	for _, k := range r.Kinds {
+		right := k.Confusion.SameSame + k.Confusion.DifferentDifferent
+		fmt.Fprintf(&b, "%-16s %12d of %d right (%.3f)\n", k.Name, right, k.Confusion.N(), k.Confusion.Accuracy())
+	}
 	return b.String()
 }

@@ -16,7 +16,7 @@ func pairs(c Confusion, size int) []Pair {
 		human, judge bool
 	}{{c.SameSame, true, true}, {c.SameDifferent, true, false}, {c.DifferentSame, false, true}, {c.DifferentDifferent, false, false}} {
 		for range k.n {
-			all = append(all, Pair{string(rune('a' + len(all)/size)), k.human, k.judge})
+			all = append(all, Pair{Cluster: string(rune('a' + len(all)/size)), Human: k.human, Judge: k.judge})
 		}
 	}
 	return all
@@ -64,8 +64,8 @@ func TestBootstrapDrawsClusters(t *testing.T) {
 	var alone, together []Pair
 	for i := range 200 {
 		right := i%2 == 0
-		alone = append(alone, Pair{string(rune(i)), true, right})
-		together = append(together, Pair{string(rune(i % 10)), true, right})
+		alone = append(alone, Pair{Cluster: string(rune(i)), Human: true, Judge: right})
+		together = append(together, Pair{Cluster: string(rune(i % 10)), Human: true, Judge: right})
 	}
 	a, b := Measure(alone, 0, 1000, 1), Measure(together, 0, 1000, 1)
 	wide, narrow := b.Bootstrap.High-b.Bootstrap.Low, a.Bootstrap.High-a.Bootstrap.Low

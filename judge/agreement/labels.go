@@ -4,6 +4,7 @@ import (
 	"encoding/csv"
 	"fmt"
 	"io"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -42,14 +43,21 @@ func ReadLabels(path string) (Labels, error) {
 	return labels, nil
 }
 
-func (l Labels) add(at Place, label string) error {
-	var same bool
+// saysSame reads a label.
+func saysSame(label string) (bool, error) {
 	switch strings.ToLower(label) {
 	case "true", "1", "1.0", "same":
-		same = true
+		return true, nil
 	case "false", "0", "0.0", "different":
-	default:
-		return fmt.Errorf("label %q is not true or false", label)
+		return false, nil
+	}
+	return false, fmt.Errorf("label %q is not true or false", label)
+}
+
+func (l Labels) add(at Place, label string) error {
+	same, err := saysSame(label)
+	if err != nil {
+		return err
 	}
 	if before, twice := l[at]; twice && before != same {
 		return fmt.Errorf("labels disagree on position %d of text %s", at.Position, at.SentenceID)
@@ -59,36 +67,44 @@ func (l Labels) add(at Place, label string) error {
 }
 
 func fromCSV(r io.Reader) (Labels, error) {
+	labels := Labels{}
+	err := eachRow(r, []string{"label"}, func(at Place, cells map[string]string) error { return labels.add(at, cells["label"]) })
+	return labels, err
+}
+
+// eachRow calls f for each row of a CSV file with the columns sentence_id,
+// mismatch_position and needed, with the cells by column.
+func eachRow(r io.Reader, needed []string, f func(at Place, cells map[string]string) error) error {
 	c := csv.NewReader(r)
 	header, err := c.Read()
 	if err != nil {
-		return nil, err
+		return err
 	}
-	at := map[string]int{}
-	for i, name := range header {
-		at[strings.TrimPrefix(name, "\ufeff")] = i
-	}
-	for _, name := range []string{"sentence_id", "mismatch_position", "label"} {
-		if _, ok := at[name]; !ok {
-			return nil, fmt.Errorf("no column %s", name)
+	header[0] = strings.TrimPrefix(header[0], "\ufeff")
+	for _, name := range append([]string{"sentence_id", "mismatch_position"}, needed...) {
+		if !slices.Contains(header, name) {
+			return fmt.Errorf("no column %s", name)
 		}
 	}
-	labels := Labels{}
 	for {
 		row, err := c.Read()
 		if err == io.EOF {
-			return labels, nil
+			return nil
 		}
 		if err != nil {
-			return nil, err
+			return err
+		}
+		cells := map[string]string{}
+		for i, name := range header {
+			cells[name] = row[i]
 		}
 		line, _ := c.FieldPos(0)
-		position, err := strconv.ParseInt(strings.TrimSuffix(row[at["mismatch_position"]], ".0"), 10, 64)
+		position, err := strconv.ParseInt(strings.TrimSuffix(cells["mismatch_position"], ".0"), 10, 64)
 		if err != nil {
-			return nil, fmt.Errorf("line %d: position %q is no number", line, row[at["mismatch_position"]])
+			return fmt.Errorf("line %d: position %q is no number", line, cells["mismatch_position"])
 		}
-		if err := labels.add(Place{row[at["sentence_id"]], position}, row[at["label"]]); err != nil {
-			return nil, fmt.Errorf("line %d: %w", line, err)
+		if err := f(Place{cells["sentence_id"], position}, cells); err != nil {
+			return fmt.Errorf("line %d: %w", line, err)
 		}
 	}
 }
