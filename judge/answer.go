@@ -73,12 +73,6 @@ const longest = 64 << 10
 
 var errTooLong = fmt.Errorf("it is longer than %d KiB", longest>>10)
 
-var (
-	thoughtEnds = []string{"</think>", "</thinking>", "</seed:think>", "</seed:thinking>", "</thought>", "</reasoning>", "[/THINK]", "◁/think▷",
-		"<|channel|>final<|message|>"}
-	thoughtStarts = regexp.MustCompile(`^\s*(?:<(?:seed:)?think(?:ing)?>|<thought>|<reasoning>|\[THINK\]|◁think▷|<\|channel\|>analysis)`)
-)
-
 // spoken is where the answer begins: behind the last thought, which may hold
 // drafts of the verdict.
 func spoken(text string) (int, error) {
@@ -90,22 +84,14 @@ func spoken(text string) (int, error) {
 			return 0, nil // the end of a thought is quoted in it
 		}
 	}
-	from := 0
-	for _, end := range thoughtEnds {
-		if at := strings.LastIndex(text, end); at >= 0 {
-			from = max(from, at+len(end))
-		}
-	}
+	from, ok := endpoint.Spoken(text)
 	switch {
 	case len(text)-from > longest:
 		return 0, errTooLong
-	case from > 0:
-		return from, nil
-	}
-	if thoughtStarts.MatchString(text) {
+	case !ok:
 		return 0, errors.New("it ends before its thoughts do")
 	}
-	return 0, nil
+	return from, nil
 }
 
 func (f form) verdict(value string) (bool, error) {

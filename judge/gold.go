@@ -12,38 +12,29 @@ import (
 	"tokenfork/internal/job"
 	"tokenfork/internal/results"
 	"tokenfork/judge/agreement"
-	"tokenfork/judge/endpoint"
-)
-
-const (
-	goldRounds = 2000
-	goldSeed   = 1
 )
 
 // Gold asks the judge about the labelled mismatches alone, or takes the
 // verdicts that the job has from it, and measures how far they agree with the
 // labels. What it asks is kept for a later Run.
-func Gold(ctx context.Context, o Options, want agreement.Labels) (*agreement.Report, *Judging, error) {
+func Gold(ctx context.Context, o Options, want agreement.Labels) (*Measured, *Judging, error) {
 	r, err := newRunner(ctx, &o)
 	if err != nil {
 		return nil, nil, err
 	}
-	server, err := o.Connect(ctx)
+	at, err := r.connect(ctx)
 	if err != nil {
 		return nil, nil, err
 	}
-	report, err := r.gold(ctx, server.Config, want)
-	if server.Close != nil {
-		err = errors.Join(err, server.Close())
-	}
-	return report, &r.judging, stopped(ctx, err)
+	report, err := r.gold(ctx, at, want)
+	return report, &r.judging, stopped(ctx, errors.Join(err, at.close()))
 }
 
-func (r *runner) gold(ctx context.Context, cfg endpoint.Config, want agreement.Labels) (*agreement.Report, error) {
-	if err := r.dial(ctx, cfg); err != nil {
+func (r *runner) gold(ctx context.Context, at servers, want agreement.Labels) (*Measured, error) {
+	if err := r.dial(ctx, at); err != nil {
 		return nil, err
 	}
-	g := &goldRun{runner: r, want: want, found: map[agreement.Place]*job.Verdict{}}
+	g := &goldRun{runner: r, want: want, found: map[agreement.Place]twoVerdicts{}}
 	for k := range r.job.Shards {
 		if err := g.shard(ctx, k); err != nil {
 			return nil, err
@@ -56,8 +47,8 @@ func (r *runner) gold(ctx context.Context, cfg endpoint.Config, want agreement.L
 type goldRun struct {
 	*runner
 	want  agreement.Labels
-	found map[agreement.Place]*job.Verdict // nil: no continuation
-	order []agreement.Place                // as they are in the job
+	found map[agreement.Place]twoVerdicts // not there: no continuation
+	order []agreement.Place               // as they are in the job
 }
 
 // shard finds the shard's labelled mismatches and their verdicts.
@@ -80,7 +71,7 @@ func (g *goldRun) shard(ctx context.Context, k int) error {
 	asks, actx := errgroup.WithContext(ctx)
 	asks.SetLimit(g.client.InFlight())
 	err = g.texts(ctx, run, func(s *job.Text, rows []job.Result) error {
-		if judged != nil {
+		if judged != nil && g.first == nil {
 			return g.known(ctx, s, rows, judged)
 		}
 		g.ask(actx, asks, s, rows, kept)
@@ -119,7 +110,7 @@ func (g *goldRun) texts(ctx context.Context, run *shardRun, f func(*job.Text, []
 	return nil
 }
 
-func (g *goldRun) take(s *job.Text, row *job.Result, v *job.Verdict) {
+func (g *goldRun) take(s *job.Text, row *job.Result, v twoVerdicts) {
 	at := agreement.Place{SentenceID: s.ID, Position: row.MismatchPosition}
 	g.counts.mu.Lock()
 	defer g.counts.mu.Unlock()
@@ -137,7 +128,7 @@ func (g *goldRun) known(ctx context.Context, s *job.Text, rows []job.Result, jud
 		g.order = append(g.order, at)
 		for j := range verdicts {
 			if int64(verdicts[j].Position)+int64(g.job.Settings.FirstPosition) == at.Position {
-				g.take(s, &rows[i], &verdicts[j])
+				g.take(s, &rows[i], twoVerdicts{judge: &verdicts[j]})
 			}
 		}
 	}
@@ -153,29 +144,27 @@ func (g *goldRun) ask(ctx context.Context, asks *errgroup.Group, s *job.Text, ro
 			continue
 		}
 		asks.Go(func() error {
-			v, err := g.judge.Ask(ctx, g.framer.Question(s, row))
+			v, err := g.askAll(ctx, g.framer.Question(s, row))
 			if err != nil {
 				return err
 			}
-			g.take(s, row, &v)
-			return kept.add(v)
+			g.take(s, row, v)
+			return kept.addAll(v.judge, v.first)
 		})
 	}
 }
 
-func (g *goldRun) report() (*agreement.Report, error) {
+func (g *goldRun) report() (*Measured, error) {
 	if lost := len(g.want) - len(g.order); lost > 0 {
 		g.Log.Warn("labels are of no mismatch in the job, or of one that is not generated yet", "labels", lost)
 	}
-	var pairs []agreement.Pair
+	var cases []agreement.Case
 	for _, at := range g.order {
-		if v := g.found[at]; v != nil && v.MeaningMatch != nil {
-			pairs = append(pairs, agreement.Pair{Cluster: at.SentenceID, Human: g.want[at], Judge: *v.MeaningMatch})
-		}
+		cases = append(cases, g.found[at].asCase(at.SentenceID, g.want[at], ""))
 	}
-	if len(pairs) == 0 {
+	m := g.measured(cases, len(g.want)-len(cases))
+	if m.Pairs == 0 {
 		return nil, failure.New(failure.Refused, "sentence_id and mismatch_position are those of the results", "none of the %d labels has a verdict in %s", len(g.want), g.Store)
 	}
-	r := agreement.Measure(pairs, len(g.want)-len(pairs), goldRounds, goldSeed)
-	return &r, nil
+	return m, nil
 }

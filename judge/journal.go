@@ -74,6 +74,18 @@ func (j *journal) add(v job.Verdict) error {
 	return j.err
 }
 
+// addAll keeps the verdicts that are there.
+func (j *journal) addAll(all ...*job.Verdict) error {
+	for _, v := range all {
+		if v != nil {
+			if err := j.add(*v); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
 // finished forgets a text that is in the log now.
 func (j *journal) finished(ordinal int64) {
 	j.mu.Lock()

@@ -27,6 +27,7 @@ type Judging struct {
 	PromptVersion string   `json:"prompt_version"`
 	PromptHash    string   `json:"prompt_hash"`
 	Settings      Settings `json:"settings"`
+	First         *First   `json:"first,omitempty"` // of two judges
 }
 
 // ID is the judging's hash in 16 hex digits: the name of its folders in a job.
@@ -114,20 +115,24 @@ func Judgings(ctx context.Context, s store.Store) ([]Record, error) {
 }
 
 // Questions gives what identifies the question that a result's continuations ask
-// in this judging. It is safe for concurrent use.
+// in this judging, of two judges the second. It is safe for concurrent use.
 func (r Record) Questions(plan *job.Plan, text *tokenizer.Tokenizer) (func(*job.Text, *job.Result) (string, error), error) {
-	p, err := newPrompt(r.Format, r.PromptVersion, r.Prompt, r.Settings)
+	return r.questions(r.Judging, plan, text)
+}
+
+func (r Record) questions(by Judging, plan *job.Plan, text *tokenizer.Tokenizer) (func(*job.Text, *job.Result) (string, error), error) {
+	p, err := newPrompt(r.Format, by.PromptVersion, r.Prompt, by.Settings)
 	if err != nil {
 		return nil, err
 	}
-	if p.Hash != r.PromptHash {
+	if p.Hash != by.PromptHash {
 		return nil, failure.New(failure.Refused, "use the tokenfork that judged it, or judge again", "judging %s: its prompt %s has hash %.12s here, not %.12s",
-			r.ID(), p.Version, p.Hash, r.PromptHash)
+			r.ID(), p.Version, p.Hash, by.PromptHash)
 	}
-	f, h := Framer{Plan: plan, Text: text, Context: r.Settings.Context, Raw: r.Format < judgingFormat}, &hasher{judging: r.Judging}
+	f, h := Framer{Plan: plan, Text: text, Context: by.Settings.Context, Raw: r.Format < judgingFormat}, &hasher{judging: by}
 	return func(s *job.Text, row *job.Result) (string, error) {
 		q := f.Question(s, row)
-		shown, err := p.Render(q, r.Settings, q.order(r.Settings))
+		shown, err := p.Render(q, by.Settings, q.order(by.Settings))
 		if err != nil {
 			return "", err
 		}
@@ -136,16 +141,29 @@ func (r Record) Questions(plan *job.Plan, text *tokenizer.Tokenizer) (func(*job.
 }
 
 // Accept gives a check of verdicts: each must answer the question that its
-// row's continuations ask.
+// row's continuations ask, of the judge that it names.
 func (r Record) Accept(plan *job.Plan, text *tokenizer.Tokenizer) (func(*job.Text, *job.Result, *job.Verdict) error, error) {
-	question, err := r.Questions(plan, text)
-	if err != nil {
-		return nil, err
+	judges := []Judging{r.Judging}
+	if r.First != nil {
+		judges = append(judges, r.First.Judging)
+	}
+	questions := map[[2]string]func(*job.Text, *job.Result) (string, error){}
+	for _, j := range judges {
+		question, err := r.questions(j, plan, text)
+		if err != nil {
+			return nil, err
+		}
+		questions[[2]string{j.Model, j.PromptHash}] = question
 	}
 	return func(s *job.Text, row *job.Result, v *job.Verdict) error {
-		if asked, err := question(s, row); err != nil {
-			return err
-		} else if asked != v.Question {
+		asked := ""
+		if question := questions[[2]string{v.JudgeModel, v.PromptHash}]; question != nil {
+			var err error
+			if asked, err = question(s, row); err != nil {
+				return err
+			}
+		}
+		if asked != v.Question {
 			return failure.New(failure.Refused, "judge the job again: its continuations have changed since",
 				"the verdict at position %d of text %s answers another question", row.MismatchPosition, s.ID)
 		}

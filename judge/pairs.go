@@ -15,7 +15,7 @@ import (
 
 // GoldPairs asks the judge about labelled pairs that bring their own texts, and
 // measures how far it agrees with the labels. It needs no job, and keeps nothing.
-func GoldPairs(ctx context.Context, o Options, pairs []agreement.Labelled) (_ *agreement.Report, _ *Judging, err error) {
+func GoldPairs(ctx context.Context, o Options, pairs []agreement.Labelled) (_ *Measured, _ *Judging, err error) {
 	if err := o.Settings.Validate(); err != nil {
 		return nil, nil, err
 	}
@@ -24,45 +24,43 @@ func GoldPairs(ctx context.Context, o Options, pairs []agreement.Labelled) (_ *a
 	if r.prompt, err = LoadPrompt(o.Settings); err != nil {
 		return nil, nil, err
 	}
-	server, err := o.Connect(ctx)
+	if r.first, err = newFirst(&o); err != nil {
+		return nil, nil, err
+	}
+	at, err := r.connect(ctx)
 	if err != nil {
 		return nil, nil, err
 	}
-	report, err := r.pairs(ctx, server, pairs)
-	if server.Close != nil {
-		err = errors.Join(err, server.Close())
-	}
-	return report, &r.judging, stopped(ctx, err)
+	report, err := r.pairs(ctx, at, pairs)
+	return report, &r.judging, stopped(ctx, errors.Join(err, at.close()))
 }
 
-func (r *runner) pairs(ctx context.Context, server Server, pairs []agreement.Labelled) (*agreement.Report, error) {
-	if err := r.dial(ctx, server.Config); err != nil {
+func (r *runner) pairs(ctx context.Context, at servers, pairs []agreement.Labelled) (*Measured, error) {
+	if err := r.dial(ctx, at); err != nil {
 		return nil, err
 	}
-	verdicts := make([]job.Verdict, len(pairs))
+	verdicts := make([]twoVerdicts, len(pairs))
 	asks, actx := errgroup.WithContext(ctx)
 	asks.SetLimit(r.client.InFlight())
 	for i := range pairs {
 		asks.Go(func() (err error) {
-			verdicts[i], err = r.judge.Ask(actx, pairQuestion(int64(i), &pairs[i]))
+			verdicts[i], err = r.askAll(actx, pairQuestion(int64(i), &pairs[i]))
 			return err
 		})
 	}
 	if err := asks.Wait(); err != nil {
 		return nil, err
 	}
-	var told []agreement.Pair
+	var cases []agreement.Case
 	for i, v := range verdicts {
-		r.count(&v)
-		if v.MeaningMatch != nil {
-			told = append(told, agreement.Pair{Cluster: pairs[i].SentenceID, Human: pairs[i].Same, Judge: *v.MeaningMatch, Kind: pairs[i].Kind})
-		}
+		r.count(v.judge)
+		cases = append(cases, v.asCase(pairs[i].SentenceID, pairs[i].Same, pairs[i].Kind))
 	}
-	if len(told) == 0 {
+	m := r.measured(cases, 0)
+	if m.Pairs == 0 {
 		return nil, failure.New(failure.Refused, "see the judge's log", "none of the %d pairs got a verdict%s", len(pairs), r.byClass())
 	}
-	report := agreement.Measure(told, len(pairs)-len(told), goldRounds, goldSeed)
-	return &report, nil
+	return m, nil
 }
 
 // pairQuestion asks about texts alone: the current sentence starts after the last

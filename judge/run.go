@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -22,6 +23,7 @@ import (
 	"tokenfork/internal/stage"
 	"tokenfork/internal/store"
 	"tokenfork/internal/tasks"
+	"tokenfork/judge/agreement"
 	"tokenfork/judge/endpoint"
 )
 
@@ -32,9 +34,11 @@ type Options struct {
 	Shards   []int // nil: all of the job
 	Retry    bool  // open committed shards again where verdicts failed or parts are damaged
 	Settings Settings
-	Model    string   // the judge's name in the results; "" takes what the server calls it
-	Identity string   // what the judge is, beside its name: part of the judging; "" takes what the server says
-	Flags    []string // of tokenfork judge that name this judge and these settings, for messages and the record
+	Model    string           // the judge's name in the results; "" takes what the server calls it
+	Identity string           // what the judge is, beside its name: part of the judging; "" takes what the server says
+	Flags    []string         // of tokenfork judge that name this judge and these settings, for messages and the record
+	First    *FirstOptions    // who is asked first, nil for one judge alone
+	Wanted   agreement.Wanted // of Gold with two judges
 
 	// Batch sends the questions as batches of the OpenAI Batch API, which cost
 	// less and take up to a day, and waits for them.
@@ -72,21 +76,21 @@ func Run(ctx context.Context, o Options) (*Judging, error) {
 	if err != nil {
 		return nil, err
 	}
-	if o.Model != "" && o.Identity != "" {
+	if o.Model != "" && o.Identity != "" && (o.First == nil || o.First.Model != "" && o.First.Identity != "") {
+		if o.First != nil {
+			r.first.named(o.First.Model, o.First.Identity)
+		}
 		// What is done can be told without the server, which may take long to start.
 		r.judging = r.named(o.Model, o.Identity)
 		if err := r.findWork(ctx); err != nil || len(r.todo) == 0 {
 			return &r.judging, err
 		}
 	}
-	server, err := o.Connect(ctx)
+	at, err := r.connect(ctx)
 	if err != nil {
 		return nil, stopped(ctx, err)
 	}
-	err = r.work(ctx, server)
-	if server.Close != nil {
-		err = errors.Join(err, server.Close())
-	}
+	err = errors.Join(r.work(ctx, at), at.close())
 	return &r.judging, stopped(ctx, err)
 }
 
@@ -101,18 +105,20 @@ func stopped(ctx context.Context, err error) error {
 // runner is one run over some shards of a job.
 type runner struct {
 	*Options
-	job     *job.Job
-	prompt  *Prompt
-	framer  Framer
-	judging Judging
-	todo    []int        // shards with continuations and without a commit
-	waiting []int        // shards without continuations
-	again   map[int]bool // of todo: continuations were made anew since they were judged
-	judge   *Judge
-	client  *endpoint.Client
-	asks    *errgroup.Group
-	meter   *progress.Meter
-	sum     stage.Summary
+	job       *job.Job
+	prompt    *Prompt
+	framer    Framer
+	judging   Judging
+	todo      []int        // shards with continuations and without a commit
+	waiting   []int        // shards without continuations
+	again     map[int]bool // of todo: continuations were made anew since they were judged
+	judge     *Judge
+	client    *endpoint.Client
+	first     *firstJudge // nil: one judge alone
+	escalated atomic.Int64
+	asks      *errgroup.Group
+	meter     *progress.Meter
+	sum       stage.Summary
 	counts
 }
 
@@ -133,11 +139,19 @@ func newRunner(ctx context.Context, o *Options) (*runner, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &runner{Options: o, job: j, prompt: p, framer: Framer{Plan: &j.Plan, Text: text, Context: o.Settings.Context}}, nil
+	first, err := newFirst(o)
+	if err != nil {
+		return nil, err
+	}
+	return &runner{Options: o, job: j, prompt: p, first: first, framer: Framer{Plan: &j.Plan, Text: text, Context: o.Settings.Context}}, nil
 }
 
 func (r *runner) named(model, identity string) Judging {
-	return Judging{Format: judgingFormat, Model: model, Identity: identity, PromptVersion: r.prompt.Version, PromptHash: r.prompt.Hash, Settings: r.Settings}
+	j := Judging{Format: judgingFormat, Model: model, Identity: identity, PromptVersion: r.prompt.Version, PromptHash: r.prompt.Hash, Settings: r.Settings}
+	if r.first != nil {
+		j.First = &r.first.about
+	}
+	return j
 }
 
 // findWork sorts the shards by what is there of them.
@@ -237,8 +251,14 @@ func (r *runner) unready(ctx context.Context) error {
 
 func (r *runner) record() Record { return Record{r.judging, r.prompt.Text, r.Flags} }
 
-// dial reaches the server, settles with it how it is asked, and learns what the judge is.
-func (r *runner) dial(ctx context.Context, cfg endpoint.Config) (err error) {
+// dial reaches the servers, settles with them how they are asked, and learns what the judges are.
+func (r *runner) dial(ctx context.Context, at servers) (err error) {
+	if at.first != nil {
+		if err := r.dialFirst(ctx, at.first.Config); err != nil {
+			return err
+		}
+	}
+	cfg := at.judge.Config
 	cfg.Log, cfg.Body = r.Log, r.Settings.Body
 	if r.client, err = endpoint.Open(ctx, cfg); err != nil {
 		return err
@@ -248,7 +268,7 @@ func (r *runner) dial(ctx context.Context, cfg endpoint.Config) (err error) {
 	}
 	r.judging = r.named(cmp.Or(r.Model, r.client.Model()), cmp.Or(r.Identity, r.client.Identity()))
 	r.judge = newJudge(r.prompt, r.judging, r.client)
-	return nil
+	return r.apart()
 }
 
 // warn tells of a judging in the job that differs in nothing but what the judge
@@ -274,8 +294,8 @@ func (r *runner) warn(ctx context.Context) error {
 }
 
 // work opens the judge and sends it the shards.
-func (r *runner) work(admit context.Context, server Server) error {
-	if err := r.dial(admit, server.Config); err != nil {
+func (r *runner) work(admit context.Context, at servers) error {
+	if err := r.dial(admit, at); err != nil {
 		return err
 	}
 	if err := r.findWork(admit); err != nil || len(r.todo) == 0 {
@@ -293,7 +313,12 @@ func (r *runner) work(admit context.Context, server Server) error {
 			return err
 		}
 	}
-	err := r.shards(admit, server)
+	err := r.shards(admit, at)
+	if f := r.first; f != nil {
+		u := f.client.Usage()
+		r.Log.Info("first judge used", "judge", f.client.Describe(), "requests", u.Requests, "prompt_tokens", u.PromptTokens, "cached_tokens", u.CachedTokens, "completion_tokens", u.CompletionTokens,
+			"escalated", r.escalated.Load())
+	}
 	u := r.client.Usage()
 	r.Log.Info("judge used", "requests", u.Requests, "prompt_tokens", u.PromptTokens, "cached_tokens", u.CachedTokens,
 		"completion_tokens", u.CompletionTokens, "dollars", u.Dollars, "throttled", u.Throttled, "retries", u.Retries, "identical", r.judge.count.identical.Load(), "repeated", r.judge.count.repeated.Load())
@@ -306,17 +331,19 @@ func (r *runner) work(admit context.Context, server Server) error {
 
 // shards judges all shards as one stream of questions, so that one shard's
 // last questions run beside the next one's first.
-func (r *runner) shards(admit context.Context, server Server) error {
+func (r *runner) shards(admit context.Context, at servers) error {
 	work, cancel := stage.Graceful(admit, r.Grace)
 	defer cancel(nil)
-	go func() {
-		select {
-		case <-server.Done:
-			cancel(failure.New(failure.Stopped, "start it again: verdicts are kept", "the judge's server is gone: %w", server.Err()))
-		case <-work.Done():
-		}
-	}()
-	defer context.AfterFunc(admit, r.client.Drain)()
+	for _, server := range at.all() {
+		go func() {
+			select {
+			case <-server.Done:
+				cancel(failure.New(failure.Stopped, "start it again: verdicts are kept", "the judge's server is gone: %w", server.Err()))
+			case <-work.Done():
+			}
+		}()
+	}
+	defer context.AfterFunc(admit, r.drain)()
 	total := int64(0)
 	for _, k := range r.todo {
 		total += int64(r.job.Shards[k].Mismatches)
@@ -325,7 +352,11 @@ func (r *runner) shards(admit context.Context, server Server) error {
 	defer r.meter.Close()
 
 	asks, ctx := errgroup.WithContext(work)
-	asks.SetLimit(2 * r.client.InFlight())
+	limit := 2 * r.client.InFlight()
+	if r.first != nil {
+		limit += 2 * r.first.client.InFlight()
+	}
+	asks.SetLimit(limit)
 	r.asks = asks
 	way := stage.Stage[*job.Text, job.Verdict]{
 		Store: r.Store, Retry: func(k int) bool { return r.Retry || r.again[k] }, PartEvery: r.PartEvery, Who: r.Who, Log: r.Log, Meter: r.meter, Summary: &r.sum, Settles: true, Open: r.open,
@@ -338,6 +369,14 @@ func (r *runner) shards(admit context.Context, server Server) error {
 		return failed // of which err is a consequence
 	}
 	return err
+}
+
+// drain sends nothing new to either judge.
+func (r *runner) drain() {
+	r.client.Drain()
+	if r.first != nil {
+		r.first.client.Drain()
+	}
 }
 
 // counts are what a run adds up beside its shards.

@@ -124,6 +124,7 @@ func (j Judging) Differences(other Judging) []string {
 	add("seed", a.Seed, b.Seed)
 	add("normalisation", a.Normalisation, b.Normalisation)
 	add("body", string(a.Body), string(b.Body))
+	add("first judge", j.First.String(), other.First.String())
 	return d
 }
 
@@ -132,4 +133,12 @@ func temperatureText(t *float64) string {
 		return "default"
 	}
 	return strconv.FormatFloat(*t, 'f', -1, 64)
+}
+
+// String names the first judge of two, or says that there is none.
+func (f *First) String() string {
+	if f == nil {
+		return "none"
+	}
+	return fmt.Sprintf("%s (%s), escalating below %v", f.Judging.Model, f.Judging.Identity, f.Below)
 }

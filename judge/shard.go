@@ -46,9 +46,17 @@ func (r *runner) inferredShard(ctx context.Context, m *job.Manifest) (_ *shardRu
 func (r *runner) remember(ctx context.Context, k int) error {
 	answers, err := readJournals(ctx, r.Store, r.task(k))
 	for i := range answers {
-		r.judge.Remember(&answers[i])
+		r.know(&answers[i])
 	}
 	return err
+}
+
+// know keeps an earlier verdict in mind, whichever judge gave it.
+func (r *runner) know(v *job.Verdict) {
+	r.judge.Remember(v)
+	if r.first != nil {
+		r.first.judge.Remember(v)
+	}
 }
 
 // open prepares a shard for its judging.
@@ -102,7 +110,7 @@ func (run *shardRun) keep(ctx context.Context, s *job.Text) {
 		return
 	}
 	for i := range verdicts {
-		run.judge.Remember(&verdicts[i])
+		run.know(&verdicts[i])
 	}
 }
 
@@ -153,7 +161,7 @@ func (run *shardRun) verdict(ctx context.Context, s *job.Text, row *job.Result) 
 		return job.Verdict{Ordinal: s.Ordinal, Position: int32(row.MismatchPosition) - int32(run.job.Settings.FirstPosition),
 			JudgeModel: j.Model, PromptVersion: j.PromptVersion, PromptHash: j.PromptHash, Error: ptr(results.NoContinuation), Message: &row.Status}, nil
 	}
-	return run.judge.Ask(ctx, run.framer.Question(s, row))
+	return run.decide(ctx, run.framer.Question(s, row))
 }
 
 // take keeps a verdict, and the text once it has all of its.
@@ -189,6 +197,13 @@ const (
 	GeneratedTokens = "generated_tokens"
 	NotAsked        = "identical"
 	Repeated        = "repeated"
+
+	// Of two judges: those above are the second one's alone.
+	Escalated            = "escalated" // questions that the first judge left to the second
+	FirstRequests        = "first_requests"
+	FirstPromptTokens    = "first_prompt_tokens"
+	FirstCachedTokens    = "first_cached_tokens"
+	FirstGeneratedTokens = "first_generated_tokens"
 )
 
 // used is what the judge used since it was last asked.
@@ -196,6 +211,13 @@ func (r *runner) used() job.Counters {
 	u := r.client.Usage()
 	now := job.Counters{Requests: u.Requests, PromptTokens: u.PromptTokens, CachedTokens: u.CachedTokens, GeneratedTokens: u.CompletionTokens,
 		ComputedTokens: u.PromptTokens - u.CachedTokens, IdealTokens: r.judge.sent.ideal(u.PromptTokens), NotAsked: r.judge.count.identical.Load(), Repeated: r.judge.count.repeated.Load()}
+	if f := r.first; f != nil {
+		u := f.client.Usage()
+		now[Escalated], now[FirstRequests], now[FirstPromptTokens] = r.escalated.Load(), u.Requests, u.PromptTokens
+		now[FirstCachedTokens], now[FirstGeneratedTokens] = u.CachedTokens, u.CompletionTokens
+		now[NotAsked] += f.judge.count.identical.Load()
+		now[Repeated] += f.judge.count.repeated.Load()
+	}
 	r.counts.mu.Lock()
 	defer r.counts.mu.Unlock()
 	delta := job.Counters{}

@@ -26,15 +26,16 @@ import (
 
 // judgeCmd asks whether continuations mean the same.
 type judgeCmd struct {
-	Job        string `placeholder:"DIR|s3://…" help:"The job: a folder, or a prefix in S3."`
-	storeFlags `embed:""`
-	workFlags  `embed:""`
-	judgeFlags `embed:""`
-	judgeRates `embed:""`
-	Shard      []int  `placeholder:"K,…" help:"Shards to judge (default: every one that is not)."`
-	Retry      bool   `help:"Do again what failed or is damaged in finished shards."`
-	Gold       string `type:"existingfile" placeholder:"FILE" help:"Measure the judge against the labels in this file: of mismatches of the job or, without --job, of pairs of texts in the file."`
-	DryRun     bool   `help:"Estimate questions, tokens and cost from a sample of the job's questions, and ask nothing."`
+	Job         string `placeholder:"DIR|s3://…" help:"The job: a folder, or a prefix in S3."`
+	storeFlags  `embed:""`
+	workFlags   `embed:""`
+	judgeFlags  `embed:""`
+	judgeRates  `embed:""`
+	Shard       []int  `placeholder:"K,…" help:"Shards to judge (default: every one that is not)."`
+	Retry       bool   `help:"Do again what failed or is damaged in finished shards."`
+	Gold        string `type:"existingfile" placeholder:"FILE" help:"Measure the judge against the labels in this file: of mismatches of the job or, without --job, of pairs of texts in the file."`
+	wantedFlags `embed:""`
+	DryRun      bool `help:"Estimate questions, tokens and cost from a sample of the job's questions, and ask nothing."`
 }
 
 // Help shows how it is used.
@@ -75,6 +76,7 @@ type judgeFlags struct {
 	Batch            bool              `help:"Send the questions through the OpenAI Batch API: cheaper, within a day."`
 	Budget           string            `placeholder:"N|$N" help:"Stop before this run uses more tokens, or dollars by the prices; go on later."`
 	priceFlags       `embed:""`
+	firstFlags       `embed:""`
 
 	kept *fleet.Pool `kong:"-"` // of run: servers of the judge's model that already run
 }
@@ -102,12 +104,18 @@ func (c *judgeCmd) run(ctx context.Context, con *console, who job.Attempt) error
 	if c.Judge == "" || c.Judge == noJudge {
 		return failure.New(failure.Usage, "give --judge URL or --judge local --judge-model PATH", "no judge given")
 	}
+	if err := c.firstFlags.check(c.Gold == ""); err != nil {
+		return err
+	}
 	o, err := c.judge(ctx, con, c.at(), &c.workFlags)
 	if err != nil {
 		return err
 	}
 	o.Shards, o.Retry, o.Who = c.Shard, c.Retry, who
 	if c.Gold != "" {
+		if o.Wanted, err = c.wanted(); err != nil {
+			return err
+		}
 		return c.gold(ctx, con, o)
 	}
 	_, err = judge.Run(ctx, o)
@@ -120,10 +128,13 @@ func (c *judgeCmd) gold(ctx context.Context, con *console, o judge.Options) erro
 		return err
 	}
 	_, err = fmt.Fprintf(con.out, "%s, prompt %s, against %s\n%s", by.Model, by.PromptVersion, c.Gold, report)
+	if first := by.First; first != nil && err == nil {
+		_, err = fmt.Fprintf(con.out, "first judge: %s, prompt %s, one word\n", first.Judging.Model, first.Judging.PromptVersion)
+	}
 	return err
 }
 
-func (c *judgeCmd) measure(ctx context.Context, o judge.Options) (*agreement.Report, *judge.Judging, error) {
+func (c *judgeCmd) measure(ctx context.Context, o judge.Options) (*judge.Measured, *judge.Judging, error) {
 	if c.Job == "" {
 		pairs, err := agreement.ReadPairs(c.Gold)
 		if err != nil {
@@ -162,18 +173,28 @@ func (f *judgeFlags) judge(ctx context.Context, con *console, j *jobFlags, w *wo
 	if cfg.Budget, err = endpoint.ParseBudget(f.Budget, f.PriceIn, f.PriceOut); err != nil {
 		return o, err
 	}
+	var own [2]*fleet.Model // the judge, and the first judge
 	o.Connect = func(context.Context) (judge.Server, error) { return judge.Server{Config: cfg}, nil }
-	if f.Judge != "local" {
-		return o, nil
+	if f.Judge == "local" {
+		if own[0], err = f.ownServers(j, w); err != nil {
+			return o, err
+		}
+		if o.Identity, err = localIdentity(own[0]); err != nil {
+			return o, err
+		}
 	}
-	own, err := f.ownServers(j, w)
-	if err != nil {
+	if own[1], err = f.addFirst(&o, j, w); err != nil {
 		return o, err
 	}
-	if o.Identity, err = localIdentity(own); err != nil {
-		return o, err
+	arranged := &arrangement{models: own, log: log}
+	if own[0] != nil {
+		o.Connect = func(ctx context.Context) (judge.Server, error) { return f.startJudge(ctx, arranged, 0, cfg, log) }
 	}
-	o.Connect = func(ctx context.Context) (judge.Server, error) { return f.startJudge(ctx, own, cfg, log) }
+	if own[1] != nil {
+		o.First.Connect = func(ctx context.Context) (judge.Server, error) {
+			return f.startJudge(ctx, arranged, 1, f.firstConfig(), log)
+		}
+	}
 	return o, nil
 }
 
@@ -196,13 +217,15 @@ func (f *judgeFlags) settings() (judge.Settings, error) {
 
 // name is what the results call the judge: a folder by its last element, for
 // where it lies says nothing. Without one, its server says.
-func (f *judgeFlags) name() string {
-	if f.Judge == "local" && f.JudgeModel != "" {
-		if _, err := os.Stat(f.JudgeModel); err == nil {
-			return filepath.Base(filepath.Clean(f.JudgeModel))
+func (f *judgeFlags) name() string { return modelName(f.Judge, f.JudgeModel) }
+
+func modelName(where, model string) string {
+	if where == "local" && model != "" {
+		if _, err := os.Stat(model); err == nil {
+			return filepath.Base(filepath.Clean(model))
 		}
 	}
-	return f.JudgeModel
+	return model
 }
 
 // localIdentity is what a local judge is: its files' content and the flags of
@@ -266,11 +289,20 @@ func (f *judgeFlags) ownServers(j *jobFlags, w *workFlags) (*fleet.Model, error)
 	if f.JudgeModel == "" {
 		return nil, failure.New(failure.Usage, "add --judge-model PATH", "no model for a local judge")
 	}
-	dir, err := model.Resolve(f.JudgeModel, os.Getenv)
+	own, err := localJudge(j, w, "judge", f.JudgeModel, "--judge-args", f.JudgeArgs)
+	if err == nil {
+		own.TensorParallel = f.JudgeTP
+	}
+	return own, err
+}
+
+// localJudge is a model that judges in servers of the task's own.
+func localJudge(j *jobFlags, w *workFlags, name, path, argsFlag, args string) (*fleet.Model, error) {
+	dir, err := model.Resolve(path, os.Getenv)
 	if err != nil {
 		return nil, err
 	}
-	own := &fleet.Model{Name: "judge", TensorParallel: f.JudgeTP, StartTimeout: w.StartTimeout, Stall: judgeStall, Cost: 1}
+	own := &fleet.Model{Name: name, StartTimeout: w.StartTimeout, Stall: judgeStall, Cost: 1}
 	if own.LogDir, err = j.logDir(); err != nil {
 		return nil, err
 	}
@@ -280,7 +312,7 @@ func (f *judgeFlags) ownServers(j *jobFlags, w *workFlags) (*fleet.Model, error)
 	if own.Command, err = words("--vllm", w.VLLM); err != nil {
 		return nil, err
 	}
-	if own.Args, err = words("--judge-args", f.JudgeArgs); err != nil {
+	if own.Args, err = words(argsFlag, args); err != nil {
 		return nil, err
 	}
 	own.MaxModelLen = min(judgeLength, own.Model.MaxPositions)
@@ -288,28 +320,40 @@ func (f *judgeFlags) ownServers(j *jobFlags, w *workFlags) (*fleet.Model, error)
 	return own, nil
 }
 
-// startJudge gives the local judge's servers: those that run has kept, else new ones.
-func (f *judgeFlags) startJudge(ctx context.Context, own *fleet.Model, cfg endpoint.Config, log *slog.Logger) (judge.Server, error) {
+// arrangement lays the local judges' servers out over the GPUs, at once.
+type arrangement struct {
+	models [2]*fleet.Model
+	log    *slog.Logger
+	fleets *[2]*fleet.Fleet
+}
+
+func (a *arrangement) servers(ctx context.Context, which int) ([]fleet.Server, error) {
+	if a.fleets == nil {
+		fleets, err := fleet.Arrange(ctx, a.models, a.log)
+		if err != nil {
+			return nil, err
+		}
+		a.fleets = &fleets
+	}
+	return a.fleets[which].All(ctx)
+}
+
+// startJudge gives a local judge's servers: those that run has kept, else new ones.
+func (f *judgeFlags) startJudge(ctx context.Context, a *arrangement, which int, cfg endpoint.Config, log *slog.Logger) (judge.Server, error) {
 	var servers []fleet.Server
-	if f.kept != nil {
+	var err error
+	if f.kept != nil && which == 0 {
 		servers = f.kept.Take()
 	}
-	if len(servers) == 0 {
-		fleets, err := fleet.Arrange(ctx, [2]*fleet.Model{own}, log)
-		if err != nil {
-			return judge.Server{}, err
-		}
-		if servers, err = fleets[0].All(ctx); err != nil {
-			return judge.Server{}, err
-		}
-	} else {
+	if len(servers) > 0 {
 		log.Info("the judge is the reference's model: its servers are used")
+	} else if servers, err = a.servers(ctx, which); err != nil {
+		return judge.Server{}, err
 	}
 	t := fleet.NewTransport(servers)
-	var err error
 	if cfg.URL, cfg.Model, err = t.Describe(ctx); err != nil {
 		return judge.Server{}, errors.Join(err, t.Close())
 	}
-	cfg.Key, cfg.HTTP, cfg.Patience = "", &http.Client{Transport: t}, own.StartTimeout+10*time.Minute // a restart loads the model again
+	cfg.Key, cfg.HTTP, cfg.Patience = "", &http.Client{Transport: t}, a.models[which].StartTimeout+10*time.Minute // a restart loads the model again
 	return judge.Server{Config: cfg, Done: t.Gone(), Err: t.Err, Close: t.Close}, nil
 }

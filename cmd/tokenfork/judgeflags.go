@@ -60,10 +60,22 @@ func (f *judgeFlags) flags(w *workFlags) ([]string, error) {
 	for _, name := range slices.Sorted(maps.Keys(f.JudgeHeader)) {
 		add("--judge-header", name+"="+f.JudgeHeader[name], "") // the name of a variable
 	}
+	first, err := fromRoot(f.JudgeFirstModel)
+	if err != nil {
+		return nil, err
+	}
+	add("--judge-first", f.JudgeFirst, "")
+	add("--judge-first-model", first, "")
+	add("--judge-first-args", f.JudgeFirstArgs, "")
+	if f.EscalateBelow != nil {
+		add("--escalate-below", strconv.FormatFloat(*f.EscalateBelow, 'f', -1, 64), "")
+	}
+	if f.Judge == "local" || f.JudgeFirst == "local" {
+		add("--vllm", w.VLLM, "vllm")
+	}
 	if f.Judge == "local" {
 		add("--judge-tp", strconv.Itoa(f.JudgeTP), "0")
 		add("--judge-args", f.JudgeArgs, "")
-		add("--vllm", w.VLLM, "vllm")
 	}
 	return all, nil
 }

@@ -14,6 +14,7 @@ func TestJudgeFlags(t *testing.T) {
 		"--judge http://h:1/v1 --judge-model M",
 		"--judge local --judge-model /models/j --judge-tp 2 --judge-args --dtype=float32 --vllm /opt/vllm --verdict-only --judge-context mismatch",
 		"--judge https://h/v1 --judge-prompt file=/p.tmpl --blind --swap --votes 3 --judge-temperature 0.7 --judge-max-tokens 99 --judge-seed 5 --judge-normalise exact",
+		"--judge https://h/v1 --judge-model B --judge-first local --judge-first-model /models/s --judge-first-args --dtype=float32 --escalate-below 0.85 --vllm /opt/vllm",
 		`--judge https://h/v1 --judge-body {"a":1} --judge-query api-version=1 --judge-header api-key=AZURE_KEY`,
 	} {
 		parse := func(args []string) []string {

@@ -189,6 +189,9 @@ func (c *mergeCmd) judged(ctx context.Context, con *console, j *jobFlags, s stor
 		return nil, nil
 	case "":
 	default:
+		if err := c.firstFlags.check(true); err != nil {
+			return nil, err
+		}
 		o, err := c.judge(ctx, con, j, &c.workFlags)
 		if err != nil {
 			return nil, err

@@ -46,6 +46,9 @@ func (c *runCmd) Run(ctx context.Context, con *console) (err error) {
 	if len(c.Texts) > 0 && len(c.Inputs) > 0 {
 		return failure.New(failure.Usage, "leave one of them out", "a table and --texts are both named")
 	}
+	if err := c.firstFlags.check(true); err != nil {
+		return err
+	}
 	shared, err := c.judgedByReference()
 	if err != nil {
 		return err
@@ -116,7 +119,7 @@ func (c *runCmd) predict(ctx context.Context, con *console, keep []*fleet.Pool, 
 // judgedByReference says whether a local judge is the reference's model, served alike:
 // then its servers need not be loaded again.
 func (c *runCmd) judgedByReference() (bool, error) {
-	if c.Judge != "local" || len(c.ReferenceURL) > 0 || c.JudgeModel == "" || c.JudgeTP != 0 && c.JudgeTP != c.ReferenceTP {
+	if c.Judge != "local" || c.JudgeFirst == "local" || len(c.ReferenceURL) > 0 || c.JudgeModel == "" || c.JudgeTP != 0 && c.JudgeTP != c.ReferenceTP {
 		return false, nil
 	}
 	var args [2][]string

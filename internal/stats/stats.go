@@ -64,3 +64,32 @@ func Percentiles(values []float64) Interval {
 	slices.Sort(values)
 	return Interval{Quantile(values, 0.025), Quantile(values, 0.975)}
 }
+
+// BinomialUpper is the exact upper bound of a share of which k of n were seen, at
+// the one-sided confidence (Clopper and Pearson): the largest share that still
+// gives at most k of n with a probability of 1 - confidence. It is 1 for n = 0.
+func BinomialUpper(k, n int, confidence float64) float64 {
+	if k >= n {
+		return 1
+	}
+	low, high := float64(k)/float64(n), 1.0
+	for range 50 {
+		if p := (low + high) / 2; BinomialAtMost(k, n, p) > 1-confidence {
+			low = p
+		} else {
+			high = p
+		}
+	}
+	return high
+}
+
+// BinomialAtMost is the probability of at most k of n at the share p, above 0 and below 1.
+func BinomialAtMost(k, n int, p float64) float64 {
+	odds, sum := math.Log(p)-math.Log1p(-p), 0.0
+	term := float64(n) * math.Log1p(-p) // logarithm of the probability of exactly i
+	for i := 0; i <= k && i <= n; i++ {
+		sum += math.Exp(term)
+		term += math.Log(float64(n-i)) - math.Log(float64(i+1)) + odds
+	}
+	return min(sum, 1)
+}

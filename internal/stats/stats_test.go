@@ -207,3 +207,15 @@ func TestCurve(t *testing.T) {
 		t.Errorf("ends at %+v", last)
 	}
 }
+
+// Bounds from SciPy's beta.ppf(confidence, k+1, n-k).
+func TestBinomialUpper(t *testing.T) {
+	for _, c := range []struct {
+		k, n             int
+		confidence, want float64
+	}{{0, 59, 0.95, 0.04950760988822693}, {3, 100, 0.95, 0.07571079374983004}, {12, 200, 0.9, 0.08761788029993338}, {50, 1000, 0.99, 0.06840489369563105}, {7, 7, 0.95, 1}, {0, 0, 0.95, 1}} {
+		if got := stats.BinomialUpper(c.k, c.n, c.confidence); !near(got, c.want, 1e-9) {
+			t.Errorf("%d of %d at %v: %v, want %v", c.k, c.n, c.confidence, got, c.want)
+		}
+	}
+}

@@ -11,6 +11,12 @@ import (
 	"tokenfork/internal/stats"
 )
 
+// The bootstrap of a report.
+const (
+	Rounds = 2000
+	Seed   = 1
+)
+
 // Pair is one mismatch that both have labelled: true for the same meaning.
 type Pair struct {
 	Cluster string // the text: labels of one text are not independent

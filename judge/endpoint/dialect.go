@@ -176,14 +176,28 @@ func (d *dialect) fewerLogprobs(said string) {
 	}
 }
 
+var (
+	thoughtEnds = []string{"</think>", "</thinking>", "</seed:think>", "</seed:thinking>", "</thought>", "</reasoning>", "[/THINK]", "◁/think▷", "<|channel|>final<|message|>"}
+	// A mark may itself be cut: "<think" without its end.
+	thoughtStarts = regexp.MustCompile(`^\s*(?:<(?:seed:)?think(?:ing)?(?:>|$)|<thought>|<reasoning>|\[THINK\]|◁think▷|<\|channel\|>analysis)`)
+)
+
+// Spoken is where the answer begins in a text: after the last thought, which may
+// hold drafts of it. ok is false for a text that ends in its thoughts.
+func Spoken(text string) (from int, ok bool) {
+	for _, end := range thoughtEnds {
+		if at := strings.LastIndex(text, end); at >= 0 {
+			from = max(from, at+len(end))
+		}
+	}
+	return from, from > 0 || !thoughtStarts.MatchString(text)
+}
+
 // Begun says whether an answer has come out of its thoughts: a model that
 // thinks first, and was cut there, has not answered yet.
 func Begun(text string) bool {
-	if at := strings.LastIndex(text, "</think>"); at >= 0 {
-		text = text[at+len("</think>"):]
-	}
-	text = strings.TrimSpace(text)
-	return text != "" && !strings.HasPrefix(text, "<think")
+	from, ok := Spoken(text)
+	return ok && strings.TrimSpace(text[from:]) != ""
 }
 
 // holds says whether the answer to the probe, mostly cut, shows that the format
@@ -193,10 +207,8 @@ func (d dialect) holds(text string, want Request) bool {
 	if want.Schema == nil || d.format == byPrompt || !Begun(text) {
 		return true
 	}
-	if at := strings.LastIndex(text, "</think>"); at >= 0 {
-		text = text[at+len("</think>"):]
-	}
-	first, isObject := firstMember(strings.TrimSpace(text))
+	from, _ := Spoken(text)
+	first, isObject := firstMember(strings.TrimSpace(text[from:]))
 	return isObject && (d.format == byObject || first == firstProperty(want.Schema))
 }
 
@@ -230,6 +242,9 @@ func firstProperty(schema json.RawMessage) string {
 func (c *Client) Describe() string {
 	return fmt.Sprintf("%s at %s, %s, %d logprobs", c.cfg.Model, c.cfg.URL, c.dialect.format, c.dialect.topLogprobs)
 }
+
+// GivesLogprobs says whether the server gives log probabilities of the answer's tokens.
+func (c *Client) GivesLogprobs() bool { return c.dialect.topLogprobs > 0 }
 
 // Probability is e to the log probability.
 func (t Token) Probability() float64 { return math.Exp(t.Logprob) }

@@ -1,0 +1,81 @@
+package main
+
+import (
+	"context"
+	"os"
+
+	"tokenfork/internal/failure"
+	"tokenfork/internal/fleet"
+	"tokenfork/judge"
+	"tokenfork/judge/agreement"
+	"tokenfork/judge/endpoint"
+)
+
+// firstFlags say who is asked before the judge.
+type firstFlags struct {
+	JudgeFirst      string   `placeholder:"URL|local" help:"A cheaper judge that is asked first, for one word; where it is unsure, --judge is asked. Its key: TOKENFORK_JUDGE_FIRST_KEY."`
+	JudgeFirstModel string   `placeholder:"NAME|PATH" help:"The first judge: as its server calls it, or a model folder or cached hub name for --judge-first local."`
+	JudgeFirstArgs  string   `placeholder:"ARGS" help:"Further flags for vllm serve of a local first judge."`
+	EscalateBelow   *float64 `placeholder:"P" help:"Probability of the first judge's verdict below which --judge is asked; --gold finds it."`
+}
+
+// check refuses flags that do not go together. Whether judging needs the probability
+// that decides between two judges, --gold does not.
+func (f *firstFlags) check(judging bool) error {
+	usage := func(hint, format string, args ...any) error { return failure.New(failure.Usage, hint, format, args...) }
+	switch {
+	case f.JudgeFirst == "" && (f.JudgeFirstModel != "" || f.JudgeFirstArgs != "" || f.EscalateBelow != nil):
+		return usage("add --judge-first URL or local", "--judge-first-model, --judge-first-args and --escalate-below without --judge-first")
+	case f.JudgeFirst == "":
+		return nil
+	case f.JudgeFirst == "local" && f.JudgeFirstModel == "":
+		return usage("add --judge-first-model PATH", "no model for a local first judge")
+	case f.EscalateBelow == nil && judging:
+		return usage("find it with --gold and add --escalate-below P", "--judge-first without the probability below which --judge is asked")
+	case f.EscalateBelow != nil && !(*f.EscalateBelow > 0 && *f.EscalateBelow <= 1):
+		return usage("it is a probability", "--escalate-below %v is not above 0 and at most 1", *f.EscalateBelow)
+	}
+	return nil
+}
+
+func (f *judgeFlags) firstConfig() endpoint.Config {
+	return endpoint.Config{URL: f.JudgeFirst, Model: f.JudgeFirstModel, Key: os.Getenv("TOKENFORK_JUDGE_FIRST_KEY"), InFlight: f.JudgeInFlight, Timeout: f.JudgeTimeout}
+}
+
+// addFirst adds the first judge to the options, if there is one. It gives its model
+// where the task serves it.
+func (f *judgeFlags) addFirst(o *judge.Options, j *jobFlags, w *workFlags) (*fleet.Model, error) {
+	if f.JudgeFirst == "" {
+		return nil, nil
+	}
+	o.First = &judge.FirstOptions{Model: modelName(f.JudgeFirst, f.JudgeFirstModel)}
+	if f.EscalateBelow != nil {
+		o.First.Below = *f.EscalateBelow
+	}
+	o.First.Connect = func(context.Context) (judge.Server, error) { return judge.Server{Config: f.firstConfig()}, nil }
+	if f.JudgeFirst != "local" {
+		return nil, nil
+	}
+	own, err := localJudge(j, w, "judge-first", f.JudgeFirstModel, "--judge-first-args", f.JudgeFirstArgs)
+	if err != nil {
+		return nil, err
+	}
+	o.First.Identity, err = localIdentity(own)
+	return own, err
+}
+
+// wantedFlags say what --gold is to find for two judges.
+type wantedFlags struct {
+	GoldAgreement  float64 `default:"0.9" placeholder:"A" help:"With --gold and --judge-first: find the lowest P at which the first judge's verdicts agree in at least A of the cases that it decides."`
+	GoldConfidence float64 `default:"0.95" placeholder:"C" help:"The confidence at which that must hold."`
+	GoldTarget     string  `default:"judge" enum:"judge,labels" help:"What the first judge must agree with: the judge's verdicts, or the labels."`
+}
+
+// wanted refuses what is no share.
+func (f *wantedFlags) wanted() (agreement.Wanted, error) {
+	w := agreement.Wanted{Agreement: f.GoldAgreement, Confidence: f.GoldConfidence, Labels: f.GoldTarget == "labels"}
+	if f.GoldAgreement > 0 && f.GoldAgreement < 1 && f.GoldConfidence > 0 && f.GoldConfidence < 1 {
+		return w, nil
+	}
+	return w, failure.New(failure.Usage, "0.9 and 0.95 are the defaults", "--gold-agreement %v and --gold-confidence %v are not between 0 and 1", f.GoldAgreement, f.GoldConfidence)
+}
