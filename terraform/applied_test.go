@@ -5,6 +5,7 @@ package terraform_test
 import (
 	"encoding/base64"
 	"encoding/json"
+	"fmt"
 	"io"
 	"mime"
 	"mime/multipart"
@@ -12,6 +13,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 )
@@ -41,6 +43,20 @@ func (m module) all() []resource {
 type example struct {
 	resources []resource
 	nextSteps string
+	bill      bill
+}
+
+// bill is what costs.tf adds up, in dollars; "" where nothing is known.
+type bill struct {
+	IdleHour     string   `json:"idle_hour"`
+	IdleMonth    string   `json:"idle_month"`
+	NodeHour     string   `json:"node_hour"`
+	AllNodesHour string   `json:"all_nodes_hour"`
+	RunHours     string   `json:"run_hours"`
+	Run          string   `json:"run"`
+	MonthAndARun string   `json:"month_and_a_run"`
+	PricesOf     string   `json:"prices_of"`
+	LeftOut      []string `json:"left_out"`
 }
 
 // applied returns the examples by their names: terraform/check leaves $TOKENFORK_APPLIED/NAME/state.json.
@@ -62,13 +78,14 @@ func applied(t *testing.T) map[string]example {
 				Root    module `json:"root_module"`
 				Outputs struct {
 					NextSteps struct{ Value string } `json:"next_steps"`
+					Bill      struct{ Value bill }   `json:"bill"`
 				} `json:"outputs"`
 			} `json:"values"`
 		}
 		if err := json.Unmarshal(text, &state); err != nil {
 			t.Fatal(err)
 		}
-		e := example{nextSteps: state.Values.Outputs.NextSteps.Value}
+		e := example{nextSteps: state.Values.Outputs.NextSteps.Value, bill: state.Values.Outputs.Bill.Value}
 		for _, r := range state.Values.Root.all() {
 			if r.Mode == "managed" {
 				e.resources = append(e.resources, r)
@@ -82,14 +99,14 @@ func applied(t *testing.T) map[string]example {
 func TestCounts(t *testing.T) {
 	types := []string{
 		"awscc_pcs_cluster", "awscc_pcs_compute_node_group", "awscc_pcs_queue", "aws_launch_template", "aws_placement_group",
-		"aws_subnet", "aws_vpc_endpoint", "aws_efs_file_system", "aws_fsx_lustre_file_system", "aws_budgets_budget", "aws_s3_bucket", "aws_iam_policy",
+		"aws_subnet", "aws_vpc_endpoint", "aws_efs_file_system", "aws_fsx_lustre_file_system", "aws_budgets_budget", "aws_s3_bucket", "aws_iam_policy", "aws_cloudwatch_log_delivery",
 	}
 	want := map[string][]int{
-		"bucket":         {0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 2},
-		"try":            {1, 2, 1, 2, 0, 2, 4, 1, 0, 1, 1, 2},
-		"p5":             {1, 2, 1, 2, 1, 1, 4, 0, 1, 1, 1, 2},
-		"capacity-block": {1, 2, 1, 2, 0, 1, 4, 0, 1, 0, 1, 2},
-		"spot":           {1, 2, 1, 2, 0, 3, 4, 0, 1, 0, 1, 2},
+		"bucket":         {0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 2, 0},
+		"try":            {1, 2, 1, 2, 0, 2, 4, 1, 0, 1, 1, 2, 3},
+		"p5":             {1, 3, 2, 3, 0, 1, 4, 1, 0, 1, 1, 2, 3},
+		"capacity-block": {1, 3, 2, 3, 0, 1, 4, 1, 0, 1, 1, 2, 3},
+		"spot":           {1, 2, 1, 2, 0, 3, 4, 1, 0, 1, 1, 2, 3},
 	}
 	for name, e := range applied(t) {
 		got := make([]int, len(types))
@@ -177,63 +194,87 @@ func userData(t *testing.T, r resource) string {
 	return string(script)
 }
 
-// startOf is the user data of an example's nodes, "" where it has none.
+// startOf is the user data of an example's GPU nodes, "" where it has none.
 func startOf(t *testing.T, e example) string {
 	t.Helper()
 	seen := ""
 	for _, r := range e.resources {
-		if r.Type != "aws_launch_template" {
-			continue
+		if r.Type == "aws_launch_template" {
+			if script := userData(t, r); strings.HasSuffix(r.Address, `["gpu"]`) {
+				seen = script
+			}
 		}
-		script := userData(t, r)
-		if seen != "" && seen != script {
-			t.Error("groups start differently")
-		}
-		seen = script
 	}
 	return seen
 }
 
-// TestUserDataRuns runs each example's user data as a node would, in a file tree of its own.
+// TestUserDataRuns runs an example's user data as a node would, in a file tree of its own, and then the unit.
 func TestUserDataRuns(t *testing.T) {
-	for name, e := range applied(t) {
-		script := startOf(t, e)
-		if script == "" {
-			continue
+	script := startOf(t, applied(t)["try"])
+	c := newCluster(t)
+	c.uploadSoftware()
+	c.upload("models/m", map[string]string{"config.json": "{}"})
+	root := c.boot(strings.ReplaceAll(script, bucketOfExamples, "bucket"))
+	for path, name := range map[string]string{
+		"usr/local/sbin/tokenfork-mount": "mount.sh", "usr/local/sbin/tokenfork-stage": "stage.sh", "usr/local/sbin/tokenfork-ready": "ready.sh",
+		"usr/local/bin/tokenfork-models": "models.sh", "usr/local/bin/vllm": "vllm.sh",
+		"etc/systemd/system/tokenfork-stage.service": "stage.service", "etc/sudoers.d/tokenfork": "sudoers",
+	} {
+		if c.read(filepath.Join(root, path)) != c.read(filepath.Join(scripts, name)) {
+			t.Errorf("user data changes %s", name)
 		}
-		t.Run(name, func(t *testing.T) {
-			c := newCluster(t)
-			c.uploadSoftware()
-			c.upload("models/m", map[string]string{"config.json": "{}"})
-			root := c.boot(strings.ReplaceAll(script, bucketOfExamples, "bucket"))
-			for _, script := range []string{"setup", "stage", "ready"} {
-				if c.read(filepath.Join(root, "usr/local/sbin/tokenfork-"+script)) != c.read(filepath.Join(scripts, script+".sh")) {
-					t.Errorf("user data changes %s.sh", script)
-				}
-			}
-			if !exists(filepath.Join(root, "usr/local/bin/vllm")) || !exists(filepath.Join(root, "shared/models/m/config.json")) {
-				t.Error("vLLM's command or the model is missing")
-			}
-			fstab := strings.Fields(c.read(filepath.Join(root, "etc/fstab")))
-			if want := map[bool]string{true: "efs", false: "lustre"}[name == "try"]; len(fstab) != 6 || fstab[2] != want {
-				t.Errorf("fstab holds %v, want a file system of type %s", fstab, want)
-			}
-		})
+	}
+	if info, err := os.Stat(filepath.Join(root, "etc/sudoers.d/tokenfork")); err != nil || info.Mode().Perm() != 0o440 {
+		t.Errorf("sudo ignores its rule: %v, %v", info, err)
+	}
+	if !exists(filepath.Join(root, "scratch/models/m/config.json")) {
+		t.Error("the model is missing")
 	}
 }
 
 const bucketOfExamples = "change-me-tokenfork"
 
-// boot runs user data on a new node and returns its root.
+// boot runs user data and the unit on a new node, and returns its root.
 func (c *cluster) boot(script string, env ...string) string {
 	c.t.Helper()
-	root := c.t.TempDir()
+	root := filepath.Join(c.t.TempDir(), "root")
 	c.prepare(root)
-	path := filepath.Join(root, "user-data")
-	c.write(path, script, 0o755)
-	cmd, out := c.command(root, path, env...)
-	if err := cmd.Run(); err != nil || !isReady(root) {
-		c.t.Fatalf("user data: %v\n%s", err, out)
-	}
+	c.write(filepath.Join(root, "user-data"), script, 0o755)
+	c.must(root, "$TOKENFORK_ROOT/user-data", env...)
+	c.must(root, stage, env...)
 	return root
+}
+
+// TestBills holds docs/cloud.md and the examples' budgets to what costs.tf adds up from prices.json.
+func TestBills(t *testing.T) {
+	page, err := os.ReadFile("../docs/cloud.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, e := range applied(t) {
+		b := e.bill
+		if len(b.LeftOut) > 0 || !strings.Contains(string(page), "prices of "+b.PricesOf) {
+			t.Errorf("%s: left out %v, prices of %s", name, b.LeftOut, b.PricesOf)
+		}
+		if name == "bucket" {
+			continue
+		}
+		row := fmt.Sprintf("| `%s.tfvars` | %s | %s | %s | %s | %s | %s |", name, b.IdleHour, b.IdleMonth, b.AllNodesHour, b.RunHours, b.Run, b.MonthAndARun)
+		if !strings.Contains(string(page), row) {
+			t.Errorf("docs/cloud.md lacks\n%s", row)
+		}
+		month, err := strconv.ParseFloat(b.MonthAndARun, 64)
+		if err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		for _, r := range e.resources {
+			if r.Type != "aws_budgets_budget" {
+				continue
+			}
+			limit, err := strconv.ParseFloat(r.Values["limit_amount"].(string), 64)
+			if err != nil || limit < month || limit > month+100 {
+				t.Errorf("%s: a budget of %v dollars, %v; a month and a run cost %v", name, limit, err, month)
+			}
+		}
+	}
 }

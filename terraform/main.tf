@@ -52,6 +52,8 @@ module "cluster" {
   idle_minutes        = var.idle_minutes
   ami_id              = var.ami_id
   login_instance_type = var.login_instance_type
+  accounting          = var.accounting
+  log_days            = var.log_days
   shared_storage      = var.shared_storage
   node_groups         = var.node_groups
   tags                = local.tags
@@ -60,7 +62,8 @@ module "cluster" {
 resource "aws_budgets_budget" "this" {
   count = var.budget == null ? 0 : 1
 
-  name         = "${var.name}-monthly"
+  # The account's names, not the region's.
+  name         = "${var.name}-${var.region}-monthly"
   budget_type  = "COST"
   time_unit    = "MONTHLY"
   limit_amount = tostring(var.budget.monthly_usd)
@@ -85,5 +88,43 @@ resource "aws_budgets_budget" "this" {
       comparison_operator        = "GREATER_THAN"
       subscriber_email_addresses = var.budget.emails
     }
+  }
+}
+
+# Taking the cluster away ends what runs on it, so the plan says what does.
+data "aws_instances" "running" {
+  count = var.create_cluster ? 0 : 1
+
+  instance_state_names = ["pending", "running"]
+
+  filter {
+    name   = "tag:Cluster"
+    values = [var.name]
+  }
+
+  filter {
+    name   = "tag:Name"
+    values = concat(["${var.name}-gpu"], [for name in keys(var.node_groups) : "${var.name}-${name}"])
+  }
+}
+
+locals {
+  running = flatten(data.aws_instances.running[*].ids)
+}
+
+check "nothing_runs" {
+  assert {
+    condition     = length(local.running) == 0
+    error_message = <<-EOT
+      ${length(local.running)} nodes run: ${join(" ", local.running)}. Without the cluster, their tasks end at once.
+      Finished texts are kept in the job. To let tasks end first, see `squeue` on the login node before you say yes.
+    EOT
+  }
+}
+
+check "budget" {
+  assert {
+    condition     = try(var.budget.monthly_usd, local.idle_month) >= local.idle_month
+    error_message = "The budget of ${try(var.budget.monthly_usd, 0)} dollars a month is less than what the cluster costs idle: about ${local.bill.idle_month} (output bill)."
   }
 }

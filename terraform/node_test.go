@@ -11,54 +11,71 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
-	"time"
+
+	"tokenfork/internal/store/storetest"
 )
 
 const scripts = "modules/cluster/node"
 
-// fakeAWS answers the two calls of stage.sh out of the folder $FAKE_BUCKET. A download of a file named like
-// $FAKE_STUCK hangs half-way.
-const fakeAWS = `#!/bin/bash
-case "$1 $2" in
-"s3 cp")
-	key=${4#s3://bucket/}
-	echo "$key" >>"$FAKE_LOG"
-	[ -e "$FAKE_BUCKET/$key" ] || { echo "fatal error: An error occurred (404): Not Found" >&2; exit 1; }
-	if [ "${key##*/}" = "${FAKE_STUCK:-}" ]; then
-		echo half >"$5"
-		touch "$FAKE_LOG.stuck"
-		sleep 600
-	fi
-	sleep 0.05
-	cp "$FAKE_BUCKET/$key" "$5"
-	;;
-"s3api list-objects-v2")
-	(cd "$FAKE_BUCKET" && find models -name SHA256SUMS 2>/dev/null | grep . || echo None)
-	;;
-*) exit 2 ;;
-esac
-`
+// program is the real tokenfork, built once.
+var program string
+
+func TestMain(m *testing.M) { os.Exit(buildAndRun(m)) }
+
+func buildAndRun(m *testing.M) int {
+	dir, err := os.MkdirTemp("", "tokenfork-bin-")
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	defer os.RemoveAll(dir)
+	program = filepath.Join(dir, "tokenfork")
+	cmd := exec.Command("go", "build", "-o", program, "../cmd/tokenfork")
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		fmt.Fprintf(os.Stderr, "build tokenfork: %v: %s", err, out)
+		return 1
+	}
+	return m.Run()
+}
+
+// fakes stand for what a node has and this machine does not: mounts, disks, systemd, and AWS's program for the one copy
+// that brings tokenfork itself, out of the folder of the real S3 server.
+var fakes = map[string]string{
+	"aws":             `[ "$1 $2" = "s3 cp" ] && cp "$FAKE_BUCKET/${4#s3://bucket/}" "$5"`,
+	"mount":           `echo "mount $*" >>"$FAKE_LOG"`,
+	"mountpoint":      `[ "${2##*/root}" = "$FAKE_MOUNTED" ]`,
+	"lsblk":           `echo "{\"blockdevices\": [$FAKE_DISKS]}"`,
+	"mdadm":           `echo "mdadm $*" >>"$FAKE_LOG"`,
+	"mkfs.ext4":       `echo "mkfs.ext4 $*" >>"$FAKE_LOG"`,
+	"systemctl":       `echo "systemctl $*" >>"$FAKE_LOG"`,
+	"apparmor_parser": `echo "apparmor_parser $*" >>"$FAKE_LOG"`,
+	"sudo":            `[ "$1" = -n ] && shift; exec "$@"`,
+}
 
 // cluster is one bucket and one shared file system with nodes around them.
 type cluster struct {
-	t                          *testing.T
-	bucket, shared, fakes, log string
+	t                  *testing.T
+	s3                 *storetest.Proxy
+	shared, fakes, log string
 }
 
 func newCluster(t *testing.T) *cluster {
 	t.Helper()
+	c := newNodes(t)
+	c.s3 = storetest.StartS3(t)
+	return c
+}
+
+// newNodes is a cluster without a bucket: none of it is reached.
+func newNodes(t *testing.T) *cluster {
+	t.Helper()
 	dir := t.TempDir()
-	c := &cluster{t, filepath.Join(dir, "bucket"), filepath.Join(dir, "shared"), filepath.Join(dir, "fakes"), filepath.Join(dir, "log")}
-	for name, text := range map[string]string{
-		"aws":             fakeAWS,
-		"mount":           "#!/bin/bash\n",
-		"mountpoint":      "#!/bin/bash\nexit 1\n",
-		"apparmor_parser": "#!/bin/bash\necho \"$@\" >>\"$FAKE_LOG.apparmor\"\n",
-	} {
-		c.write(filepath.Join(c.fakes, name), text, 0o755)
+	c := &cluster{t, &storetest.Proxy{}, filepath.Join(dir, "shared"), filepath.Join(dir, "fakes"), filepath.Join(dir, "log")}
+	for name, line := range fakes {
+		c.write(filepath.Join(c.fakes, name), "#!/bin/bash\n"+line+"\n", 0o755)
 	}
 	c.write(c.log, "", 0o644)
 	if err := os.MkdirAll(c.shared, 0o755); err != nil {
@@ -82,21 +99,21 @@ func (c *cluster) upload(prefix string, files map[string]string) {
 	c.t.Helper()
 	var sums strings.Builder
 	for name, text := range files {
-		c.write(filepath.Join(c.bucket, prefix, name), text, 0o644)
+		c.write(filepath.Join(c.s3.Folder, prefix, name), text, 0o644)
 		sum := sha256.Sum256([]byte(text))
 		fmt.Fprintf(&sums, "%s  %s\n", hex.EncodeToString(sum[:]), name)
 	}
-	c.write(filepath.Join(c.bucket, prefix, "SHA256SUMS"), sums.String(), 0o644)
+	c.write(filepath.Join(c.s3.Folder, prefix, "SHA256SUMS"), sums.String(), 0o644)
 }
 
-// software makes a folder of what is to be uploaded; its programs say their names.
+// software makes the folders of what is to be uploaded: the real program, a runtime that prints its arguments, an image.
 func (c *cluster) software(dir string) {
 	c.t.Helper()
 	built := c.t.TempDir()
 	c.write(filepath.Join(built, "apptainer/bin/apptainer"), "#!/bin/bash\necho apptainer \"$@\"\n", 0o755)
-	c.write(filepath.Join(dir, "tokenfork-linux-amd64"), "#!/bin/bash\necho tokenfork\n", 0o755)
-	c.write(filepath.Join(dir, "vllm.sif"), "image", 0o644)
-	out, err := exec.Command("tar", "-czf", filepath.Join(dir, "apptainer.tar.gz"), "-C", built, "apptainer").CombinedOutput()
+	c.write(filepath.Join(dir, "software/tokenfork-linux-amd64"), c.read(program), 0o755)
+	c.write(filepath.Join(dir, "images/vllm/vllm.sif"), "image", 0o644)
+	out, err := exec.Command("tar", "-czf", filepath.Join(dir, "software/apptainer.tar.gz"), "-C", built, "apptainer").CombinedOutput()
 	if err != nil {
 		c.t.Fatalf("tar: %v: %s", err, out)
 	}
@@ -104,27 +121,25 @@ func (c *cluster) software(dir string) {
 
 func (c *cluster) uploadSoftware() {
 	c.t.Helper()
-	dir, files := c.t.TempDir(), map[string]string{}
+	dir := c.t.TempDir()
 	c.software(dir)
-	for _, name := range []string{"tokenfork-linux-amd64", "vllm.sif", "apptainer.tar.gz"} {
-		files[name] = c.read(filepath.Join(dir, name))
-	}
-	c.upload("software", files)
+	c.upload("software", map[string]string{
+		"tokenfork-linux-amd64": c.read(filepath.Join(dir, "software/tokenfork-linux-amd64")),
+		"apptainer.tar.gz":      c.read(filepath.Join(dir, "software/apptainer.tar.gz")),
+	})
+	c.upload("images/vllm", map[string]string{"vllm.sif": "image"})
 }
 
-// node makes the file tree of a node, as user data leaves it before set-up, and returns its root.
-func (c *cluster) node(kind string) string {
+// node makes the file tree of a node with so many GPUs, as user data leaves it, and returns its root.
+func (c *cluster) node(kind string, gpus int) string {
 	c.t.Helper()
-	root := c.t.TempDir()
-	c.write(filepath.Join(root, "etc/profile.d/tokenfork.sh"),
-		"export TOKENFORK_BUCKET=bucket TOKENFORK_SHARED_TYPE="+kind+" TOKENFORK_SHARED_SOURCE=fs-1:/\n", 0o644)
+	root := filepath.Join(c.t.TempDir(), "root")
+	c.write(filepath.Join(root, "etc/profile.d/tokenfork.sh"), fmt.Sprintf(
+		"export TOKENFORK_BUCKET=bucket TOKENFORK_GPUS=%d TOKENFORK_SHARED_TYPE=%s TOKENFORK_SHARED_SOURCE=fs-1:/\n", gpus, kind), 0o644)
 	c.prepare(root)
-	for _, name := range []string{"setup", "stage", "ready"} {
-		text, err := os.ReadFile(filepath.Join(scripts, name+".sh"))
-		if err != nil {
-			c.t.Fatal(err)
-		}
-		c.write(filepath.Join(root, "usr/local/sbin/tokenfork-"+name), string(text), 0o755)
+	for to, name := range map[string]string{"sbin/tokenfork-mount": "mount.sh", "sbin/tokenfork-stage": "stage.sh", "sbin/tokenfork-ready": "ready.sh",
+		"bin/tokenfork-models": "models.sh", "bin/vllm": "vllm.sh"} {
+		c.write(filepath.Join(root, "usr/local", to), c.read(filepath.Join(scripts, name)), 0o755)
 	}
 	return root
 }
@@ -145,10 +160,12 @@ func (c *cluster) prepare(root string) {
 
 // command runs a program in root, with the fakes, as a process group of its own.
 func (c *cluster) command(root, program string, env ...string) (*exec.Cmd, *bytes.Buffer) {
-	cmd := exec.Command(program)
+	cmd := exec.Command("bash", "-c", program)
 	cmd.Env = append([]string{
-		"PATH=" + c.fakes + ":" + os.Getenv("PATH"), "HOSTNAME=" + filepath.Base(root), "TOKENFORK_ROOT=" + root,
-		"TOKENFORK_RETRY_SECONDS=0", "FAKE_BUCKET=" + c.bucket, "FAKE_LOG=" + c.log,
+		"PATH=" + c.fakes + ":" + filepath.Join(root, "usr/local/bin") + ":" + os.Getenv("PATH"), "HOME=" + root, "TOKENFORK_ROOT=" + root,
+		"TOKENFORK_RETRY_SECONDS=0", "FAKE_BUCKET=" + c.s3.Folder, "FAKE_LOG=" + c.log,
+		"TOKENFORK_S3_ENDPOINT=" + c.s3.URL, "TOKENFORK_S3_PATH_STYLE=1", "AWS_REGION=us-east-1", "AWS_EC2_METADATA_DISABLED=true",
+		"AWS_ACCESS_KEY_ID=" + os.Getenv("AWS_ACCESS_KEY_ID"), "AWS_SECRET_ACCESS_KEY=" + os.Getenv("AWS_SECRET_ACCESS_KEY"),
 	}, env...)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	out := &bytes.Buffer{}
@@ -156,23 +173,45 @@ func (c *cluster) command(root, program string, env ...string) (*exec.Cmd, *byte
 	return cmd, out
 }
 
-func (c *cluster) setUp(root string) (string, error) {
-	cmd, out := c.command(root, filepath.Join(root, "usr/local/sbin/tokenfork-setup"))
+// run runs a script on a node and returns what it prints.
+func (c *cluster) run(root, script string, env ...string) (string, error) {
+	cmd, out := c.command(root, script, env...)
 	err := cmd.Run()
 	return out.String(), err
 }
 
-func (c *cluster) mustSetUp(root string) {
+func (c *cluster) must(root, script string, env ...string) string {
 	c.t.Helper()
-	if out, err := c.setUp(root); err != nil {
-		c.t.Fatalf("set-up: %v\n%s", err, out)
+	out, err := c.run(root, script, env...)
+	if err != nil {
+		c.t.Fatalf("%s: %v\n%s", script, err, out)
 	}
+	return out
 }
 
-// downloads counts how often a key was fetched.
-func (c *cluster) downloads(key string) int {
+// mount and stage are what user data and the unit run.
+const (
+	mount = "$TOKENFORK_ROOT/usr/local/sbin/tokenfork-mount"
+	stage = "$TOKENFORK_ROOT/usr/local/sbin/tokenfork-stage"
+)
+
+// start starts a node as user data and the unit do.
+func (c *cluster) start(gpus int) string {
 	c.t.Helper()
-	return strings.Count("\n"+c.read(c.log), "\n"+key+"\n")
+	root := c.node("efs", gpus)
+	c.must(root, mount)
+	c.must(root, stage)
+	return root
+}
+
+// downloads counts how often an object was read.
+func (c *cluster) downloads(key string) (n int) {
+	for _, op := range c.s3.Operations() {
+		if op.Action == "s3:GetObject" && op.Key == key {
+			n++
+		}
+	}
+	return n
 }
 
 func (c *cluster) read(path string) string {
@@ -189,190 +228,221 @@ func exists(path string) bool {
 	return err == nil
 }
 
-func isReady(root string) bool { return exists(filepath.Join(root, "var/lib/tokenfork/ready")) }
-
-func TestSetUp(t *testing.T) {
+// User data mounts, starts the unit and is done.
+func TestMount(t *testing.T) {
 	for kind, options := range map[string]string{"efs": "efs _netdev,noresvport,tls,iam", "lustre": "lustre _netdev,relatime,flock"} {
-		t.Run(kind, func(t *testing.T) {
-			c := newCluster(t)
-			c.uploadSoftware()
-			c.upload("models/org/small", map[string]string{"config.json": "{}", "model.safetensors": "weights"})
-			c.write(filepath.Join(c.bucket, "models/half-uploaded/config.json"), "{}", 0o644)
-			root := c.node(kind)
-			c.mustSetUp(root)
-			c.mustSetUp(root)
-
-			if got, want := c.read(filepath.Join(root, "etc/fstab")), "fs-1:/ "+root+"/shared "+options+" 0 0\n"; got != want {
-				t.Errorf("fstab holds %q, want %q", got, want)
-			}
-			if got := c.read(filepath.Join(root, "shared/models/org/small/model.safetensors")); got != "weights" {
-				t.Errorf("the model's weights are %q", got)
-			}
-			if exists(filepath.Join(root, "shared/models/half-uploaded")) {
-				t.Error("a model without SHA256SUMS was staged")
-			}
-			for name, want := range map[string]string{"tokenfork": "tokenfork\n", "apptainer": "apptainer\n"} {
-				out, err := exec.Command(filepath.Join(root, "usr/local/bin", name)).CombinedOutput()
-				if err != nil || string(out) != want {
-					t.Errorf("%s says %q, %v", name, out, err)
-				}
-			}
-			if want := "--replace " + root + "/etc/apparmor.d/tokenfork-apptainer\n"; !strings.HasPrefix(c.read(c.log+".apparmor"), want) {
-				t.Error("the container runtime's AppArmor profile was not loaded")
-			}
-			if n := c.downloads("models/org/small/model.safetensors"); n != 1 {
-				t.Errorf("two starts fetched the weights %d times", n)
-			}
-			if !isReady(root) {
-				t.Error("the node is not ready")
-			}
-		})
-	}
-}
-
-func TestNodesThatStartTogetherCopyOnce(t *testing.T) {
-	c := newCluster(t)
-	c.uploadSoftware()
-	c.upload("models/big", map[string]string{"a": "1", "b": "2", "c": "3", "d": "4", "e": "5"})
-	var wg sync.WaitGroup
-	roots := []string{c.node("efs"), c.node("efs"), c.node("efs"), c.node("efs")}
-	for _, root := range roots {
-		wg.Go(func() {
-			if out, err := c.setUp(root); err != nil {
-				t.Errorf("set-up: %v\n%s", err, out)
-			}
-		})
-	}
-	wg.Wait()
-	for _, key := range []string{"software/vllm.sif", "models/big/a", "models/big/e"} {
-		if n := c.downloads(key); n != 1 {
-			t.Errorf("%s was fetched %d times", key, n)
+		c := newNodes(t)
+		root := c.node(kind, 1)
+		c.must(root, mount)
+		c.must(root, mount)
+		if got, want := c.read(filepath.Join(root, "etc/fstab")), "fs-1:/ "+root+"/shared "+options+" 0 0\n"; got != want {
+			t.Errorf("fstab holds %q, want %q", got, want)
 		}
-	}
-	for _, root := range roots {
-		if got := c.read(filepath.Join(root, "shared/models/big/e")); got != "5" || !isReady(root) {
-			t.Errorf("a node has %q, ready %v", got, isReady(root))
+		if log := c.read(c.log); !strings.Contains(log, "systemctl start --no-block tokenfork-stage.service\n") || len(c.s3.Operations()) != 0 {
+			t.Errorf("user data does more or less than to mount and to start the unit:\n%s%v", log, c.s3.Operations())
+		}
+		if logs, _ := filepath.Glob(filepath.Join(c.shared, "work/nodes/*-mount.log")); len(logs) != 1 {
+			t.Errorf("logs on the shared file system: %q", logs)
 		}
 	}
 }
 
-func TestInterruptedCopyGoesOnElsewhere(t *testing.T) {
-	c := newCluster(t)
-	c.uploadSoftware()
-	c.upload("models/big", map[string]string{"first": "1", "second": "2"})
-	lost, other := c.node("efs"), c.node("efs")
-
-	cmd, out := c.command(lost, filepath.Join(lost, "usr/local/sbin/tokenfork-setup"), "FAKE_STUCK=second")
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
+// The node's disks become one; disks that somebody uses are left alone.
+func TestScratch(t *testing.T) {
+	disk := func(path, more string) string {
+		return `{"path": "` + path + `", "model": "Amazon EC2 NVMe Instance Storage", ` + more + `}`
 	}
-	finished := func() bool {
-		found, _ := filepath.Glob(filepath.Join(c.shared, ".store/models_big-*/first"))
-		return len(found) == 1 && exists(c.log+".stuck")
-	}
-	for limit := time.Now().Add(time.Minute); !finished(); time.Sleep(20 * time.Millisecond) {
-		if time.Now().After(limit) {
-			t.Fatalf("the first node got nowhere:\n%s", out)
-		}
-	}
-	if err := syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL); err != nil {
-		t.Fatal(err)
-	}
-	if err := cmd.Wait(); err == nil {
-		t.Fatal("the killed set-up succeeded")
-	}
-	if isReady(lost) || exists(filepath.Join(c.shared, "models/big")) {
-		t.Error("half a model was given out")
-	}
-
-	c.mustSetUp(other)
-	if got := c.read(filepath.Join(other, "shared/models/big/second")); got != "2" {
-		t.Errorf("the model is %q", got)
-	}
-	if n := c.downloads("models/big/first"); n != 1 {
-		t.Errorf("what was finished was fetched %d times", n)
-	}
-}
-
-func TestDamagedUpload(t *testing.T) {
-	c := newCluster(t)
-	c.uploadSoftware()
-	c.upload("models/m", map[string]string{"weights": "good"})
-	c.write(filepath.Join(c.bucket, "models/m/weights"), "bad", 0o644)
-	root := c.node("efs")
-	out, err := c.setUp(root)
-	if err == nil || isReady(root) || exists(filepath.Join(c.shared, "models/m")) {
-		t.Fatalf("a damaged model was accepted: %v", err)
-	}
-	for _, want := range []string{"s3://bucket/models/m/weights differs from its SHA256SUMS", "sudo tokenfork-setup"} {
-		if !strings.Contains(out, want) {
-			t.Errorf("the message lacks %q:\n%s", want, out)
-		}
-	}
-	c.write(filepath.Join(c.bucket, "models/m/weights"), "good", 0o644)
-	c.mustSetUp(root)
-}
-
-func TestStrangeSums(t *testing.T) {
-	sum := strings.Repeat("0", 64)
-	for name, text := range map[string]string{
-		"empty": "", "path that leaves": sum + "  ../../etc/passwd\n", "absolute path": sum + "  /etc/passwd\n",
-		"no sum": "weights\n", "command": sum + "  $(touch x)\n",
+	const empty = `"fstype": null, "mountpoint": null`
+	for what, x := range map[string]struct{ disks, mounted, want string }{
+		"none":   {`{"path": "/dev/nvme0n1", "model": "Amazon Elastic Block Store", ` + empty + `}`, "", ""},
+		"one":    {disk("/dev/nvme1n1", empty), "", "mkfs.ext4 -q /dev/nvme1n1\nmount /dev/nvme1n1 ROOT/scratch\n"},
+		"two":    {disk("/dev/nvme1n1", empty) + "," + disk("/dev/nvme2n1", empty), "", "mdadm --create /dev/md/tokenfork --run --level=0 --raid-devices=2 /dev/nvme1n1 /dev/nvme2n1\nmkfs.ext4 -q /dev/md/tokenfork\nmount /dev/md/tokenfork ROOT/scratch\n"},
+		"in use": {disk("/dev/nvme1n1", `"fstype": "LVM2_member", "mountpoint": null, "children": [{"path": "/dev/mapper/a"}]`), "", ""},
+		"DLAMI":  {disk("/dev/nvme1n1", `"fstype": "LVM2_member", "mountpoint": null`), "/opt/dlami/nvme", "mount --bind ROOT/opt/dlami/nvme/tokenfork ROOT/scratch\n"},
+		"again":  {disk("/dev/nvme1n1", empty), "/scratch", ""},
 	} {
-		t.Run(name, func(t *testing.T) {
-			c := newCluster(t)
-			c.uploadSoftware()
-			c.write(filepath.Join(c.bucket, "models/m/SHA256SUMS"), text, 0o644)
-			out, err := c.setUp(c.node("efs"))
-			if err == nil || !strings.Contains(out, "SHA256SUMS is not what 'sha256sum FILE...' prints") {
-				t.Errorf("set-up: %v\n%s", err, out)
-			}
-		})
+		c := newNodes(t)
+		root := c.node("efs", 1)
+		c.must(root, mount, "FAKE_DISKS="+x.disks, "FAKE_MOUNTED="+x.mounted)
+		want := strings.ReplaceAll("mount ROOT/shared\n"+x.want+"systemctl daemon-reload\nsystemctl start --no-block tokenfork-stage.service\n", "ROOT", root)
+		if got := c.read(c.log); got != want {
+			t.Errorf("%s: the node ran\n%swant\n%s", what, got, want)
+		}
 	}
 }
 
-func TestNothingUploaded(t *testing.T) {
-	c := newCluster(t)
-	root := c.node("efs")
-	out, err := c.setUp(root)
-	if err == nil || isReady(root) || !strings.Contains(out, "docs/cloud.md says what to upload") {
-		t.Errorf("set-up: %v\n%s", err, out)
+// A node whose file system cannot be mounted takes no job, and says why.
+func TestMountFails(t *testing.T) {
+	c := newNodes(t)
+	root := c.node("efs", 1)
+	prolog := "$TOKENFORK_ROOT/usr/local/sbin/tokenfork-ready"
+	c.write(filepath.Join(c.fakes, "mount"), "#!/bin/bash\necho no route >&2; exit 32\n", 0o755)
+	if out, err := c.run(root, mount); err == nil || !strings.Contains(out, "no route") {
+		t.Errorf("mount: %v\n%s", err, out)
 	}
+	if out, err := c.run(root, prolog); err == nil || !strings.Contains(out, "/var/log/tokenfork-mount.log") {
+		t.Errorf("a job may start: %v\n%s", err, out)
+	}
+	c.write(filepath.Join(c.fakes, "mount"), "#!/bin/bash\n", 0o755)
+	c.must(root, mount)
+	c.must(root, prolog)
 }
 
-func TestNewVersionReplacesTheLink(t *testing.T) {
+var model = map[string]string{"config.json": "{}", "a.safetensors": "weights", "model.safetensors.index.json": `{"weight_map": {"x": "a.safetensors"}}`}
+
+// The unit brings everything to a GPU node; a node without GPUs gets what planning needs.
+func TestStage(t *testing.T) {
 	c := newCluster(t)
 	c.uploadSoftware()
-	c.upload("models/m", map[string]string{"weights": "one"})
-	root := c.node("efs")
-	c.mustSetUp(root)
-	before, err := filepath.EvalSymlinks(filepath.Join(root, "shared/models/m"))
+	c.upload("models/org/big", model)
+	c.write(filepath.Join(c.s3.Folder, "models/half-uploaded/config.json"), "{}", 0o644)
+	gpu, login := c.start(8), c.start(0)
+	c.must(gpu, stage)
+	for root, weights := range map[string]bool{gpu: true, login: false} {
+		if exists(filepath.Join(root, "scratch/models/org/big/a.safetensors")) != weights || exists(filepath.Join(root, "scratch/images/vllm/vllm.sif")) != weights {
+			t.Errorf("weights and image are there: want %v", weights)
+		}
+		if c.read(filepath.Join(root, "scratch/models/org/big/config.json")) != "{}" || exists(filepath.Join(root, "scratch/models/half-uploaded")) {
+			t.Error("not the models that have sums")
+		}
+		if out := c.must(root, "tokenfork --version"); !strings.HasPrefix(out, "tokenfork ") {
+			t.Errorf("the program says %q", out)
+		}
+	}
+	image, err := filepath.EvalSymlinks(filepath.Join(gpu, "scratch/images/vllm/vllm.sif"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	c.upload("models/m", map[string]string{"weights": "two"})
-	c.mustSetUp(root)
-	if got := c.read(filepath.Join(root, "shared/models/m/weights")); got != "two" {
-		t.Errorf("the model is %q", got)
+	if out, want := c.must(gpu, "vllm serve m"), fmt.Sprintf("apptainer exec --nv --bind %s/scratch --bind %s/shared %s vllm serve m\n", gpu, gpu, image); out != want {
+		t.Errorf("vllm runs %s want %s", out, want)
 	}
-	if got := c.read(filepath.Join(before, "weights")); got != "one" {
-		t.Errorf("a server that still reads the former version finds %q", got)
+	if out, err := c.run(login, "vllm serve m"); err == nil || !strings.Contains(out, "tokenfork-stage") {
+		t.Errorf("vllm without an image: %v, %s", err, out)
+	}
+	if n := c.downloads("models/org/big/a.safetensors"); n != 1 {
+		t.Errorf("the weights were read %d times", n)
+	}
+	if log := c.read(c.log); !strings.Contains(log, "apparmor_parser --replace "+gpu+"/etc/apparmor.d/tokenfork-apptainer\n") {
+		t.Error("the container runtime's AppArmor profile was not loaded")
+	}
+	if logs, _ := filepath.Glob(filepath.Join(c.shared, "work/nodes/*-stage.log")); len(logs) != 1 || !strings.Contains(c.read(logs[0]), "copied and verified") {
+		t.Errorf("logs on the shared file system: %q", logs)
 	}
 }
 
-func TestPrologRefusesANodeThatIsNotSetUp(t *testing.T) {
+// task is how tokenfork's scripts run a prologue: with settings, in their own shell.
+const task = `SMALL_MODEL=$TOKENFORK_ROOT/scratch/models/small JUDGE_MODEL=$TOKENFORK_ROOT/scratch/models/judge REFERENCE_MODEL=/elsewhere
+. tokenfork-models || exit 7
+echo "$SMALL_MODEL $JUDGE_MODEL $REFERENCE_MODEL"; cat "$SMALL_MODEL/a.safetensors"`
+
+// A task waits for its own models, and for no others: a bad upload of one does not hold up the rest.
+func TestTaskWaitsForItsModels(t *testing.T) {
 	c := newCluster(t)
 	c.uploadSoftware()
-	root := c.node("efs")
-	prolog := func() error {
-		cmd, _ := c.command(root, filepath.Join(root, "usr/local/sbin/tokenfork-ready"))
-		return cmd.Run()
+	c.upload("models/small", model)
+	c.upload("models/judge", model)
+	c.upload("models/bad", model)
+	c.write(filepath.Join(c.s3.Folder, "models/bad/a.safetensors"), "wEights", 0o644)
+	root := c.node("efs", 1)
+	c.must(root, mount)
+	unit, said := c.command(root, stage)
+	if err := unit.Start(); err != nil {
+		t.Fatal(err)
 	}
-	if err := prolog(); err == nil {
-		t.Error("a job may start before the set-up")
+	out := c.must(root, task)
+	if !strings.Contains(out, "/small "+root+"/scratch/.staged/models/judge/sha256-") || !strings.HasSuffix(out, " /elsewhere\nweights") {
+		t.Errorf("the task finds %s", out)
 	}
-	c.mustSetUp(root)
-	if err := prolog(); err != nil {
-		t.Errorf("no job may start after the set-up: %v", err)
+	if err := unit.Wait(); err == nil || !strings.Contains(said.String(), "models/bad/a.safetensors differs from its SHA256SUMS") {
+		t.Errorf("the unit: %v\n%s", err, said)
+	}
+	if n := c.downloads("models/small/a.safetensors"); n != 1 {
+		t.Errorf("the unit and the task read the weights %d times", n)
+	}
+	if out, err := c.run(root, "tokenfork-models models/bad -- echo task-ran"); err == nil || strings.Contains(out, "task-ran") || !strings.Contains(out, "models/bad could not be copied") {
+		t.Errorf("a task with a bad model: %v, %s", err, out)
+	}
+	if out := c.must(root, "tokenfork-models models/small -- echo task-ran"); !strings.HasSuffix(out, "task-ran\n") {
+		t.Errorf("before a command: %s", out)
+	}
+}
+
+// A new upload reaches nodes that run with their next task; a task that runs keeps its copy, and old ones go.
+func TestNewUpload(t *testing.T) {
+	c := newCluster(t)
+	c.uploadSoftware()
+	c.upload("models/small", map[string]string{"a.safetensors": "old"})
+	c.upload("models/judge", map[string]string{"a.safetensors": "judge"})
+	root := c.start(1)
+	fifo := filepath.Join(t.TempDir(), "go-on")
+	if err := syscall.Mkfifo(fifo, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	running, said := c.command(root, task+"; echo; read <"+fifo+"; cat \"$SMALL_MODEL/a.safetensors\"")
+	if err := running.Start(); err != nil {
+		t.Fatal(err)
+	}
+	goOn, err := os.OpenFile(fifo, os.O_WRONLY, 0) // waits for the task
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.upload("models/small", map[string]string{"a.safetensors": "new"})
+	c.upload("images/vllm", map[string]string{"vllm.sif": "new image"})
+	if out := c.must(root, task); !strings.HasSuffix(out, "new") || !strings.Contains(out, "old versions stay while tasks run here") {
+		t.Errorf("the next task: %s", out)
+	}
+	fmt.Fprintln(goOn)
+	if err := running.Wait(); err != nil || strings.Count(said.String(), "old") != 2 {
+		t.Errorf("the task that ran: %v\n%s", err, said)
+	}
+	c.must(root, stage)
+	if old, _ := filepath.Glob(filepath.Join(root, "scratch/.staged/*/*/sha256-*")); len(old) != 3 {
+		t.Errorf("versions: %q", old)
+	}
+	if c.read(filepath.Join(root, "scratch/images/vllm/vllm.sif")) != "new image" {
+		t.Error("the old image")
+	}
+}
+
+// Root runs it for any user of the node: it takes names of models and nothing else.
+func TestStageTakesNamesOnly(t *testing.T) {
+	c := newNodes(t)
+	root := c.node("efs", 1)
+	for _, name := range []string{"models/../jobs", "/etc", "s3://other/models", "--to=/etc", "models/", "models/x y", "jobs/first"} {
+		if out, err := c.run(root, stage+" '"+name+"'"); err == nil || !strings.Contains(out, "neither software nor models/NAME") {
+			t.Errorf("%s: %v\n%s", name, err, out)
+		}
+	}
+}
+
+// The program that brings all the rest is verified too.
+func TestDamagedProgram(t *testing.T) {
+	c := newCluster(t)
+	c.uploadSoftware()
+	c.write(filepath.Join(c.s3.Folder, "software/tokenfork-linux-amd64"), "#!/bin/bash\ntouch $TOKENFORK_ROOT/evil\n", 0o755)
+	root := c.node("efs", 1)
+	if out, err := c.run(root, stage); err == nil || !strings.Contains(out, "tokenfork-linux-amd64 differs from its SHA256SUMS") || exists(filepath.Join(root, "evil")) {
+		t.Errorf("stage: %v\n%s", err, out)
+	}
+}
+
+// systemd takes the unit, and sudo its rule.
+func TestUnitAndSudoers(t *testing.T) {
+	dir := t.TempDir()
+	unit, err := os.ReadFile(scripts + "/stage.service")
+	if err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(dir, "tokenfork-stage.service")
+	text := strings.Replace(string(unit), "/usr/local/sbin/tokenfork-stage", "/bin/true", 1)
+	if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := exec.Command("systemd-analyze", "verify", "--man=no", path).CombinedOutput(); err != nil || len(out) > 0 {
+		t.Errorf("systemd-analyze: %v\n%s", err, out)
+	}
+	sudoers, err := os.ReadFile(scripts + "/sudoers")
+	if err != nil || !strings.HasSuffix(string(sudoers), "\nALL ALL=(root) NOPASSWD: /usr/local/sbin/tokenfork-stage\n") {
+		t.Errorf("sudoers: %v\n%s", err, sudoers)
 	}
 }

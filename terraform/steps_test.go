@@ -4,6 +4,7 @@ package terraform_test
 
 import (
 	"context"
+	"errors"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -12,7 +13,7 @@ import (
 	"testing"
 	"time"
 
-	"tokenfork/internal/job"
+	"tokenfork/internal/job/jobtest"
 	"tokenfork/internal/store/storetest"
 )
 
@@ -32,21 +33,19 @@ func stepsOf(e example, words ...string) []string {
 // flag, and submit would ask Slurm for what the group has.
 func TestNextSteps(t *testing.T) {
 	dir := t.TempDir()
-	if out, err := exec.Command("go", "build", "-o", filepath.Join(dir, "tokenfork"), "../cmd/tokenfork").CombinedOutput(); err != nil {
-		t.Fatalf("build tokenfork: %v: %s", err, out)
+	if err := os.Symlink(program, filepath.Join(dir, "tokenfork")); err != nil {
+		t.Fatal(err)
 	}
 	at := filepath.Join(dir, bucketOfExamples, "jobs", "first")
-	if err := os.MkdirAll(at, 0o755); err != nil {
+	if err := os.MkdirAll(filepath.Dir(at), 0o755); err != nil {
 		t.Fatal(err)
 	}
-	plan, err := job.SealJSON(job.Job{Plan: job.Plan{Format: job.Format, ID: "0123456789abcdef", Settings: job.Settings{Trajectories: job.Own}}, Shards: make([]job.Shard, 3)})
-	if err != nil {
+	planned := jobtest.Make(t, 6, 3).String()
+	if err := errors.Join(os.RemoveAll(filepath.Join(planned, "parts")), os.Symlink(planned, at)); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.WriteFile(filepath.Join(at, job.Key), plan, 0o644); err != nil {
-		t.Fatal(err)
-	}
-	want := map[string]string{"bucket": "gpu:1", "try": "gpu:1", "p5": "gpu:4", "capacity-block": "gpu:4", "spot": "gpu:4"}
+	half, all := "#SBATCH --gres=gpu:4\n#SBATCH --cpus-per-task=96\n", "#SBATCH --gres=gpu:4\n#SBATCH --cpus-per-task=48\n"
+	want := map[string]string{"bucket": "#SBATCH --gres=gpu:1\n", "try": "#SBATCH --gres=gpu:1\n#SBATCH --cpus-per-task=16\n", "p5": half, "capacity-block": half, "spot": all}
 	for name, e := range applied(t) {
 		seen := map[string]bool{}
 		for _, step := range stepsOf(e, "tokenfork", "srun") {
@@ -64,8 +63,11 @@ func TestNextSteps(t *testing.T) {
 			if strings.Contains(string(out), "see tokenfork --help") {
 				t.Errorf("%s: %s\n%s", name, step, out)
 			}
-			if gres := "#SBATCH --gres=" + want[name] + "\n"; verb == "submit" && (err != nil || !strings.Contains(string(out), gres)) {
-				t.Errorf("%s: %s\n%v, want %s in\n%s", name, step, err, gres, out)
+			if verb == "submit" && (err != nil || !strings.Contains(string(out), want[name])) {
+				t.Errorf("%s: %s\n%v, want %s in\n%s", name, step, err, want[name], out)
+			}
+			if cpu := strings.Count(string(out), "#SBATCH --partition=cpu\n"); verb == "submit" && (cpu == 2) != (name == "p5" || name == "capacity-block") {
+				t.Errorf("%s: %d stages in the partition without GPUs", name, cpu)
 			}
 		}
 		for _, verb := range []string{"plan", "submit"} {
@@ -80,7 +82,8 @@ func TestNextSteps(t *testing.T) {
 // of next_steps, and between them the start of a node. It returns what the node and the sync ask of S3.
 func fromUploadToResults(t *testing.T, e example) []storetest.Operation {
 	t.Helper()
-	s3, c := storetest.StartS3(t), newCluster(t)
+	c := newCluster(t)
+	s3 := c.s3
 	t.Setenv("AWS_ENDPOINT_URL", s3.URL)
 	if err := os.Unsetenv("AWS_PROFILE"); err != nil { // AWS's program looks for one without a name
 		t.Fatal(err)
@@ -99,13 +102,13 @@ func fromUploadToResults(t *testing.T, e example) []storetest.Operation {
 			t.Fatalf("%s: %v\n%s", here(step), err, out)
 		}
 	}
-	c.software(filepath.Join(dir, "software"))
+	c.software(dir)
 	c.write(filepath.Join(dir, "table.csv"), "row_id\n", 0o644)
 	const model = "DeepSeek-R1-Distill-Qwen-7B" // stands for all
 	uploads := slices.DeleteFunc(stepsOf(e, "(cd", "hf", "aws s3 cp"), func(step string) bool {
 		return strings.Contains(step, "models/") && !strings.Contains(step, model)
 	})
-	if len(uploads) != 8 {
+	if len(uploads) != 11 {
 		t.Fatalf("uploads of next_steps: %q", uploads)
 	}
 	for _, step := range uploads {
@@ -113,8 +116,8 @@ func fromUploadToResults(t *testing.T, e example) []storetest.Operation {
 	}
 	before := len(s3.Operations())
 
-	root := c.boot(here(startOf(t, e)), "AWS_ENDPOINT_URL="+s3.URL, "AWS_ACCESS_KEY_ID="+os.Getenv("AWS_ACCESS_KEY_ID"), "AWS_SECRET_ACCESS_KEY="+os.Getenv("AWS_SECRET_ACCESS_KEY"))
-	if got, want := c.read(filepath.Join(root, "shared/models", model, "model.safetensors")), "deepseek-ai/"+model+"\n"; got != want {
+	root := c.boot(here(startOf(t, e)), "AWS_ENDPOINT_URL="+s3.URL)
+	if got, want := c.read(filepath.Join(root, "scratch/models", model, "model.safetensors")), "deepseek-ai/"+model+"\n"; got != want {
 		t.Errorf("the node has the model %q, want %q", got, want)
 	}
 	for _, name := range []string{"results.parquet", "summary.json", "job.json", "report/index.html"} {

@@ -112,3 +112,50 @@ func nameOf(t hcl.Traversal) string {
 	}
 	return strings.Join(parts, ".")
 }
+
+// TestNodesWaitForWhatTheyMount: a plan shows no order, and a node that starts before a mount target can't mount.
+func TestNodesWaitForWhatTheyMount(t *testing.T) {
+	file, diags := hclparse.NewParser().ParseHCLFile("modules/cluster/main.tf")
+	if diags.HasErrors() {
+		t.Fatal(diags)
+	}
+	for _, block := range file.Body.(*hclsyntax.Body).Blocks {
+		if block.Type != "resource" || block.Labels[0] != "awscc_pcs_compute_node_group" {
+			continue
+		}
+		var waits []string
+		if a := block.Body.Attributes["depends_on"]; a != nil {
+			for _, v := range a.Expr.Variables() {
+				waits = append(waits, nameOf(v))
+			}
+		}
+		for _, want := range []string{"aws_efs_mount_target.shared", "aws_efs_file_system_policy.shared", "aws_iam_role_policy.node", "aws_iam_role_policy_attachment.node"} {
+			if !slices.Contains(waits, want) {
+				t.Errorf("node groups do not wait for %s", want)
+			}
+		}
+		return
+	}
+	t.Error("no node groups")
+}
+
+// TestProvidersAreLocked: a later release of a provider changes nothing unasked, with OpenTofu or Terraform.
+func TestProvidersAreLocked(t *testing.T) {
+	file, diags := hclparse.NewParser().ParseHCLFile(".terraform.lock.hcl")
+	if diags.HasErrors() {
+		t.Fatal(diags)
+	}
+	var locked []string
+	for _, block := range file.Body.(*hclsyntax.Body).Blocks {
+		if block.Body.Attributes["version"] != nil {
+			locked = append(locked, block.Labels[0])
+		}
+	}
+	for _, host := range []string{"registry.opentofu.org", "registry.terraform.io"} {
+		for _, name := range []string{"aws", "awscc"} {
+			if want := host + "/hashicorp/" + name; !slices.Contains(locked, want) {
+				t.Errorf("%s is not locked", want)
+			}
+		}
+	}
+}

@@ -95,6 +95,21 @@ variable "ami_id" {
   default     = null
 }
 
+variable "accounting" {
+  description = "Slurm's accounting, {} to have it: see modules/cluster/variables.tf. AWS bills it; it can't be switched off again."
+  type = object({
+    keep_days = optional(number)
+    enforce   = optional(string)
+  })
+  default = null
+}
+
+variable "log_days" {
+  description = "Days that CloudWatch keeps the scheduler's logs."
+  type        = number
+  default     = 14
+}
+
 variable "login_instance_type" {
   description = "Instance type of the login node, which always runs."
   type        = string
@@ -113,7 +128,7 @@ variable "shared_storage" {
 }
 
 variable "node_groups" {
-  description = "GPU nodes; each group is a Slurm partition: see modules/cluster/variables.tf."
+  description = "Nodes with GPUs, and one group without for plan, merge and report; each group is a Slurm partition: see modules/cluster/variables.tf."
   type = map(object({
     instance_type           = string
     max_nodes               = number
@@ -123,17 +138,19 @@ variable "node_groups" {
     zone                    = optional(string)
     efa                     = optional(bool)
     root_gib                = optional(number)
+    max_hours               = optional(number)
   }))
   default = {}
 }
 
-# The commands that next_steps prints; nothing is made from this.
+# The commands that next_steps prints and the bill that bill adds up; nothing is made from this.
 
 variable "run" {
   description = <<-EOT
     What next_steps runs, so that it can be copied as it stands. table: a file, uploaded to tables/. small, reference, judge:
     models by their names at the hub; judge null: nobody on the nodes. gpus: of an array task. plan_flags, infer_flags,
-    judge_flags: further flags of these stages.
+    judge_flags: further flags of these stages. gpu_hours: what `tokenfork plan --dry-run` prints for infer and for the judge;
+    stored_gb: models, image and table in the bucket.
   EOT
   type = object({
     table       = optional(string, "TABLE")
@@ -144,6 +161,8 @@ variable "run" {
     plan_flags  = optional(string, "")
     infer_flags = optional(string, "")
     judge_flags = optional(string, "")
+    gpu_hours   = optional(object({ infer = number, judge = optional(number, 0) }))
+    stored_gb   = optional(number, 0)
   })
   default = {}
 }

@@ -2,13 +2,11 @@
 region             = "us-east-2"
 bucket_name        = "change-me-tokenfork"
 availability_zones = ["us-east-2b"]
-cluster_size       = "MEDIUM"
 
 node_groups = {
   gpu = { instance_type = "p5.48xlarge", max_nodes = 8, purchase = "CAPACITY_BLOCK", capacity_reservation_id = "cr-0123456789abcdef0" }
+  cpu = { instance_type = "m7i.2xlarge", max_nodes = 1 }
 }
-
-shared_storage = { type = "lustre", lustre_gib = 1200 }
 
 # As in p5.tfvars.
 run = {
@@ -19,4 +17,9 @@ run = {
   gpus        = 4
   infer_flags = "--reference-tp 2"
   judge_flags = "--judge-tp 4"
+  gpu_hours   = { infer = 6, judge = 82 }
+  stored_gb   = 230
 }
+
+# The block is paid for in advance and whole, in days: one day of 8 nodes is most of this.
+budget = { monthly_usd = 8200, emails = ["change-me@example.com"] }

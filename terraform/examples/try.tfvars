@@ -13,6 +13,8 @@ run = {
   reference  = "deepseek-ai/DeepSeek-R1-Distill-Qwen-7B"
   judge      = "Qwen/Qwen2.5-7B-Instruct"
   plan_flags = "--reference 7.0"
+  gpu_hours  = { infer = 9, judge = 33 } # of 10^6 mismatches: docs/cloud.md
+  stored_gb  = 45
 }
 
-budget = { monthly_usd = 200, emails = ["change-me@example.com"] }
+budget = { monthly_usd = 800, emails = ["change-me@example.com"] }

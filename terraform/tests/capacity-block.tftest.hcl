@@ -9,7 +9,7 @@ run "one_zone" {
   }
 
   assert {
-    condition     = output.partitions == tolist(["gpu"])
-    error_message = "not one partition"
+    condition     = output.partitions == tolist(["gpu", "cpu"])
+    error_message = "not one partition with GPUs and one without"
   }
 }

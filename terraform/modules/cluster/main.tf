@@ -1,4 +1,4 @@
-# A Slurm cluster (AWS Parallel Computing Service): scheduler, one login node, and GPU nodes that come and go with jobs.
+# A Slurm cluster (AWS Parallel Computing Service): scheduler, one login node, and nodes that come and go with jobs.
 
 locals {
   node_limit = { SMALL = 32, MEDIUM = 512, LARGE = 2048 }[var.size]
@@ -12,10 +12,13 @@ locals {
     zone                    = var.first_zone
     efa                     = false
     root_gib                = 200
+    max_hours               = null
   }
 
   groups = { for name, g in merge({ login = local.login }, var.node_groups) : name => merge(g, {
-    efa_cards = coalesce(g.efa, data.aws_ec2_instance_type.this[name].efa_supported) ? local.efa_cards[name] : []
+    efa_cards = g.efa ? local.efa_cards[name] : []
+    gpus      = sum(concat([0], [for gpu in data.aws_ec2_instance_type.this[name].gpus : gpu.count]))
+    cpus      = data.aws_ec2_instance_type.this[name].default_vcpus
   }) }
 
   # Where not every card has EFA, it is the first one that lacks it.
@@ -34,7 +37,9 @@ locals {
     )
   }
 
-  default_partition = sort(keys(var.node_groups))[0]
+  # The first one with GPUs, as next_steps has it; a cluster may do without.
+  partitions        = sort(keys(var.node_groups))
+  default_partition = concat([for name in local.partitions : name if local.groups[name].gpus > 0], local.partitions)[0]
 }
 
 data "aws_ec2_instance_type" "this" {
@@ -60,11 +65,16 @@ resource "awscc_pcs_cluster" "this" {
   slurm_configuration = {
     scale_down_idle_time_in_seconds = var.idle_minutes * 60
 
-    # A node that was not set up takes no job: see node/ready.sh.
-    slurm_custom_settings = [{
-      parameter_name  = "Prolog"
-      parameter_value = "/usr/local/sbin/tokenfork-ready"
-    }]
+    # A node without its file systems takes no job: see node/ready.sh.
+    slurm_custom_settings = concat(
+      [{ parameter_name = "Prolog", parameter_value = "/usr/local/sbin/tokenfork-ready" }],
+      try(var.accounting.enforce, null) == null ? [] : [{ parameter_name = "AccountingStorageEnforce", parameter_value = var.accounting.enforce }],
+    )
+
+    accounting = {
+      mode                       = var.accounting == null ? "NONE" : "STANDARD"
+      default_purge_time_in_days = var.accounting == null ? null : var.accounting.keep_days
+    }
   }
 
   tags = var.tags
@@ -121,9 +131,13 @@ resource "awscc_pcs_queue" "this" {
     compute_node_group_id = awscc_pcs_compute_node_group.this[each.key].compute_node_group_id
   }]
 
-  slurm_configuration = each.key == local.default_partition ? {
-    slurm_custom_settings = [{ parameter_name = "Default", parameter_value = "YES" }]
-  } : null
+  # Without a limit a job that hangs keeps its node, and its price, for good.
+  slurm_configuration = {
+    slurm_custom_settings = concat(
+      [{ parameter_name = "MaxTime", parameter_value = "${each.value.max_hours}:00:00" }],
+      each.key == local.default_partition ? [{ parameter_name = "Default", parameter_value = "YES" }] : [],
+    )
+  }
 
   tags = var.tags
 }

@@ -9,6 +9,9 @@ data "aws_ssm_parameter" "ami" {
 }
 
 data "aws_ami" "node" {
+  # An image that ami_id keeps is deprecated some day, and then found only so.
+  include_deprecated = true
+
   filter {
     name   = "image-id"
     values = [local.ami_id]
@@ -19,33 +22,38 @@ locals {
   ami_id = var.ami_id == null ? data.aws_ssm_parameter.ami[0].insecure_value : var.ami_id
 
   # Read by every login, so also by jobs sent from it, and by the scripts below. No node has a way to a model hub.
-  profile = <<-EOT
+  profile = { for name, g in local.groups : name => <<-EOT
     export AWS_REGION=${data.aws_region.current.region} AWS_DEFAULT_REGION=${data.aws_region.current.region} HF_HUB_OFFLINE=1
-    export TOKENFORK_BUCKET=${var.bucket}
+    export TOKENFORK_BUCKET=${var.bucket} TOKENFORK_GPUS=${g.gpus}
     export TOKENFORK_SHARED_TYPE=${var.shared_storage.type} TOKENFORK_SHARED_SOURCE=${local.shared_source}
   EOT
+  }
 
   node_files = [
-    { path = "/etc/profile.d/tokenfork.sh", mode = "644", content = local.profile },
     { path = "/etc/apparmor.d/tokenfork-apptainer", mode = "644", content = file("${path.module}/node/apptainer.apparmor") },
     { path = "/usr/local/bin/vllm", mode = "755", content = file("${path.module}/node/vllm.sh") },
     { path = "/usr/local/sbin/tokenfork-ready", mode = "755", content = file("${path.module}/node/ready.sh") },
-    { path = "/usr/local/sbin/tokenfork-setup", mode = "755", content = file("${path.module}/node/setup.sh") },
+    { path = "/usr/local/sbin/tokenfork-mount", mode = "755", content = file("${path.module}/node/mount.sh") },
     { path = "/usr/local/sbin/tokenfork-stage", mode = "755", content = file("${path.module}/node/stage.sh") },
+    { path = "/usr/local/bin/tokenfork-models", mode = "755", content = file("${path.module}/node/models.sh") },
+    { path = "/etc/systemd/system/tokenfork-stage.service", mode = "644", content = file("${path.module}/node/stage.service") },
+    { path = "/etc/sudoers.d/tokenfork", mode = "440", content = file("${path.module}/node/sudoers") },
   ]
 
   # PCS adds parts of its own, so it takes user data only as a MIME archive.
-  user_data = join("\n", [
+  user_data = { for name, profile in local.profile : name => join("\n", [
     "MIME-Version: 1.0",
     "Content-Type: multipart/mixed; boundary=\"==TOKENFORK==\"",
     "",
     "--==TOKENFORK==",
     "Content-Type: text/x-shellscript; charset=\"us-ascii\"",
     "",
-    templatefile("${path.module}/node/user-data.sh.tftpl", { files = local.node_files }),
+    templatefile("${path.module}/node/user-data.sh.tftpl", {
+      files = concat([{ path = "/etc/profile.d/tokenfork.sh", mode = "644", content = profile }], local.node_files)
+    }),
     "--==TOKENFORK==--",
     "",
-  ])
+  ]) }
 }
 
 resource "aws_launch_template" "node" {
@@ -54,7 +62,7 @@ resource "aws_launch_template" "node" {
   name                   = "${var.name}-${each.key}"
   update_default_version = true
   instance_type          = each.value.purchase == "CAPACITY_BLOCK" ? each.value.instance_type : null
-  user_data              = base64encode(local.user_data)
+  user_data              = base64encode(local.user_data[each.key])
   vpc_security_group_ids = length(each.value.efa_cards) == 0 ? [var.security_group_id] : null
 
   metadata_options {
@@ -128,7 +136,7 @@ resource "aws_launch_template" "node" {
 
   lifecycle {
     precondition {
-      condition     = each.value.efa != true || length(each.value.efa_cards) > 0
+      condition     = !each.value.efa || length(each.value.efa_cards) > 0
       error_message = "Group ${each.key}: ${each.value.instance_type} has no EFA; leave efa out."
     }
   }
@@ -156,15 +164,15 @@ data "aws_iam_policy_document" "node_trust" {
   }
 }
 
-# PCS accepts only a role whose path holds aws-pcs or whose name starts with AWSPCS.
+# PCS accepts only a role whose path holds aws-pcs or whose name starts with AWSPCS. Names of roles are the account's, not the region's.
 resource "aws_iam_role" "node" {
-  name               = "${var.name}-node"
+  name               = "${var.name}-${data.aws_region.current.region}-node"
   path               = "/aws-pcs/"
   assume_role_policy = data.aws_iam_policy_document.node_trust.json
 }
 
 resource "aws_iam_instance_profile" "node" {
-  name = "${var.name}-node"
+  name = aws_iam_role.node.name
   path = "/aws-pcs/"
   role = aws_iam_role.node.name
 }

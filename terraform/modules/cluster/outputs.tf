@@ -15,10 +15,25 @@ output "ami_id" {
 
 output "partitions" {
   description = "Slurm partitions, the default one first."
-  value       = sort(keys(awscc_pcs_queue.this))
+  value       = tolist(concat([local.default_partition], [for name in sort(keys(awscc_pcs_queue.this)) : name if name != local.default_partition]))
+}
+
+output "node_group_ids" {
+  description = "PCS ids of the node groups, by partition; their instances carry them as the tag aws:pcs:compute-node-group-id."
+  value       = { for name in local.partitions : name => awscc_pcs_compute_node_group.this[name].compute_node_group_id }
+}
+
+output "cpus" {
+  description = "CPUs, as Slurm counts them, of a node, by partition."
+  value       = { for name in local.partitions : name => local.groups[name].cpus }
+}
+
+output "log_group" {
+  description = "CloudWatch log group of the scheduler."
+  value       = aws_cloudwatch_log_group.pcs.name
 }
 
 output "gpus" {
   description = "GPUs of a node, by partition."
-  value       = { for name in keys(var.node_groups) : name => sum(concat([0], [for g in data.aws_ec2_instance_type.this[name].gpus : g.count])) }
+  value       = { for name in local.partitions : name => local.groups[name].gpus }
 }

@@ -1,4 +1,5 @@
-# The file system at /shared. Nothing on it is the only copy: models and software come from the bucket, results go there.
+# The file system at /shared: the folder jobs are sent from, Slurm's and the nodes' logs. Models and software are on each
+# node's own disk, results in the bucket.
 
 locals {
   efs    = var.shared_storage.type == "efs"

@@ -72,6 +72,30 @@ variable "ami_id" {
   default     = null
 }
 
+variable "accounting" {
+  description = <<-EOT
+    Slurm's accounting (sacct, QOS, limits), which AWS bills and which can't be switched off again: null has none.
+    keep_days: days after which records are removed, -1 never. enforce: what Slurm's AccountingStorageEnforce takes, such as
+    "associations,limits,qos,safe"; then only users that sacctmgr knows may send jobs.
+  EOT
+  type = object({
+    keep_days = optional(number, 365)
+    enforce   = optional(string)
+  })
+  default = null
+}
+
+variable "log_days" {
+  description = "Days that CloudWatch keeps the scheduler's logs: a number that CloudWatch knows, such as 7, 14, 30 or 90."
+  type        = number
+  default     = 14
+
+  validation {
+    condition     = contains([1, 3, 5, 7, 14, 30, 60, 90, 120, 150, 180, 365], var.log_days)
+    error_message = "log_days: 1, 3, 5, 7, 14, 30, 60, 90, 120, 150, 180 or 365."
+  }
+}
+
 variable "login_instance_type" {
   description = "Instance type of the login node, which always runs."
   type        = string
@@ -80,8 +104,8 @@ variable "login_instance_type" {
 
 variable "shared_storage" {
   description = <<-EOT
-    The file system at /shared that holds models, software and Slurm's logs; all of it can be made again from the bucket.
-    type efs: billed by what it holds and what is read. type lustre: billed by its size, for fast starts of big models.
+    The file system at /shared: the folder jobs are sent from, and logs. Models are not on it: each node has its own copy.
+    type efs: billed by what it holds and what is read. type lustre: billed by its size, for jobs kept on it in place of S3.
     lustre_deployment SCRATCH_2, or PERSISTENT_2 with lustre_throughput in MB/s per TiB.
   EOT
   type = object({
@@ -113,11 +137,14 @@ variable "shared_storage" {
 
 variable "node_groups" {
   description = <<-EOT
-    GPU nodes; each group is a Slurm partition of its name, the first in alphabetical order is the default one.
+    Nodes; each group is a Slurm partition of its name. The first one with GPUs is the default; one without GPUs serves plan,
+    merge and report.
     max_nodes, min_nodes: nodes are started for jobs and ended when idle; min_nodes are always kept (0: none).
     purchase: ONDEMAND, SPOT or CAPACITY_BLOCK; capacity_reservation_id goes with CAPACITY_BLOCK and may go with ONDEMAND.
     zone: null spreads over all zones, or takes the first one where EFA or a reservation asks for a single zone.
-    efa: null puts EFA interfaces on every network card of a type that has them, and on-demand nodes in a placement group.
+    efa: true puts EFA interfaces on every network card, and on-demand nodes in a placement group. A task of tokenfork stays on
+    one node and uses neither, and they keep the group within one zone.
+    max_hours: longest time of a job (Slurm's MaxTime).
   EOT
   type = map(object({
     instance_type           = string
@@ -126,8 +153,9 @@ variable "node_groups" {
     purchase                = optional(string, "ONDEMAND")
     capacity_reservation_id = optional(string)
     zone                    = optional(string)
-    efa                     = optional(bool)
+    efa                     = optional(bool, false)
     root_gib                = optional(number, 200)
+    max_hours               = optional(number, 24)
   }))
 
   validation {
@@ -136,8 +164,8 @@ variable "node_groups" {
   }
 
   validation {
-    condition     = length(var.node_groups) > 0 && alltrue([for g in var.node_groups : g.min_nodes >= 0 && g.max_nodes >= 1 && g.min_nodes <= g.max_nodes])
-    error_message = "node_groups: at least one group, with 0 <= min_nodes <= max_nodes and max_nodes >= 1."
+    condition     = length(var.node_groups) > 0 && alltrue([for g in var.node_groups : g.min_nodes >= 0 && g.max_nodes >= 1 && g.min_nodes <= g.max_nodes && g.max_hours >= 1 && floor(g.max_hours) == g.max_hours])
+    error_message = "node_groups: at least one group, with 0 <= min_nodes <= max_nodes, max_nodes >= 1 and max_hours a whole number from 1."
   }
 
   validation {

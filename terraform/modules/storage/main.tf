@@ -6,7 +6,7 @@ locals {
   bucket_arn = "arn:${data.aws_partition.current.partition}:s3:::${var.bucket_name}"
 
   # Only people write these: a task can't change the models and programs that tasks run.
-  read_only_prefixes = ["models/", "software/", "tables/"]
+  read_only_prefixes = ["images/", "models/", "software/", "tables/"]
 }
 
 resource "aws_s3_bucket" "this" {
@@ -176,7 +176,7 @@ data "aws_iam_policy_document" "writer" {
   }
 }
 
-# What someone who looks at results does, and a node that fetches tables, models and software.
+# What someone who looks at results does, and a node that fetches tables, models, images and software.
 data "aws_iam_policy_document" "reader" {
   statement {
     sid       = "List"
@@ -186,7 +186,7 @@ data "aws_iam_policy_document" "reader" {
     condition {
       test     = "StringLike"
       variable = "s3:prefix"
-      values   = [for prefix in [var.jobs_prefix, "models/", "tables/"] : "${prefix}*"]
+      values   = [for prefix in concat([var.jobs_prefix], local.read_only_prefixes) : "${prefix}*"]
     }
   }
 
@@ -205,6 +205,6 @@ resource "aws_iam_policy" "writer" {
 
 resource "aws_iam_policy" "reader" {
   name        = "${var.bucket_name}-reader"
-  description = "tokenfork: read jobs, tables, models and software in s3://${var.bucket_name}"
+  description = "tokenfork: read jobs, tables, models, images and software in s3://${var.bucket_name}"
   policy      = data.aws_iam_policy_document.reader.json
 }

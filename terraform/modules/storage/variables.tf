@@ -14,8 +14,8 @@ variable "jobs_prefix" {
   default     = "jobs/"
 
   validation {
-    condition     = can(regex("^[^/*?$]([^*?$]*[^/*?$])?/$", var.jobs_prefix)) && !can(regex("^(models|software|tables)/", var.jobs_prefix))
-    error_message = "jobs_prefix ends in one '/', does not start with one, holds no wildcard, and is none of models/, software/ and tables/."
+    condition     = can(regex("^[^/*?$]([^*?$]*[^/*?$])?/$", var.jobs_prefix)) && !can(regex("^(images|models|software|tables)/", var.jobs_prefix))
+    error_message = "jobs_prefix ends in one '/', does not start with one, holds no wildcard, and is none of images/, models/, software/ and tables/."
   }
 }
 

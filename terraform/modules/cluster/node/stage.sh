@@ -1,81 +1,94 @@
 #!/bin/bash
-# Copies s3://BUCKET/software and the folders of s3://BUCKET/models to the shared file system. A folder counts once its
-# SHA256SUMS is there, which is uploaded last. Each version is copied once: nodes that start together wait for the one
-# that copies, and what an interrupted copy has finished is not fetched again. Run it again after an upload.
+# tokenfork-stage [models/NAME...|software]: copies the bucket's software, container image and models (all of them, unless
+# named) to this node's disk, and installs the software. A node without GPUs gets no image and no weights. The unit tokenfork-stage runs it when a node starts; a task runs it
+# for its own models and so waits until they are there. `tokenfork stage` copies, verifies and waits.
 set -euo pipefail
 
 root=${TOKENFORK_ROOT:-} # other than empty only in tests
 # shellcheck source=/dev/null
 . "$root/etc/profile.d/tokenfork.sh"
-shared=$root/shared
-store=$shared/.store
+bucket=s3://$TOKENFORK_BUCKET
+scratch=$root/scratch
+state=$root/var/lib/tokenfork
+tokenfork=$root/usr/local/bin/tokenfork
 
-log() { echo "tokenfork-stage: $*"; }
+log() { echo "tokenfork-stage: $*" >&2; }
 
-# fetch URL DIR SUM NAME: a file gets its name only when it has its sum. Runs in a shell of its own.
-fetch() {
-	local url=$1 dir=$2 sum=$3 name=$4 part
-	part="$dir/$name.part"
-	[ -e "$dir/$name" ] && return
-	mkdir -p "$(dirname "$part")" && aws s3 cp --only-show-errors "$url/$name" "$part" || return
-	if ! echo "$sum  $part" | sha256sum --check --status; then
-		echo "tokenfork-stage: $url/$name differs from its SHA256SUMS: upload it again" >&2
+# The program comes first: it copies all the rest.
+bootstrap() {
+	local new
+	[ -x "$tokenfork" ] && return
+	new=$(mktemp -d)
+	aws s3 cp --only-show-errors "$bucket/software/SHA256SUMS" "$new/"
+	aws s3 cp --only-show-errors "$bucket/software/tokenfork-linux-amd64" "$new/"
+	if ! (cd "$new" && grep -E '^[0-9a-f]{64} [ *]tokenfork-linux-amd64$' SHA256SUMS | sha256sum --check --status); then
+		log "$bucket/software/tokenfork-linux-amd64 differs from its SHA256SUMS: upload both again"
 		return 1
 	fi
-	mv "$part" "$dir/$name"
-}
-export -f fetch
-
-# copy URL SUMS DIR
-copy() {
-	local url=$1 sums=$2 dir=$3
-	if [ ! -s "$sums" ] || grep -qvE '^[0-9a-f]{64} [ *][A-Za-z0-9_][A-Za-z0-9_./+-]*$' "$sums" || grep -qF .. "$sums"; then
-		echo "tokenfork-stage: $url/SHA256SUMS is not what 'sha256sum FILE...' prints" >&2
-		return 1
-	fi
-	log "copying $url"
-	# shellcheck disable=SC2016 # the inner shell expands it
-	sed -E 's/ [ *]/ /' "$sums" | xargs -P 4 -L 1 bash -c 'fetch "$@"' fetch "$url" "$dir" || return
-	touch "$dir/.complete"
+	install_program "$new/tokenfork-linux-amd64"
+	rm -r "$new"
 }
 
-# stage PREFIX: PREFIX on the shared file system becomes a link to the version that the bucket holds.
-stage() {
-	local prefix=$1 url=s3://$TOKENFORK_BUCKET/$1 key=${1//\//_} sums dir link
-	sums=$(mktemp)
-	if ! aws s3 cp --only-show-errors "$url/SHA256SUMS" "$sums"; then
-		log "$url/SHA256SUMS can't be read; docs/cloud.md says what to upload"
-		return 1
-	fi
-	dir=$store/$key-$(sha256sum <"$sums" | cut -c 1-12)
-	if [ ! -e "$dir/.complete" ]; then
-		mkdir -p "$dir"
-		(
-			flock 9
-			[ -e "$dir/.complete" ] || copy "$url" "$sums" "$dir"
-		) 9>"$store/$key.lock"
-	fi
-	rm -f "$sums"
-	link=$store/.link-$HOSTNAME-$$
-	mkdir -p "$(dirname "$shared/$prefix")"
-	ln -sfn "$dir" "$link"
-	mv -T "$link" "$shared/$prefix"
+# A program that runs keeps its file.
+install_program() {
+	install -D -m 755 "$1" "$tokenfork.new"
+	mv "$tokenfork.new" "$tokenfork"
 }
 
-models() {
-	aws s3api list-objects-v2 --bucket "$TOKENFORK_BUCKET" --prefix models/ --output text \
-		--query "Contents[?ends_with(Key, '/SHA256SUMS')].[Key]" | sed -n 's|^\(models/.*\)/SHA256SUMS$|\1|p'
+# Each version has a folder of its own, so that a container that starts finds its runtime whole.
+install_apptainer() {
+	local dir=$root/opt/apptainer/$1
+	rm -rf "$dir.new"
+	mkdir -p "$dir.new"
+	tar -xzf "$2" -C "$dir.new" --strip-components=1
+	rm -rf "$dir"
+	mv "$dir.new" "$dir"
+	ln -sfn "$dir/bin/apptainer" "$root/usr/local/bin/apptainer"
+	# Ubuntu 24.04 keeps user namespaces from programs that no profile allows them to.
+	if command -v apparmor_parser >/dev/null; then
+		apparmor_parser --replace "$root/etc/apparmor.d/tokenfork-apptainer"
+	fi
+	# Older ones go when no task runs here.
+	flock --nonblock "$scratch/.staged/in-use" find "$root/opt/apptainer" -mindepth 1 -maxdepth 1 ! -name "$1" -exec rm -rf {} + || true
+}
+
+software() {
+	local copies software version sources=("$bucket/software")
+	bootstrap
+	[ "$TOKENFORK_GPUS" = 0 ] || sources+=("$bucket/images")
+	copies=$("$tokenfork" stage --to "$scratch" "${sources[@]}")
+	software=${copies%%$'\n'*}
+	version=$(basename "$(dirname "$software")")
+	[ "$(cat "$state/software" 2>/dev/null)" = "$version" ] && return
+	install_program "$software/tokenfork-linux-amd64"
+	install_apptainer "$version" "$software/apptainer.tar.gz"
+	echo "$version" >"$state/software"
+	log "installed software $version"
 }
 
 main() {
-	local found model
-	mkdir -p "$store"
-	stage software
-	found=$(models)
-	for model in $found; do
-		stage "$model"
+	local name args=() sources=()
+	for name; do
+		# sudo lets every user of the node give names.
+		if [[ ! $name =~ ^(software|models/[A-Za-z0-9][A-Za-z0-9._/-]*)$ || $name == *..* ]]; then
+			log "$name is neither software nor models/NAME"
+			return 80
+		fi
+		[ "$name" = software ] || sources+=("$bucket/$name")
 	done
-	log "on $shared: software ${found//$'\n'/ }"
+	mkdir -p "$state"
+	(
+		flock 9
+		software
+	) 9>"$state/lock"
+	[ $# = 0 ] && sources=("$bucket/models")
+	[ ${#sources[@]} = 0 ] && return
+	[ "$TOKENFORK_GPUS" != 0 ] || args=(--no-weights)
+	"$tokenfork" stage "${args[@]}" --to "$scratch" "${sources[@]}"
 }
 
-main
+# What is said goes to the shared file system too, so that it outlives the node.
+exec 2> >(tee -a "$root/var/log/tokenfork-stage.log" "$root/shared/work/nodes/$(hostname)-stage.log" >&2)
+log "started: ${*:-everything}"
+main "$@"
+log "ready"

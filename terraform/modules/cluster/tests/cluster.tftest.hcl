@@ -13,12 +13,12 @@ run "defaults" {
 
   assert {
     condition     = { for s in awscc_pcs_cluster.this.slurm_configuration.slurm_custom_settings : s.parameter_name => s.parameter_value } == { Prolog = "/usr/local/sbin/tokenfork-ready" }
-    error_message = "nodes that were not set up would take jobs"
+    error_message = "nodes without their file systems would take jobs"
   }
 
   assert {
-    condition     = toset(keys(awscc_pcs_queue.this)) == toset(["gpu"]) && awscc_pcs_queue.this["gpu"].slurm_configuration.slurm_custom_settings[0].parameter_name == "Default"
-    error_message = "gpu is not the default partition"
+    condition     = { for name, q in awscc_pcs_queue.this : name => { for s in q.slurm_configuration.slurm_custom_settings : s.parameter_name => s.parameter_value } } == { gpu = { MaxTime = "24:00:00", Default = "YES" } }
+    error_message = "gpu is not the default partition, with jobs of a day at most"
   }
 
   assert {
@@ -42,8 +42,8 @@ run "defaults" {
   }
 
   assert {
-    condition     = output.gpus == { gpu = 1 } && output.partitions == tolist(["gpu"])
-    error_message = "a g6e.4xlarge has one GPU"
+    condition     = output.gpus == { gpu = 1 } && output.cpus == { gpu = 16 } && output.partitions == tolist(["gpu"])
+    error_message = "a g6e.4xlarge has one GPU and 16 CPUs"
   }
 
   assert {
@@ -73,10 +73,47 @@ run "defaults" {
 
   assert {
     condition = alltrue([for want in [
-      "export TOKENFORK_BUCKET=tokenfork-cluster-test", "TOKENFORK_SHARED_TYPE=efs TOKENFORK_SHARED_SOURCE=${aws_efs_file_system.shared[0].id}:/",
-      "AWS_REGION=us-east-1", file("node/setup.sh"), file("node/stage.sh"), file("node/ready.sh"),
+      "export TOKENFORK_BUCKET=tokenfork-cluster-test TOKENFORK_GPUS=1\n", "TOKENFORK_SHARED_TYPE=efs TOKENFORK_SHARED_SOURCE=${aws_efs_file_system.shared[0].id}:/",
+      "AWS_REGION=us-east-1", file("node/mount.sh"), file("node/stage.sh"), file("node/ready.sh"),
+      file("node/models.sh"), file("node/stage.service"), file("node/sudoers"),
     ] : strcontains(base64decode(aws_launch_template.node["gpu"].user_data), want)])
     error_message = "user data lacks a file or a value"
+  }
+
+  assert {
+    condition     = strcontains(base64decode(aws_launch_template.node["login"].user_data), "TOKENFORK_GPUS=0\n")
+    error_message = "the login node would copy weights"
+  }
+
+  assert {
+    condition     = data.aws_ami.node.include_deprecated
+    error_message = "an image that ami_id keeps is not found once AWS deprecates it"
+  }
+
+  assert {
+    condition     = aws_iam_role.node.name == "tf-cluster-us-east-1-node" && aws_iam_instance_profile.node.name == "tf-cluster-us-east-1-node"
+    error_message = "a second region would take the same names"
+  }
+
+  assert {
+    condition = (
+      aws_cloudwatch_log_group.pcs.name == "/aws/vendedlogs/pcs/tf-cluster" && aws_cloudwatch_log_group.pcs.retention_in_days == 14 && output.log_group == "/aws/vendedlogs/pcs/tf-cluster" &&
+      alltrue([for s in aws_cloudwatch_log_delivery_source.pcs : s.resource_arn == awscc_pcs_cluster.this.arn]) &&
+      alltrue([for d in aws_cloudwatch_log_delivery_destination.pcs : one(d.delivery_destination_configuration).destination_resource_arn == aws_cloudwatch_log_group.pcs.arn])
+    )
+    error_message = "the scheduler's logs do not go to a log group of their own"
+  }
+
+  assert {
+    condition = { for name, d in aws_cloudwatch_log_delivery.pcs : aws_cloudwatch_log_delivery_source.pcs[name].log_type => d.delivery_source_name } == {
+      PCS_SCHEDULER_LOGS = "tf-cluster-scheduler", PCS_SCALING_LOGS = "tf-cluster-scaling", PCS_JOBCOMP_LOGS = "tf-cluster-jobs"
+    }
+    error_message = "not the logs of scheduler, scaling and jobs"
+  }
+
+  assert {
+    condition     = awscc_pcs_cluster.this.slurm_configuration.accounting.mode == "NONE"
+    error_message = "accounting, which is billed, is on unasked"
   }
 
   assert {
@@ -143,10 +180,10 @@ run "efa" {
 
   variables {
     node_groups = {
-      one   = { instance_type = "g6e.12xlarge", max_nodes = 4 }
-      many  = { instance_type = "p5.48xlarge", max_nodes = 4, zone = "us-east-1b" }
-      none  = { instance_type = "p5.48xlarge", max_nodes = 4, efa = false }
-      alone = { instance_type = "p5.48xlarge", max_nodes = 1 }
+      one   = { instance_type = "g6e.12xlarge", max_nodes = 4, efa = true }
+      many  = { instance_type = "p5.48xlarge", max_nodes = 4, zone = "us-east-1b", efa = true }
+      none  = { instance_type = "p5.48xlarge", max_nodes = 4 }
+      alone = { instance_type = "p5.48xlarge", max_nodes = 1, efa = true }
     }
   }
 
@@ -195,7 +232,7 @@ run "purchases" {
     node_groups = {
       spot     = { instance_type = "g6e.12xlarge", max_nodes = 8, purchase = "SPOT" }
       block    = { instance_type = "p5.48xlarge", max_nodes = 4, purchase = "CAPACITY_BLOCK", capacity_reservation_id = "cr-0123456789abcdef0", zone = "us-east-1b" }
-      reserved = { instance_type = "p5.48xlarge", max_nodes = 2, capacity_reservation_id = "cr-0fedcba9876543210", efa = false }
+      reserved = { instance_type = "p5.48xlarge", max_nodes = 2, capacity_reservation_id = "cr-0fedcba9876543210" }
     }
   }
 
@@ -226,6 +263,39 @@ run "purchases" {
   }
 }
 
+run "cpu_group_and_accounting" {
+  command = plan
+
+  variables {
+    accounting = { keep_days = 30, enforce = "associations,limits,qos" }
+    log_days   = 90
+    node_groups = {
+      cpu   = { instance_type = "m7i.2xlarge", max_nodes = 1, max_hours = 4 }
+      large = { instance_type = "p5.48xlarge", max_nodes = 1 }
+    }
+  }
+
+  assert {
+    condition     = output.partitions == tolist(["large", "cpu"]) && output.gpus == { cpu = 0, large = 8 } && output.cpus == { cpu = 8, large = 192 }
+    error_message = "the default partition is not the one with GPUs"
+  }
+
+  assert {
+    condition = { for name, q in awscc_pcs_queue.this : name => { for s in q.slurm_configuration.slurm_custom_settings : s.parameter_name => s.parameter_value } } == {
+      cpu = { MaxTime = "4:00:00" }, large = { MaxTime = "24:00:00", Default = "YES" }
+    }
+    error_message = "the partitions' limits"
+  }
+
+  assert {
+    condition = (
+      awscc_pcs_cluster.this.slurm_configuration.accounting.mode == "STANDARD" && awscc_pcs_cluster.this.slurm_configuration.accounting.default_purge_time_in_days == 30 &&
+      contains([for s in awscc_pcs_cluster.this.slurm_configuration.slurm_custom_settings : "${s.parameter_name}=${s.parameter_value}"], "AccountingStorageEnforce=associations,limits,qos")
+    )
+    error_message = "accounting is not as asked"
+  }
+}
+
 run "refused" {
   command = plan
 
@@ -233,13 +303,14 @@ run "refused" {
     name           = "Has Spaces"
     size           = "HUGE"
     idle_minutes   = 0
+    log_days       = 2
     shared_storage = { type = "lustre", lustre_gib = 1300, lustre_deployment = "SCRATCH_2", lustre_throughput = 125 }
     node_groups = {
       login = { instance_type = "p5.48xlarge", max_nodes = 0, purchase = "CAPACITY_BLOCK" }
     }
   }
 
-  expect_failures = [var.name, var.size, var.idle_minutes, var.shared_storage, var.node_groups]
+  expect_failures = [var.name, var.size, var.idle_minutes, var.log_days, var.shared_storage, var.node_groups]
 }
 
 run "too_many_nodes" {

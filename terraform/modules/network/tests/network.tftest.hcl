@@ -22,6 +22,30 @@ run "defaults" {
   }
 
   assert {
+    condition     = aws_vpc_endpoint.s3.route_table_ids == toset([aws_route_table.private.id])
+    error_message = "no route of the subnets leads to the S3 gateway: nodes could not reach the bucket"
+  }
+
+  assert {
+    condition = { for zone, a in aws_route_table_association.private : zone => [a.subnet_id, a.route_table_id] } == {
+      for zone, s in aws_subnet.private : zone => [s.id, aws_route_table.private.id]
+    }
+    error_message = "a subnet has not the route table that leads to the S3 gateway"
+  }
+
+  # Slurm's ports alone are not enough: Lustre, NFS and EFA go the same way.
+  assert {
+    condition = alltrue([
+      for r in [
+        aws_vpc_security_group_ingress_rule.nodes_among_themselves,
+        aws_vpc_security_group_egress_rule.nodes_among_themselves,
+      ] : r.ip_protocol == "-1" && r.from_port == null && r.to_port == null &&
+      r.security_group_id == aws_security_group.nodes.id && r.referenced_security_group_id == aws_security_group.nodes.id
+    ])
+    error_message = "nodes do not reach each other on every port and protocol"
+  }
+
+  assert {
     condition = toset(one(jsondecode(aws_vpc_endpoint.s3.policy).Statement).Resource) == toset([
       "arn:aws:s3:::tokenfork-network-test", "arn:aws:s3:::tokenfork-network-test/*",
     ])
