@@ -2,6 +2,8 @@ package columnar
 
 import (
 	"bytes"
+	"encoding/csv"
+	"errors"
 	"reflect"
 	"strings"
 	"testing"
@@ -101,6 +103,35 @@ func TestCSV(t *testing.T) {
 		"3,-1,,,[],,x\n"
 	if b.String() != want {
 		t.Errorf("got\n%s\nwant\n%s", b, want)
+	}
+}
+
+// Text that a spreadsheet would take for a formula, and nothing else, gets a '.
+func TestCSVSafe(t *testing.T) {
+	type cell struct {
+		ID    string   `col:"id"`
+		Text  string   `col:"text"`
+		Note  *string  `col:"note"`
+		N     int64    `col:"n"`
+		Words []string `col:"words"`
+	}
+	for text, want := range map[string]string{"=1+1": "'=1+1", "+1": "'+1", "-2+3": "'-2+3", "@SUM(A1)": "'@SUM(A1)", "＝1": "'＝1", "\t=1": "'\t=1", "\n=1": "'\n=1",
+		"": "", "'=1": "'=1", " = 1": " = 1", "a=1": "a=1", "\xff": "\xff", "é": "é"} {
+		var b bytes.Buffer
+		w, err := NewCSVWriter[cell](&b, CSVSafe(), AsInt64("id"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := errors.Join(w.Write(&cell{"-7", text, &text, -3, []string{text}}), w.Close()); err != nil {
+			t.Fatal(err)
+		}
+		rows, err := csv.NewReader(&b).ReadAll()
+		if err != nil || len(rows) != 2 {
+			t.Fatalf("%q: %v, %v", text, rows, err)
+		}
+		if got := rows[1]; got[0] != "-7" || got[1] != want || got[2] != want || got[3] != "-3" || !strings.HasPrefix(got[4], "[") {
+			t.Errorf("%q: %q", text, got)
+		}
 	}
 }
 

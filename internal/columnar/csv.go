@@ -26,6 +26,10 @@ func NewCSVWriter[T any](w io.Writer, opts ...Option) (Writer[T], error) {
 	return cw, cw.flush()
 }
 
+// formulaStarts are what spreadsheets take for the start of a formula, the wide forms in
+// East Asian settings, and what they drop before one.
+const formulaStarts = "=+-@＝＋－＠\t\r\n"
+
 type csvWriter[T any] struct {
 	w       io.Writer
 	columns *Columns[T] // of Write
@@ -92,7 +96,7 @@ func (w *csvWriter[T]) appendValue(c codec, v *values, row int) {
 		w.buf = appendCell(w.buf, w.scratch)
 	case c.isText():
 		cell := v.data[v.offsets[row]:v.offsets[row+1]]
-		if w.safe && len(cell) > 0 && strings.IndexByte("=+-@\t\r\n", cell[0]) >= 0 {
+		if first, _ := utf8.DecodeRune(cell); w.safe && strings.ContainsRune(formulaStarts, first) {
 			w.scratch = append(append(w.scratch[:0], '\''), cell...)
 			cell = w.scratch
 		}

@@ -134,7 +134,7 @@ func AsInt64(column string) Option { return func(o *options) { o.int64s[column] 
 func Without(column string) Option { return func(o *options) { o.drop[column] = true } }
 
 // CSVSafe writes ' before text in CSV that a spreadsheet would take for a formula:
-// that begins with = + - @ or a control character.
+// that begins with = + - @, as ASCII or wide, a tab or a line break.
 func CSVSafe() Option { return func(o *options) { o.csvSafe = true } }
 
 // BatchRows sets the rows of a record batch or row group.
