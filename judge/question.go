@@ -33,10 +33,11 @@ type Framer struct {
 
 // framed is what the questions about a text share.
 type framed struct {
-	text   *job.Text
-	starts []int32 // by position, up to the text's end: the last sentence start before it, 0 if there is none
-	shown  []byte  // of all tokens
-	at     []int32 // where each token begins in shown, and where the last one ends
+	text    *job.Text
+	ordinal int64   // the text's ordinal: plan keeps one text after the other in one place
+	starts  []int32 // by position, up to the text's end: the last sentence start before it, 0 if there is none
+	shown   []byte  // of all tokens
+	at      []int32 // where each token begins in shown, and where the last one ends
 }
 
 // frame takes what is known of the text; the caller puts it back.
@@ -45,10 +46,10 @@ func (f *Framer) frame(s *job.Text) *framed {
 	if k == nil {
 		k = &framed{}
 	}
-	if k.text == s {
+	if k.text == s && k.ordinal == s.Ordinal {
 		return k
 	}
-	*k = framed{text: s, starts: append(k.starts[:0], 0), shown: k.shown[:0], at: append(k.at[:0], 0)}
+	*k = framed{text: s, ordinal: s.Ordinal, starts: append(k.starts[:0], 0), shown: k.shown[:0], at: append(k.at[:0], 0)}
 	start, ended := int32(0), false // whether an end is right before the position before
 	for p, id := range s.Real {
 		ends := f.endsAt(s.Real, p)

@@ -25,6 +25,19 @@ func framerOf(t *testing.T, rule string, pieces ...string) *Framer {
 	return f
 }
 
+// A text that is put where another one was is not taken for that one.
+func TestContextOfTheNextText(t *testing.T) {
+	f := framerOf(t, "sentences=2", "a", ".", "b")
+	s := &job.Text{Ordinal: 3, Real: []int32{0, 1, 0}}
+	if before, start, _ := f.context(s, 2); before != "a." || start != "" {
+		t.Errorf("%q, %q", before, start)
+	}
+	*s = job.Text{Ordinal: 4, Real: []int32{2, 2, 2, 2, 2, 2}}
+	if before, start, _ := f.context(s, 5); before != "" || start != "bbbbb" {
+		t.Errorf("the next text: %q, %q", before, start)
+	}
+}
+
 func TestContext(t *testing.T) {
 	words := strings.Split("One| dog|.| Two| cats|!|\n| Three| 3|5| hens| Four", "|")
 	real := []int32{0, 1, 2, 3, 4, 5, 6, 7, 8, 2, 9, 10, 2, 11}
