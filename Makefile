@@ -4,7 +4,7 @@ MODELS := $(or $(TOKENFORK_MODELS),$(CURDIR)/.cache/models)
 export TOKENFORK_VENV = $(VENV)
 export TOKENFORK_MODELS = $(MODELS)
 
-.PHONY: all build install setup demo test gold injections fuzz check bench bench-plan bench-merge bench-infer clean
+.PHONY: all build install setup demo test gold injections fuzz load kill-sweep damage-sweep check bench bench-plan bench-merge bench-infer clean
 
 all: build
 
@@ -16,7 +16,7 @@ install: ## into $GOBIN
 
 setup: .cache/demo.csv ## vLLM, the model pair, the demo's table
 
-$(VENV)/.ready: scripts/setup-vllm scripts/requirements.txt
+$(VENV)/.ready: scripts/setup-vllm scripts/versions $(wildcard scripts/locks/*)
 	scripts/setup-vllm
 	@touch $@
 
@@ -46,6 +46,18 @@ injections: setup ## how often it follows orders that are planted in the texts
 
 fuzz: ## every reader's fuzz target for a minute
 	scripts/fuzz
+
+LOAD_TEXTS ?= 17000
+load: ## what processes hold over a table of 10^6 mismatches, and over a quarter of it
+	go test ./cmd/tokenfork -run TestLoad -v -timeout 6h -load.texts $(LOAD_TEXTS)
+
+KILLS ?= 200
+kill-sweep: ## kills at random moments of whole runs, in a folder and in S3
+	go test ./cmd/tokenfork -run TestRandomKills -v -timeout 6h -kill.n $(KILLS)
+
+DAMAGES ?= 200
+damage-sweep: ## flipped bits, cuts and holes in every kind of file of a job
+	go test ./cmd/tokenfork -run TestDamageSweep -v -timeout 6h -damage.n $(DAMAGES)
 
 check: ## style
 	gofmt -l . | (! grep .)
