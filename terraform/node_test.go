@@ -446,3 +446,22 @@ func TestUnitAndSudoers(t *testing.T) {
 		t.Errorf("sudoers: %v\n%s", err, sudoers)
 	}
 }
+
+// TestSkyExample runs the commands of the example for SkyPilot as far as they go without models: the program takes every flag.
+func TestSkyExample(t *testing.T) {
+	text, err := os.ReadFile("examples/sky.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, script, ok := strings.Cut(string(text), "\nrun: |\n")
+	if !ok {
+		t.Fatal("no run block")
+	}
+	script = strings.NewReplacer("~/tokenfork", program, "set -e\n", "", "~/vllm/bin/vllm", "false", "chmod +x", "true").Replace(script)
+	cmd := exec.Command("bash", "-c", script)
+	cmd.Env = append(os.Environ(), "HOME="+t.TempDir(), "JOB="+t.TempDir(), "TABLE=none.csv", "SMALL=org/small", "REFERENCE=org/reference", "REFERENCE_GPUS=4", "JUDGE_FLAGS=--judge none")
+	out, err := cmd.CombinedOutput()
+	if strings.Contains(string(out), "see tokenfork --help") || !strings.Contains(string(out), "none.csv") {
+		t.Errorf("%v\n%s", err, out)
+	}
+}
