@@ -301,8 +301,13 @@ func (f *modelFlags) load(o *shard.Options) error {
 }
 
 func findModel(side job.Side, name string) (*model.Model, error) {
+	return findModelAt(fmt.Sprintf("--%s-model FOLDER", side), side.String(), name)
+}
+
+// findModelAt finds a model by a folder or hub name, which the flag gives.
+func findModelAt(flag, side, name string) (*model.Model, error) {
 	if name == "" {
-		return nil, failure.New(failure.Usage, fmt.Sprintf("give --%s-model FOLDER (or a cached hub name)", side), "no %s model is named", side)
+		return nil, failure.New(failure.Usage, "give "+flag+" (or a cached hub name)", "no %s model is named", side)
 	}
 	dir, err := model.Resolve(name, os.Getenv)
 	if err != nil {

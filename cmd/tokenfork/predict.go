@@ -8,7 +8,9 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -17,6 +19,7 @@ import (
 	"tokenfork/internal/job"
 	"tokenfork/internal/model"
 	"tokenfork/internal/store"
+	"tokenfork/internal/table"
 	"tokenfork/shard/predict"
 )
 
@@ -58,6 +61,11 @@ type predictFlags struct {
 	SmallArgs         string        `placeholder:"ARGS" help:"Further flags for vllm serve of the small model."`
 	ReferenceArgs     string        `placeholder:"ARGS" help:"Further flags for vllm serve of the reference model."`
 	ReferenceTP       int           `name:"reference-tp" placeholder:"N" help:"GPUs that each server of the reference is spread over (tensor parallel; default: the fewest that will do)."`
+	Model             []string      `sep:"none" placeholder:"NAME=PATH" help:"In place of a small model and a reference, a model under its name in a table of the study's layout; repeat it. The last one tokenises, and writes what is missing."`
+	ModelURL          []string      `name:"model-url" sep:"none" placeholder:"NAME=URL" help:"A server of a --model that already runs."`
+	ModelArgs         []string      `sep:"none" placeholder:"NAME=ARGS" help:"Further flags for vllm serve of a --model."`
+	Measures          string        `enum:"all,none" default:"all" help:"With --model: entropy, AU and EU beside the predictions (all), or none."`
+	EntropyTop        int           `default:"20" placeholder:"N" help:"With --model: log-probabilities at each position that the entropy is made of. More of them make its error smaller and the answers longer."`
 	Stall             time.Duration `default:"10m" help:"Probe a server that has sent no answer for this long."`
 	AllowMixedEngines bool          `help:"Go on although another vLLM or other flags read the first texts."`
 }
@@ -73,6 +81,7 @@ Examples:
   tokenfork predict texts.jsonl --out table.parquet --small-model DIR --reference-model DIR
   tokenfork predict a.txt b.txt --out table.csv --small-model DIR --reference-model DIR \
     --small-url http://127.0.0.1:8001 --reference-url http://127.0.0.1:8002
+  tokenfork predict texts.jsonl --out table.parquet --model 1.5=DIR --model 7.0=DIR --model 32.0=DIR
   tokenfork predict texts.jsonl --job ./job --small-model DIR --reference-model DIR
 `
 }
@@ -94,7 +103,7 @@ func (c *predictCmd) Run(ctx context.Context, con *console) error {
 	if !c.TableOnly {
 		o := predict.Options{Store: s, Corpus: corpus, Shards: c.Shard, Retry: c.Retry || len(c.Shard) == 0, PartEvery: c.PartEvery, Grace: c.Grace, Stall: c.Stall,
 			AllowMixedEngines: c.AllowMixedEngines, Keep: c.further.keep, Deterministic: c.further.deterministic, Log: con.logger(), Console: con.err}
-		o.Serve = func(n int) (*fleet.Model, error) { return c.serve(corpus, n, at) }
+		o.Serve = func(r job.Reader) (*fleet.Model, error) { return c.serve(corpus, r, at) }
 		err := at.watched(ctx, con, "predict", c.Shard, "both", func(who job.Attempt) error {
 			o.Who = who
 			return predict.Run(ctx, o)
@@ -127,40 +136,92 @@ func (c *predictCmd) corpus(ctx context.Context, con *console, s store.Store) (*
 		}
 		return corpus, err
 	}
-	o := predict.DealOptions{Files: c.Texts, Store: s, Shards: c.Shards, Chat: c.Chat, MaxResponse: c.MaxResponse, Log: con.logger()}
-	var models [2]*model.Model
-	for side, name := range [2]string{c.SmallModel, c.ReferenceModel} {
-		m, err := findModel(job.Side(side), name)
+	o := predict.DealOptions{Files: c.Texts, Store: s, Shards: c.Shards, Chat: c.Chat, MaxResponse: c.MaxResponse, Layout: table.R2R, Log: con.logger()}
+	given := [][2]string{{job.Small.String(), c.SmallModel}, {job.Reference.String(), c.ReferenceModel}}
+	if len(c.Model) > 0 {
+		var err error
+		if given, err = c.named("--model", c.Model); err != nil {
+			return nil, err
+		}
+		if o.Layout = table.Study; c.Measures == "all" {
+			o.Top = c.EntropyTop
+		}
+	}
+	var models []*model.Model
+	for i, m := range given {
+		found, err := findModelAt("--"+m[0]+"-model FOLDER", m[0], m[1])
 		if err != nil {
 			return nil, err
 		}
-		models[side] = m
-		if name, err = modelOnNodes(name); err != nil {
+		models = append(models, found)
+		if m[1], err = modelOnNodes(m[1]); err != nil {
 			return nil, err
 		}
-		o.Models = append(o.Models, job.CorpusModel{Side: job.Side(side).String(), EOS: m.EOS,
-			Model: job.Model{Name: name, Fingerprint: m.Fingerprint(), VocabSize: m.VocabSize, MaxPositions: m.MaxPositions}})
+		o.Models = append(o.Models, job.CorpusModel{Side: given[i][0], EOS: found.EOS,
+			Model: job.Model{Name: m[1], Fingerprint: found.Fingerprint(), VocabSize: found.VocabSize, MaxPositions: found.MaxPositions}})
 	}
-	if _, err := sharedTokenizer(models); err != nil {
-		return nil, err
+	for _, m := range models[:len(models)-1] {
+		if _, err := sharedTokenizer([2]*model.Model{m, models[len(models)-1]}); err != nil {
+			return nil, err
+		}
 	}
 	return predict.Deal(ctx, o)
 }
 
-// serve says where the corpus' model n is served: at its URLs, or in servers of the
-// task's own.
-func (c *predictCmd) serve(corpus *job.Corpus, n int, at *jobFlags) (*fleet.Model, error) {
-	m := &corpus.Models[n]
-	f := &fleet.Model{Name: m.Side, Key: serverKey(), StartTimeout: c.StartTimeout, Stall: c.Stall, Cost: 1}
-	flag, args, path := "--small-args", c.SmallArgs, c.SmallModel
-	f.URLs = c.SmallURL
-	if m.Side == job.Reference.String() {
-		flag, args, path = "--reference-args", c.ReferenceArgs, c.ReferenceModel
-		f.URLs, f.TensorParallel = c.ReferenceURL, c.ReferenceTP
+// modelName is what a column of the study's layout may begin with, and a task be called.
+var modelName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._]*$`)
+
+// named splits NAME=VALUE.
+func (c *predictCmd) named(flag string, given []string) (pairs [][2]string, err error) {
+	seen := map[string]bool{}
+	for _, g := range given {
+		name, value, ok := strings.Cut(g, "=")
+		switch {
+		case !ok || value == "" || !modelName.MatchString(name):
+			return nil, failure.New(failure.Usage, "as in "+flag+" 1.5=…; names have letters, digits, dots and underscores", "%s %s", flag, g)
+		case flag == "--model" && seen[name]:
+			return nil, failure.New(failure.Usage, "give each a name of its own", "two models %s", name)
+		}
+		seen[name] = true
+		pairs = append(pairs, [2]string{name, value})
 	}
-	var err error
-	if f.Args, err = words(flag, args); err != nil || len(f.URLs) > 0 {
+	switch {
+	case flag == "--model" && len(pairs) < 2:
+		return nil, failure.New(failure.Usage, "repeat --model", "one model makes no mismatch")
+	case flag == "--model" && c.SmallModel+c.ReferenceModel != "":
+		return nil, failure.New(failure.Usage, "leave --small-model and --reference-model out", "models are named in two ways")
+	case flag == "--model" && c.EntropyTop < 1:
+		return nil, failure.New(failure.Usage, "1 at least", "--entropy-top %d", c.EntropyTop)
+	}
+	return pairs, nil
+}
+
+// of are the values for the name.
+func (c *predictCmd) of(flag string, given []string, name string) (values []string, err error) {
+	pairs, err := c.named(flag, given)
+	for _, p := range pairs {
+		if p[0] == name {
+			values = append(values, p[1])
+		}
+	}
+	return values, err
+}
+
+// serve says where a reading's model is served: at its URLs, or in servers of the
+// task's own.
+func (c *predictCmd) serve(corpus *job.Corpus, r job.Reader, at *jobFlags) (*fleet.Model, error) {
+	m := &corpus.Models[r.Model]
+	f := &fleet.Model{Name: m.Side, Key: serverKey(), StartTimeout: c.StartTimeout, Stall: c.Stall, Cost: 1}
+	path, err := c.flagsOf(corpus, m, f)
+	if err != nil || len(f.URLs) > 0 {
 		return f, err
+	}
+	if corpus.Top > 0 {
+		mode, most := "raw_logits", 20
+		if r.Entropy {
+			mode, most = "raw_logprobs", max(most, corpus.Top)
+		}
+		f.Args = append([]string{"--logprobs-mode", mode, "--max-logprobs", strconv.Itoa(most)}, f.Args...)
 	}
 	if f.Command, err = words("--vllm", c.VLLM); err != nil {
 		return nil, err
@@ -189,6 +250,33 @@ func (c *predictCmd) serve(corpus *job.Corpus, n int, at *jobFlags) (*fleet.Mode
 		f.MaxModelLen, f.Longest = min(f.MaxModelLen, m.MaxPositions), min(f.Longest, m.MaxPositions)
 	}
 	return f, nil
+}
+
+// flagsOf fills in what the flags say of the corpus' model, and gives its path, if they
+// name another one.
+func (c *predictCmd) flagsOf(corpus *job.Corpus, m *job.CorpusModel, f *fleet.Model) (path string, err error) {
+	flag, args := "--small-args", c.SmallArgs
+	switch {
+	case corpus.Layout == table.Study:
+		var paths []string
+		if len(c.Model) > 0 {
+			paths, err = c.of("--model", c.Model, m.Side)
+		}
+		urls, err1 := c.of("--model-url", c.ModelURL, m.Side)
+		lines, err2 := c.of("--model-args", c.ModelArgs, m.Side)
+		if err := errors.Join(err, err1, err2); err != nil {
+			return "", err
+		}
+		flag, args, f.URLs = "--model-args", strings.Join(lines, " "), urls
+		path = strings.Join(paths, "")
+	case m.Side == job.Reference.String():
+		flag, args, path = "--reference-args", c.ReferenceArgs, c.ReferenceModel
+		f.URLs, f.TensorParallel = c.ReferenceURL, c.ReferenceTP
+	default:
+		f.URLs, path = c.SmallURL, c.SmallModel
+	}
+	f.Args, err = words(flag, args)
+	return path, err
 }
 
 // logs is where the servers' go: beside a table they would be lost with the folder.

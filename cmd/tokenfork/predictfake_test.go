@@ -7,6 +7,7 @@ import (
 	"flag"
 	"fmt"
 	"maps"
+	"math"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -307,4 +308,87 @@ func TestRunFromTexts(t *testing.T) {
 		t.Errorf("%d servers were started for what is done", n)
 	}
 	must(t, []int{failure.Usage}, append([]string{"run", table, "--texts", j.file, "--job", one}, flags...)...)
+}
+
+// Any number of models in the study's layout, on servers of the program's own and at
+// URLs: the predictions are the models', entropy is within its error of the whole
+// distribution's, AU and EU are those of the ten largest logits.
+func TestPredictMeasures(t *testing.T) {
+	j := newFakeTexts(t, 6)
+	dir := func(side int) string { return filepath.Join(j.dir, []string{"small", "reference"}[side]) }
+	models := []string{"--model", "1.5=" + dir(0), "--model", "7.0=" + dir(0), "--model", "32.0=" + dir(1)}
+	common := append([]string{"predict", j.file, "--max-response", "9", "--tmp", j.dir}, models...)
+	urls, half := []string{}, []string{}
+	for i, name := range []string{"1.5", "7.0", "32.0"} {
+		logits := fakevllm.Serve(t, fakevllm.Config{Model: j.models[i/2], Logits: true}).URL
+		half = append(half, "--model-url", name+"="+logits)
+		urls = append(urls, "--model-url", name+"="+logits, "--model-url", name+"="+j.servers[i/2].URL)
+	}
+	at, own := filepath.Join(j.dir, "urls.csv"), filepath.Join(j.dir, "own.csv")
+	must(t, []int{0}, slices.Concat(common, []string{"--out", at, "--shards", "2"}, urls)...)
+	j.measured(t, at)
+	must(t, []int{0}, append(append(common, "--out", own), ownedFakes(t, j.dir)[4:]...)...)
+	a, err := os.ReadFile(at)
+	b, err2 := os.ReadFile(own)
+	if err != nil || err2 != nil || !bytes.Equal(a, b) {
+		t.Errorf("the tables differ: %v, %v", err, err2)
+	}
+	must(t, []int{0}, "plan", at, "--dry-run", "--job", filepath.Join(j.dir, "job"), "--alignment", "next", "--small", "7", "--small-model", dir(0), "--reference-model", dir(1))
+	if out := must(t, []int{failure.Refused}, slices.Concat(common, []string{"--out", filepath.Join(j.dir, "half.csv")}, half)...); !strings.Contains(out, "no server of the 32.0 model gives log-probabilities") {
+		t.Error(out)
+	}
+	must(t, []int{0}, slices.Concat(common, []string{"--out", filepath.Join(j.dir, "none.csv"), "--measures", "none"}, half)...)
+	must(t, []int{failure.Usage}, slices.Concat(common, []string{"--out", at, "--model", "../x=" + dir(0)}, urls)...)
+}
+
+// measured compares a table of TestPredictMeasures with what the models say.
+func (j *fakeTexts) measured(t *testing.T, path string) {
+	t.Helper()
+	f, err := os.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	rows, err := csv.NewReader(f).ReadAll()
+	if err != nil || len(rows) != len(j.want)+1 {
+		t.Fatalf("%d rows, %v", len(rows), err)
+	}
+	cell := func(row []string, column string) string { return row[slices.Index(rows[0], column)] }
+	number := func(row []string, column string) float64 {
+		v, err := strconv.ParseFloat(cell(row, column), 64)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return v
+	}
+	var prefix []int32
+	for i, row := range rows[1:] {
+		want := strings.Split(j.want[i], ",")
+		if cell(row, "32.0_token_id") == "0" {
+			prefix = nil
+		}
+		prefix = append(prefix, int32(number(row, "1.5_real_token")))
+		for k, column := range []string{"row_id", "1.5_sentence_id", "7.0_token_id", "32.0_real_token", "token_type", "1.5_predictions", "32.0_predictions"} {
+			if cell(row, column) != want[k] {
+				t.Fatalf("row %d: %s is %s, want %s", i, column, cell(row, column), want[k])
+			}
+		}
+		for k, name := range []string{"1.5", "7.0", "32.0"} {
+			entropy, sum := 0.0, 0.0
+			logprobs := j.models[k/2].Logprobs(prefix)
+			for _, lp := range logprobs {
+				entropy -= lp * math.Exp(lp)
+			}
+			top := logprobs[:10]
+			for _, lp := range top { // the fake's logits begin at 20 - 0.125
+				sum += lp - top[0] + 20 - 0.125
+			}
+			if within := number(row, name+"_entropy_error"); within > 0.2 || math.Abs(number(row, name+"_entropy")-entropy) > within {
+				t.Errorf("row %d: entropy of %s is %s within %g, want %g", i, name, cell(row, name+"_entropy"), within, entropy)
+			}
+			if eu := number(row, name+"_EU"); math.Abs(eu-10/(sum+10)) > 1e-12 || number(row, name+"_AU") <= 0 {
+				t.Errorf("row %d: EU of %s is %g, want %g", i, name, eu, 10/(sum+10))
+			}
+		}
+	}
 }

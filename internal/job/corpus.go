@@ -33,10 +33,12 @@ type Corpus struct {
 	Format      int           `json:"format"`
 	ID          string        `json:"id"` // sha256 of the texts, models and settings, 16 hex digits
 	Models      []CorpusModel `json:"models"`
-	Chat        bool          `json:"chat"`         // prompts are messages to be put into the chat template
-	MaxResponse int           `json:"max_response"` // tokens that are written at most where a text has no response
-	Fingerprint string        `json:"fingerprint"`  // sha256 over the texts
-	Sources     []string      `json:"sources"`      // as given, for people
+	Chat        bool          `json:"chat"`          // prompts are messages to be put into the chat template
+	MaxResponse int           `json:"max_response"`  // tokens that are written at most where a text has no response
+	Layout      string        `json:"layout"`        // of the table: study or r2r
+	Top         int           `json:"top,omitempty"` // log-probabilities that entropy is made of; 0: the table has predictions alone
+	Fingerprint string        `json:"fingerprint"`   // sha256 over the texts
+	Sources     []string      `json:"sources"`       // as given, for people
 	Texts       int64         `json:"texts"`
 	Longest     int           `json:"longest"` // tokens of the longest text, at most
 	Shards      []Shard       `json:"shards"`  // Mismatches is 0, Cost the bytes of the texts
@@ -65,14 +67,18 @@ func (s *Source) TextOrdinal() int64 { return s.Ordinal }
 
 // Prediction is what a model said along one text of n tokens: a row of predict's parts.
 type Prediction struct {
-	Ordinal     int64   `col:"ordinal"`
-	IDs         []int32 `col:"ids"`         // n token ids, of the model that tokenises; nil of the others
-	Prompt      int32   `col:"prompt"`      // how many of them are the prompt's
-	Read        string  `col:"read"`        // sha256 of the ids
-	Predictions []int32 `col:"predictions"` // n: after each token the most probable one
-	Engine      *string `col:"engine"`      // hash of the engine's record
-	Error       *string `col:"error"`       // class, nil if all is well
-	Message     *string `col:"message"`
+	Ordinal      int64     `col:"ordinal"`
+	IDs          []int32   `col:"ids"`                    // n token ids, of the model that tokenises; nil of the others
+	Prompt       int32     `col:"prompt"`                 // how many of them are the prompt's
+	Read         string    `col:"read"`                   // sha256 of the ids
+	Predictions  []int32   `col:"predictions"`            // n: after each token the most probable one
+	Entropy      []float64 `col:"entropy,optional"`       // n, in nats; of a reading for it
+	EntropyError []float64 `col:"entropy_error,optional"` // n: how far Entropy may be off
+	AU           []float64 `col:"au,optional"`            // n; NaN where there is no evidence
+	EU           []float64 `col:"eu,optional"`            // n
+	Engine       *string   `col:"engine"`                 // hash of the engine's record
+	Error        *string   `col:"error"`                  // class, nil if all is well
+	Message      *string   `col:"message"`
 }
 
 // TextOrdinal makes it a Row.
@@ -84,11 +90,35 @@ func (p Prediction) Failed() bool { return p.Error != nil }
 // Tokenizes is the model that tokenises.
 func (c *Corpus) Tokenizes() *CorpusModel { return &c.Models[len(c.Models)-1] }
 
-// Sides are the models' names, the one that tokenises first: the others wait for it.
+// Reader is one reading of the texts by a model: a task of each shard.
+type Reader struct {
+	Side    string
+	Model   int  // number of the model
+	Entropy bool // reads log-probabilities for the entropy, and not predictions
+}
+
+// entropySuffix ends the side of a model's second reading.
+const entropySuffix = "-entropy"
+
+// Readers are the readings in order: that of the model that tokenises first, since the
+// others wait for it. A server gives either logits or log-probabilities, so that with
+// measures each model reads the texts twice.
+func (c *Corpus) Readers() []Reader {
+	var all []Reader
+	for n, m := range slices.Backward(c.Models) {
+		all = append(all, Reader{Side: m.Side, Model: n})
+		if c.Top > 0 {
+			all = append(all, Reader{Side: m.Side + entropySuffix, Model: n, Entropy: true})
+		}
+	}
+	return all
+}
+
+// Sides are those of the readers.
 func (c *Corpus) Sides() []string {
 	var all []string
-	for _, m := range slices.Backward(c.Models) {
-		all = append(all, m.Side)
+	for _, r := range c.Readers() {
+		all = append(all, r.Side)
 	}
 	return all
 }
@@ -136,7 +166,7 @@ func (c *Corpus) Identity() (string, error) {
 	for _, m := range c.Models {
 		readers = append(readers, reader{m.Side, m.Fingerprint})
 	}
-	b, err := json.Marshal(map[string]any{"format": c.Format, "texts": c.Fingerprint, "models": readers, "chat": c.Chat, "max_response": c.MaxResponse})
+	b, err := json.Marshal(map[string]any{"format": c.Format, "texts": c.Fingerprint, "models": readers, "chat": c.Chat, "max_response": c.MaxResponse, "layout": c.Layout, "top": c.Top})
 	if err != nil {
 		return "", fmt.Errorf("hash the texts' settings: %w", err)
 	}

@@ -90,10 +90,14 @@ func TestAgainstSciPyAndScikitLearn(t *testing.T) {
 	}
 	var ask struct {
 		Wilson    [][2]int64  `json:"wilson"`
+		Digamma   []float64   `json:"digamma"`
 		Quantiles []quantiles `json:"quantiles"`
 		Rankings  []rows      `json:"rankings"`
 	}
 	ask.Wilson = [][2]int64{{0, 1}, {1, 1}, {3, 7}, {50, 100}, {0, 10_000_000}, {9_999_999, 10_000_000}, {123, 456_789}}
+	for range 200 {
+		ask.Digamma = append(ask.Digamma, math.Exp(r.Float64()*20-10))
+	}
 	for _, n := range []int{1, 2, 3, 10, 101} {
 		q := quantiles{At: r.Float64()}
 		for range n {
@@ -107,6 +111,7 @@ func TestAgainstSciPyAndScikitLearn(t *testing.T) {
 	type bounds struct{ Value, Low, High float64 }
 	var want struct {
 		Wilson    [][2]float64
+		Digamma   []float64
 		Quantiles []float64
 		Rankings  []struct {
 			AUC, AP bounds
@@ -114,6 +119,11 @@ func TestAgainstSciPyAndScikitLearn(t *testing.T) {
 		}
 	}
 	reference(t, ask, &want)
+	for i, x := range ask.Digamma {
+		if got := stats.Digamma(x); math.Abs(got-want.Digamma[i]) > 1e-13*max(1, math.Abs(got)) {
+			t.Errorf("Digamma(%g) is %g, SciPy's %g", x, got, want.Digamma[i])
+		}
+	}
 	for i, k := range ask.Wilson {
 		if got := stats.Wilson(k[0], k[1]); !near(got.Low, want.Wilson[i][0], 1e-12) || !near(got.High, want.Wilson[i][1], 1e-12) {
 			t.Errorf("Wilson of %v: got %v, want %v", k, got, want.Wilson[i])

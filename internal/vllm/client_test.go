@@ -211,7 +211,7 @@ func TestAnswersWithoutEnd(t *testing.T) {
 			_, err := c.Complete(t.Context(), CompletionRequest{Prompt: Tokens(ids...), MaxTokens: 100, Margins: true})
 			return err
 		},
-		"predictions":  func() error { _, err := c.Predict(t.Context(), ids); return err },
+		"predictions":  func() error { _, err := c.Predict(t.Context(), ids, 1); return err },
 		"models":       func() error { _, err := c.Models(t.Context()); return err },
 		"health":       func() error { return c.Health(t.Context()) },
 		"metrics":      func() error { _, err := c.Metrics(t.Context()); return err },

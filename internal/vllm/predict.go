@@ -1,10 +1,12 @@
 package vllm
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
 	"net/http"
+	"slices"
 	"strconv"
 )
 
@@ -49,9 +51,18 @@ func (c *Client) tokenize(ctx context.Context, request map[string]any) ([]int32,
 	return answer.Tokens, nil
 }
 
-// Predict reads a text and gives the most probable next token after each of
-// its tokens, the last one included.
-func (c *Client) Predict(ctx context.Context, ids []int32) ([]int32, error) {
+// Reading is what a model says after each of a text's n tokens.
+type Reading struct {
+	Best []int32 // n: the most probable next token
+	// Top are the k largest scores at each position, descending: log-probabilities in
+	// nats, or logits of a server started with --logprobs-mode raw_logits. n·k of them.
+	Top   []float64
+	Usage Usage
+}
+
+// Predict reads a text and gives, after each of its tokens, the last one included, the
+// most probable next one and the k largest scores; k is at least 1.
+func (c *Client) Predict(ctx context.Context, ids []int32, k int) (*Reading, error) {
 	r := CompletionRequest{Prompt: Tokens(ids...), MaxTokens: 1}
 	if err := r.check(); err != nil {
 		return nil, err
@@ -59,8 +70,9 @@ func (c *Client) Predict(ctx context.Context, ids []int32) ([]int32, error) {
 	body := newBody()
 	defer body.release()
 	body.b = r.appendWire(body.b, Completions, c.Model)
-	body.b = append(body.b[:len(body.b)-1], `,"prompt_logprobs":1}`...)
-	data, err := c.do(ctx, http.MethodPost, Completions.path(), body, r.answerBound()+int64(len(ids))*2*tokenBytes)
+	body.b = fmt.Appendf(body.b[:len(body.b)-1], `,"return_tokens_as_token_ids":true,"logprobs":%d,"prompt_logprobs":%d}`, k, k)
+	bound := r.answerBound() + int64(len(ids)+1)*int64(k+1)*tokenBytes
+	data, err := c.do(ctx, http.MethodPost, Completions.path(), body, bound)
 	if err != nil {
 		return nil, err
 	}
@@ -68,21 +80,28 @@ func (c *Client) Predict(ctx context.Context, ids []int32) ([]int32, error) {
 	if err != nil {
 		return nil, err
 	}
-	out, err := readPredictions(data, len(ids))
+	reading, err := readScores(data, len(ids), k)
 	if err != nil {
 		return nil, err
 	}
-	return append(out, last.TokenIDs[0]), nil
+	reading.Best, reading.Usage = append(reading.Best, last.TokenIDs[0]), last.Usage
+	return reading, nil
 }
 
-// readPredictions finds the token of rank 1 at every position but the first,
-// of which nothing is predicted: vLLM adds it to the text's own token.
-func readPredictions(data []byte, n int) ([]int32, error) {
+// readScores finds the scores at every position but the first, of which nothing is
+// predicted, and those of the token that was generated. vLLM adds the text's own token
+// to the k best ones. The token of rank 1 after the last is not known here.
+func readScores(data []byte, n, k int) (*Reading, error) {
+	type score struct {
+		Logprob float64 `json:"logprob"`
+		Rank    int     `json:"rank"`
+	}
 	var w struct {
 		Choices []struct {
-			Prompt []map[string]struct {
-				Rank int `json:"rank"`
-			} `json:"prompt_logprobs"`
+			Prompt   []map[string]score `json:"prompt_logprobs"`
+			Logprobs *struct {
+				Top []map[string]float64 `json:"top_logprobs"`
+			} `json:"logprobs"`
 		} `json:"choices"`
 	}
 	if err := json.Unmarshal(data, &w); err != nil {
@@ -91,9 +110,12 @@ func readPredictions(data []byte, n int) ([]int32, error) {
 	if len(w.Choices) != 1 || len(w.Choices[0].Prompt) != n {
 		return nil, &AnswerError{Reason: fmt.Sprintf("no prompt_logprobs of a text of %d tokens", n)}
 	}
-	out := make([]int32, 0, n)
+	if l := w.Choices[0].Logprobs; l == nil || len(l.Top) != 1 {
+		return nil, &AnswerError{Reason: "no logprobs of the token that follows the text"}
+	}
+	out := &Reading{Best: make([]int32, 0, n), Top: make([]float64, 0, n*k)}
 	for p, tokens := range w.Choices[0].Prompt[1:] {
-		best := -1
+		best, from := -1, len(out.Top)
 		for key, token := range tokens {
 			id, err := strconv.ParseInt(key, 10, 32)
 			if err != nil || token.Rank == 1 && best >= 0 {
@@ -102,11 +124,33 @@ func readPredictions(data []byte, n int) ([]int32, error) {
 			if token.Rank == 1 {
 				best = int(id)
 			}
+			if token.Rank <= k {
+				out.Top = append(out.Top, token.Logprob)
+			}
 		}
 		if best < 0 {
 			return nil, &AnswerError{Reason: fmt.Sprintf("prompt_logprobs of position %d have no token of rank 1: %v", p+1, tokens)}
 		}
-		out = append(out, int32(best))
+		out.Best = append(out.Best, int32(best))
+		if err := out.sort(from, k, p+1); err != nil {
+			return nil, err
+		}
 	}
-	return out, nil
+	from := len(out.Top)
+	for _, v := range w.Choices[0].Logprobs.Top[0] {
+		out.Top = append(out.Top, v)
+	}
+	return out, out.sort(from, k, n)
+}
+
+// sort puts the scores of one position in order, which must be k: of equal ones at the
+// edge a server may give more.
+func (r *Reading) sort(from, k, position int) error {
+	here := r.Top[from:]
+	if len(here) < k {
+		return &AnswerError{Reason: fmt.Sprintf("%d scores at position %d, asked for %d", len(here), position, k)}
+	}
+	slices.SortFunc(here, func(a, b float64) int { return cmp.Compare(b, a) })
+	r.Top = r.Top[:from+k]
+	return nil
 }

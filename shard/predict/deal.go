@@ -26,6 +26,8 @@ type DealOptions struct {
 	Models      []job.CorpusModel // the last tokenises
 	Chat        bool
 	MaxResponse int
+	Layout      string // of the table
+	Top         int    // log-probabilities that entropy is made of; 0: no measures
 	Log         *slog.Logger
 }
 
@@ -39,7 +41,7 @@ const (
 // Deal reads the texts and writes them to the job's store as shards, in their order.
 // If the same texts for the same models are there already it writes nothing.
 func Deal(ctx context.Context, o DealOptions) (*job.Corpus, error) {
-	d := &dealer{DealOptions: o, corpus: &job.Corpus{Format: job.Format, Models: o.Models, Chat: o.Chat, MaxResponse: o.MaxResponse, Sources: o.Files}}
+	d := &dealer{DealOptions: o, corpus: &job.Corpus{Format: job.Format, Models: o.Models, Chat: o.Chat, MaxResponse: o.MaxResponse, Layout: o.Layout, Top: o.Top, Sources: o.Files}}
 	if err := d.measure(); err != nil {
 		return nil, err
 	}

@@ -5,9 +5,12 @@ package predict
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
+	"math"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -30,8 +33,8 @@ type Options struct {
 	Corpus *job.Corpus
 	Shards []int // nil: all of the corpus
 	Retry  bool  // read again what failed or is damaged in finished shards
-	// Serve says where the model of that number is served.
-	Serve func(n int) (*fleet.Model, error)
+	// Serve says where the model of a reading is served.
+	Serve func(job.Reader) (*fleet.Model, error)
 	// Keep takes the models' servers, by number, for a later stage: those of two models
 	// then run at once. nil: each model has the GPUs for itself, and its servers end.
 	Keep          []*fleet.Pool
@@ -65,9 +68,9 @@ func Run(ctx context.Context, o Options) error {
 	work, cancel := stage.Graceful(ctx, o.Grace)
 	defer cancel(nil)
 	var sum stage.Summary
-	together := sync.OnceValues(func() ([2]*fleet.Fleet, error) { return o.arrange(ctx, 0, 1) })
-	for n := range slices.Backward(o.Corpus.Models) {
-		r := &reading{Options: &o, n: n, model: &o.Corpus.Models[n], sum: &sum, together: together}
+	together := sync.OnceValues(func() ([2]*fleet.Fleet, error) { return o.arrange(ctx, job.Reader{Model: 0}, job.Reader{Model: 1}) })
+	for _, reader := range o.Corpus.Readers() {
+		r := &reading{Options: &o, Reader: reader, model: &o.Corpus.Models[reader.Model], sum: &sum, together: together}
 		if err := r.run(ctx, work); err != nil {
 			return stopped(ctx, err)
 		}
@@ -77,11 +80,11 @@ func Run(ctx context.Context, o Options) error {
 }
 
 // arrange finds places for the servers of one model or two.
-func (o *Options) arrange(ctx context.Context, numbers ...int) ([2]*fleet.Fleet, error) {
+func (o *Options) arrange(ctx context.Context, readers ...job.Reader) ([2]*fleet.Fleet, error) {
 	var models [2]*fleet.Model
-	for i, n := range numbers {
+	for i, r := range readers {
 		var err error
-		if models[i], err = o.Serve(n); err != nil {
+		if models[i], err = o.Serve(r); err != nil {
 			return [2]*fleet.Fleet{}, err
 		}
 	}
@@ -98,7 +101,7 @@ func stopped(ctx context.Context, err error) error {
 // reading is one model's way through the shards.
 type reading struct {
 	*Options
-	n       int
+	job.Reader
 	model   *job.CorpusModel
 	engine  string // hash of the engine's record
 	servers []fleet.Server
@@ -115,9 +118,12 @@ type reading struct {
 // inFlight is how many texts a server reads at once: each is a whole prefill.
 const inFlight = 32
 
-func (r *reading) tokenizes() bool { return r.n == len(r.Corpus.Models)-1 }
+// entropyInFlight is the same where the answers are many times as long.
+const entropyInFlight = 4
 
-func (r *reading) task(k int) job.Task { return r.Corpus.Task(k, r.model.Side) }
+func (r *reading) tokenizes() bool { return r.Side == r.Corpus.Tokenizes().Side }
+
+func (r *reading) task(k int) job.Task { return r.Corpus.Task(k, r.Side) }
 
 // run brings up the model's servers and sends them the shards.
 func (r *reading) run(admit, ctx context.Context) (err error) {
@@ -142,7 +148,7 @@ func (r *reading) run(admit, ctx context.Context) (err error) {
 	}
 	defer func() {
 		if r.Keep != nil {
-			r.Keep[r.n].Put(r.servers)
+			r.Keep[r.Model].Put(r.servers)
 			return
 		}
 		err = errors.Join(err, fleet.Close(r.servers))
@@ -151,7 +157,7 @@ func (r *reading) run(admit, ctx context.Context) (err error) {
 	for _, k := range todo {
 		total += int64(r.Corpus.Shards[k].Texts)
 	}
-	r.meter = progress.New(r.Console, "predict "+r.model.Side, "texts", total)
+	r.meter = progress.New(r.Console, "predict "+r.Side, "texts", total)
 	defer r.meter.Close()
 	return r.shards(admit, ctx, todo)
 }
@@ -213,9 +219,9 @@ func (r *reading) connect(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		at = both[r.n]
+		at = both[r.Model]
 	} else {
-		one, err := r.arrange(ctx, r.n)
+		one, err := r.arrange(ctx, r.Reader)
 		if err != nil {
 			return err
 		}
@@ -228,8 +234,12 @@ func (r *reading) connect(ctx context.Context) error {
 	if err := r.check(ctx, at.Args()); err != nil {
 		return errors.Join(err, fleet.Close(r.servers))
 	}
-	r.slots = make(chan fleet.Server, inFlight*len(r.servers))
-	for range inFlight {
+	each := inFlight
+	if r.Entropy {
+		each = entropyInFlight
+	}
+	r.slots = make(chan fleet.Server, each*len(r.servers))
+	for range each {
 		for _, s := range r.servers {
 			r.slots <- s
 		}
@@ -239,6 +249,7 @@ func (r *reading) connect(ctx context.Context) error {
 
 // check asks each server whether it serves the model, and records what answers.
 func (r *reading) check(ctx context.Context, args []string) error {
+	var fit []fleet.Server
 	for _, s := range r.servers {
 		client, _, err := s.Client(ctx)
 		if err != nil {
@@ -248,18 +259,73 @@ func (r *reading) check(ctx context.Context, args []string) error {
 		if err != nil {
 			return err
 		}
+		if fits, err := r.fits(ctx, client); err != nil {
+			return err
+		} else if !fits {
+			continue
+		}
+		fit = append(fit, s)
 		if r.length == 0 || served.MaxModelLen < r.length {
 			r.length = served.MaxModelLen
 		}
 	}
+	if len(fit) == 0 {
+		return r.unfit()
+	}
+	r.servers = fit // at URLs; those of the task's own are alike
 	e := fleet.Engine{Deterministic: r.Deterministic}
 	if err := e.Ask(ctx, r.servers[0], args, 0); err != nil {
 		return err
 	}
 	e.MaxModelLen, e.Args = "", withoutWindow(e.Args) // what was too long is read again with a larger one
 	var err error
-	r.engine, err = e.Keep(ctx, r.Store, job.CorpusEngineKey(r.model.Side), r.AllowMixedEngines, r.Log)
+	r.engine, err = e.Keep(ctx, r.Store, job.CorpusEngineKey(r.Side), r.AllowMixedEngines, r.Log)
 	return err
+}
+
+// k is how many scores the reading needs at each position.
+func (r *reading) k() int {
+	switch {
+	case r.Entropy:
+		return r.Corpus.Top
+	case r.Corpus.Top > 0:
+		return evidence
+	}
+	return 1
+}
+
+// fits asks a server whether its scores are what the reading needs: logits for AU and
+// EU, log-probabilities for the entropy. Probabilities are at most 1 in all.
+func (r *reading) fits(ctx context.Context, c *vllm.Client) (bool, error) {
+	if r.Corpus.Top == 0 {
+		return true, nil // the best token is the same by both
+	}
+	probe := make([]int32, 16)
+	for i := range probe {
+		probe[i] = int32(i * r.model.VocabSize / len(probe))
+	}
+	read, err := c.Predict(ctx, probe, r.k())
+	if err != nil {
+		return false, fmt.Errorf("ask %s for %d scores at each position (does it run with --max-logprobs %d?): %w", c.URL(), r.k(), r.k(), err)
+	}
+	most := 0.0
+	for i := 0; i < len(read.Top); i += r.k() {
+		sum := 0.0
+		for _, v := range read.Top[i : i+r.k()] {
+			sum += math.Exp(v)
+		}
+		most = max(most, sum)
+	}
+	return r.Entropy == (most < 1.001), nil
+}
+
+func (r *reading) unfit() error {
+	if r.Entropy {
+		return failure.New(failure.Refused, "give a server without --logprobs-mode raw_logits too (with --max-logprobs "+strconv.Itoa(r.k())+"), or --measures none",
+			"no server of the %s model gives log-probabilities, of which the entropy is made", r.model.Side)
+	}
+	return failure.New(failure.Refused, "AU and EU need a vLLM that gives the logits of a prompt by --logprobs-mode raw_logits (0.32 does); or --measures none",
+		"no server of the %s model gives logits", r.model.Side)
 }
 
 // withoutWindow leaves the flag of the window out of a server's.

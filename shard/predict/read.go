@@ -28,7 +28,7 @@ func (r *reading) read(ctx context.Context, s fleet.Server, x *job.Source, befor
 		return &job.Prediction{Ordinal: x.Ordinal, Engine: &r.engine, Error: &failed.Class, Message: &message}, nil
 	}
 	if err != nil {
-		return nil, fmt.Errorf("text %q, %s: %w", x.ID, r.model.Side, err)
+		return nil, fmt.Errorf("text %q, %s: %w", x.ID, r.Side, err)
 	}
 	return row, nil
 }
@@ -70,11 +70,32 @@ func (r *reading) predict(ctx context.Context, s fleet.Server, x *job.Source, be
 		return nil, &fleet.FailedError{Class: fleet.ClassRefused, Err: fmt.Errorf("token id %d: the model has %d ids", ids[i], r.model.VocabSize)}
 	}
 	row.Read = idsHash(ids)
+	var read *vllm.Reading
 	err := ask(func(ctx context.Context, c *vllm.Client) (err error) {
-		row.Predictions, err = c.Predict(ctx, ids)
+		read, err = c.Predict(ctx, ids, r.k())
 		return err
 	})
-	return row, err
+	if err != nil {
+		return nil, err
+	}
+	r.measure(row, read)
+	return row, nil
+}
+
+// measure puts what the reading is for into the row.
+func (r *reading) measure(row *job.Prediction, read *vllm.Reading) {
+	if !r.Entropy {
+		row.Predictions = read.Best
+	}
+	for i := 0; i < len(read.Top) && r.Corpus.Top > 0; i += r.k() {
+		if r.Entropy {
+			h, within := entropy(read.Top[i:i+r.k()], r.model.VocabSize)
+			row.Entropy, row.EntropyError = append(row.Entropy, h), append(row.EntropyError, within)
+		} else {
+			au, eu := uncertainty(read.Top[i : i+r.k()])
+			row.AU, row.EU = append(row.AU, au), append(row.EU, eu)
+		}
+	}
 }
 
 // idsHash tells token ids from others.

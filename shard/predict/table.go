@@ -5,25 +5,16 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"math"
 	"strings"
 
 	"tokenfork/internal/columnar"
 	"tokenfork/internal/failure"
 	"tokenfork/internal/job"
 	"tokenfork/internal/store"
+	"tokenfork/internal/table"
 	"tokenfork/internal/tasks"
 )
-
-// row is a token in R2R's layout: what the models would have said after it.
-type row struct {
-	RowID     int64  `col:"row_id"`
-	DataID    string `col:"data_id"`
-	TokenID   int64  `col:"token_id"`
-	RealToken int32  `col:"real_token"`
-	TokenType int32  `col:"token_type"`
-	Small     int32  `col:"SLM_predictions"`
-	Reference int32  `col:"LLM_predictions"`
-}
 
 // Types of tokens, as R2R has them.
 const (
@@ -50,15 +41,16 @@ func Write(ctx context.Context, o TableOptions) error {
 	}
 	var left int64
 	err := o.Out.Replace(ctx, o.Key, func(f io.Writer) error {
-		open := columnar.NewCSVWriter[row]
+		open := columnar.NewCSVRows
 		if strings.HasSuffix(o.Key, ".parquet") {
-			open = columnar.NewParquetWriter[row]
+			open = columnar.NewParquetRows
 		}
-		w, err := open(f)
+		t := &tableWriter{TableOptions: o, readers: o.Corpus.Readers()}
+		w, err := open(f, t.columns())
 		if err != nil {
 			return err
 		}
-		t := &tableWriter{TableOptions: o, out: w}
+		t.out = w
 		for k := range o.Corpus.Shards {
 			if err := t.shard(ctx, k); err != nil {
 				return err
@@ -76,7 +68,7 @@ func Write(ctx context.Context, o TableOptions) error {
 
 // whole refuses a table while tasks are unfinished.
 func (o *TableOptions) whole(ctx context.Context) error {
-	table, err := tasks.List(ctx, o.Store, tasks.AllShards)
+	found, err := tasks.List(ctx, o.Store, tasks.AllShards)
 	if err != nil {
 		return err
 	}
@@ -84,18 +76,57 @@ func (o *TableOptions) whole(ctx context.Context) error {
 	for k := range o.Corpus.Shards {
 		all = append(all, o.Corpus.Tasks(k)...)
 	}
-	open, err := table.Unfinished(ctx, all)
+	open, err := found.Unfinished(ctx, all)
 	if err != nil || len(open) == 0 {
 		return err
 	}
-	return failure.New(failure.Refused, "`"+job.Command(o.Store, "predict")+"` goes on", "%d of %d tasks are not finished: %s, …", len(open), len(all), table.Describe(open[0]))
+	return failure.New(failure.Refused, "`"+job.Command(o.Store, "predict")+"` goes on", "%d of %d tasks are not finished: %s, …", len(open), len(all), found.Describe(open[0]))
 }
 
 type tableWriter struct {
 	TableOptions
-	out  columnar.Writer[row]
-	rows int64
-	left int64 // texts left out
+	readers []job.Reader
+	out     columnar.Rows
+	left    int64 // texts left out
+
+	// The cells of the next row.
+	row         int64
+	id          string
+	token       int64
+	real, kind  int32
+	predictions []int32 // by model
+	measures    []measures
+}
+
+// measures are a model's at one position; nil where one is not defined.
+type measures struct{ entropy, within, au, eu *float64 }
+
+// columns are those of the layout.
+func (t *tableWriter) columns() []columnar.Cell {
+	models := t.Corpus.Models
+	t.predictions, t.measures = make([]int32, len(models)), make([]measures, len(models))
+	all := []columnar.Cell{{Name: "row_id", Value: &t.row}}
+	if t.Corpus.Layout == table.R2R {
+		return append(all, columnar.Cell{Name: "data_id", Value: &t.id}, columnar.Cell{Name: "token_id", Value: &t.token},
+			columnar.Cell{Name: "real_token", Value: &t.real}, columnar.Cell{Name: "token_type", Value: &t.kind},
+			columnar.Cell{Name: "SLM_predictions", Value: &t.predictions[job.Small]}, columnar.Cell{Name: "LLM_predictions", Value: &t.predictions[job.Reference]})
+	}
+	for i, model := range models {
+		add := func(suffix string, cell any) {
+			all = append(all, columnar.Cell{Name: model.Side + "_" + suffix, Value: cell})
+		}
+		add("sentence_id", &t.id)
+		add("token_id", &t.token)
+		add("real_token", &t.real)
+		add("predictions", &t.predictions[i])
+		if m := &t.measures[i]; t.Corpus.Top > 0 {
+			add("entropy", &m.entropy)
+			add("entropy_error", &m.within)
+			add("AU", &m.au)
+			add("EU", &m.eu)
+		}
+	}
+	return append(all, columnar.Cell{Name: "token_type", Value: &t.kind})
 }
 
 func (t *tableWriter) shard(ctx context.Context, k int) error {
@@ -103,9 +134,9 @@ func (t *tableWriter) shard(ctx context.Context, k int) error {
 	if err != nil {
 		return err
 	}
-	var read []*job.Committed[job.Prediction] // by model
-	for _, model := range t.Corpus.Models {
-		c, err := job.OpenCommitted[job.Prediction](ctx, t.Store, t.Corpus.Task(k, model.Side))
+	var read []*job.Committed[job.Prediction] // by reader
+	for _, reader := range t.readers {
+		c, err := job.OpenCommitted[job.Prediction](ctx, t.Store, t.Corpus.Task(k, reader.Side))
 		if err != nil {
 			return err
 		}
@@ -122,7 +153,7 @@ func (t *tableWriter) shard(ctx context.Context, k int) error {
 				return err
 			}
 			if len(rows) == 0 {
-				return fmt.Errorf("%s has no row of text %d", t.Corpus.Task(k, t.Corpus.Models[i].Side), x.Ordinal)
+				return fmt.Errorf("%s has no row of text %d", t.Corpus.Task(k, t.readers[i].Side), x.Ordinal)
 			}
 			said[i] = &rows[0]
 		}
@@ -133,33 +164,64 @@ func (t *tableWriter) shard(ctx context.Context, k int) error {
 	return nil
 }
 
-// text writes the rows of a text by what each model said along it.
+// text writes the rows of a text by what each reader found along it; the first is the
+// one that tokenises.
 func (t *tableWriter) text(x *job.Source, k int, said []*job.Prediction) error {
-	tokens := said[len(said)-1]
-	for i := len(said) - 1; i >= 0; i-- { // the one that tokenises is the reason of the others
-		if p := said[i]; p.Error != nil {
+	tokens := said[0]
+	n := len(tokens.IDs)
+	for i, p := range said {
+		if p.Error != nil { // of the one that tokenises, it is the reason of the others
 			t.left++
-			t.Log.Warn("text left out", "id", x.ID, "reason", t.Corpus.Models[i].Side+": "+*p.Error+": "+*p.Message)
+			t.Log.Warn("text left out", "id", x.ID, "reason", t.readers[i].Side+": "+*p.Error+": "+*p.Message)
 			return nil
 		}
-		if p := said[i]; p.Read != idsHash(tokens.IDs) || len(p.Predictions) != len(tokens.IDs) {
-			task := t.Corpus.Task(k, t.Corpus.Models[i].Side)
+		whole := len(p.Predictions) == n && (t.Corpus.Top == 0 || len(p.AU) == n && len(p.EU) == n)
+		if t.readers[i].Entropy {
+			whole = len(p.Entropy) == n && len(p.EntropyError) == n
+		}
+		if !whole || p.Read != tokens.Read {
+			task := t.Corpus.Task(k, t.readers[i].Side)
 			return failure.New(failure.Refused, "remove "+task.Prefix()+" of it and run the same command: the model reads the shard again",
 				"%s in %s read other tokens of text %q than %s has", task, t.Store, x.ID, t.Corpus.Tokenizes().Side)
 		}
 	}
+	t.id = x.ID
 	for i, id := range tokens.IDs {
-		kind := int32(inResponse)
+		t.token, t.real, t.kind = int64(i), id, inResponse
 		if i < int(tokens.Prompt) {
-			kind = inPrompt
+			t.kind = inPrompt
 		}
-		err := t.out.Write(&row{t.rows, x.ID, int64(i), id, kind, said[0].Predictions[i], tokens.Predictions[i]})
-		if err != nil {
+		t.position(said, i)
+		if err := t.out.Write(); err != nil {
 			return err
 		}
-		t.rows++
+		t.row++
 	}
 	return nil
+}
+
+// position fills in what the readers found at a position.
+func (t *tableWriter) position(said []*job.Prediction, i int) {
+	for j, r := range t.readers {
+		m := &t.measures[r.Model]
+		switch {
+		case r.Entropy:
+			m.entropy, m.within = &said[j].Entropy[i], &said[j].EntropyError[i]
+		case t.Corpus.Top > 0:
+			t.predictions[r.Model] = said[j].Predictions[i]
+			m.au, m.eu = defined(&said[j].AU[i]), &said[j].EU[i]
+		default:
+			t.predictions[r.Model] = said[j].Predictions[i]
+		}
+	}
+}
+
+// defined is nil for NaN.
+func defined(v *float64) *float64 {
+	if math.IsNaN(*v) {
+		return nil
+	}
+	return v
 }
 
 // Beside is what the name of a table gets where its texts and parts are kept meanwhile.

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 import sklearn
+from scipy.special import digamma
 from scipy.stats import binomtest, bootstrap
 from sklearn.metrics import average_precision_score, roc_auc_score
 
@@ -47,6 +48,7 @@ def ranking(rows: dict) -> dict:
 json.dump(
     {
         "Wilson": [wilson(*k) for k in ask["wilson"]],
+        "Digamma": digamma(ask["digamma"]).tolist(),
         "Quantiles": [np.quantile(q["values"], q["at"]) for q in ask["quantiles"]],
         "Rankings": [ranking(r) for r in ask["rankings"]],
     },

@@ -82,7 +82,7 @@ func (s *Server) complete(w http.ResponseWriter, r *http.Request, generate bool)
 	case WrongEnd:
 		a.finish, a.stop = "stop", strconv.Itoa(int(a.ids[len(a.ids)-1])+1)
 	}
-	s.send(w, r, a.wire(&q, &s.config.Model, generate), f)
+	s.send(w, r, a.wire(&q, s, generate), f)
 }
 
 // valid refuses what vLLM refuses.
@@ -243,16 +243,17 @@ type logprob struct {
 }
 
 // wire is the answer as either API writes it.
-func (a *answer) wire(q *request, m *Model, generate bool) []byte {
+func (a *answer) wire(q *request, s *Server, generate bool) []byte {
+	m := &s.config.Model
 	choice := map[string]any{"index": 0, "token_ids": a.ids, "finish_reason": a.finish, "stop_reason": json.RawMessage(a.stop)}
 	if !generate {
 		choice["text"] = m.Text(a.ids)
 	}
 	if q.PromptLogprobs != nil {
-		choice["prompt_logprobs"] = m.read(q.Prompt, *q.PromptLogprobs)
+		choice["prompt_logprobs"] = s.read(q.Prompt, *q.PromptLogprobs)
 	}
 	if q.Logprobs > 0 {
-		choice["logprobs"] = a.logprobs(m, q.Logprobs, generate)
+		choice["logprobs"] = a.logprobs(s, q.Logprobs, generate)
 	}
 	b, err := json.Marshal(map[string]any{"id": "fake", "choices": []any{choice}, "usage": map[string]any{
 		"prompt_tokens": len(q.Prompt), "completion_tokens": len(a.ids), "total_tokens": len(q.Prompt) + len(a.ids),
@@ -263,13 +264,15 @@ func (a *answer) wire(q *request, m *Model, generate bool) []byte {
 	return b
 }
 
-func (a *answer) logprobs(m *Model, n int, generate bool) any {
+func (a *answer) logprobs(s *Server, n int, generate bool) any {
+	m := &s.config.Model
 	var content []logprob
 	var tops []map[string]float64
 	for i, id := range a.ids {
 		own, top := logprob{Token: tokenName(id)}, map[string]float64{}
 		for rank := range n {
 			other, p := m.ranked(a.states[i], m.next(a.states[i], a.seed), rank)
+			p = s.score(a.states[i], p)
 			own.Top = append(own.Top, logprob{Token: tokenName(other), Logprob: p})
 			top[tokenName(other)] = p
 		}
@@ -285,7 +288,8 @@ func (a *answer) logprobs(m *Model, n int, generate bool) any {
 func tokenName(id int32) string { return "token_id:" + strconv.Itoa(int(id)) }
 
 // read gives, for each position, the n most probable ids and the one that is there.
-func (m *Model) read(prompt []int32, n int) []map[string]any {
+func (s *Server) read(prompt []int32, n int) []map[string]any {
+	m := &s.config.Model
 	out := make([]map[string]any, 0, len(prompt))
 	at := prefixState(nil)
 	for i, id := range prompt {
@@ -294,7 +298,7 @@ func (m *Model) read(prompt []int32, n int) []map[string]any {
 		for rank := range m.size() {
 			other, p := m.ranked(at, best, rank)
 			if rank < n || other == id {
-				all[strconv.Itoa(int(other))] = map[string]any{"logprob": p, "rank": rank + 1, "decoded_token": m.Text([]int32{other})}
+				all[strconv.Itoa(int(other))] = map[string]any{"logprob": s.score(at, p), "rank": rank + 1, "decoded_token": m.Text([]int32{other})}
 			}
 		}
 		if i == 0 {

@@ -51,6 +51,7 @@ type Config struct {
 	BlockSize   int           // tokens of a KV cache block; 16
 	KVTokens    int           // that the KV cache holds; 1 << 20
 	TokenTime   time.Duration // for each token generated; none
+	Logits      bool          // scores are logits: --logprobs-mode raw_logits
 	Old         bool          // a version without the Generate API and its flag
 
 	Faults []Fault

@@ -3,6 +3,7 @@ package fakevllm
 import (
 	"encoding/json"
 	"fmt"
+	"math"
 	"os"
 	"path/filepath"
 	"slices"
@@ -105,6 +106,36 @@ func (m *Model) ranked(s state, best int32, rank int) (int32, float64) {
 		logprob -= m.gap(s) + float64(rank-1)/2
 	}
 	return int32(id), logprob
+}
+
+// norm is the logarithm of the sum of what ranked gives, as probabilities.
+func (m *Model) norm(s state) float64 {
+	sum := 0.0
+	for rank := range m.size() {
+		_, p := m.ranked(s, 0, rank)
+		sum += math.Exp(p)
+	}
+	return math.Log(sum)
+}
+
+// score is a logprob that ranked gives as a server in its mode shows it: a logit, or
+// a log-probability of a distribution.
+func (s *Server) score(at state, p float64) float64 {
+	if s.config.Logits {
+		return p + 20
+	}
+	return p - s.config.Model.norm(at)
+}
+
+// Logprobs are the log-probabilities of all ids after the prefix, descending.
+func (m *Model) Logprobs(prefix []int32) []float64 {
+	at := prefixState(prefix)
+	var all []float64
+	for rank := range m.size() {
+		_, p := m.ranked(at, 0, rank)
+		all = append(all, p-m.norm(at))
+	}
+	return all
 }
 
 // Text is what the ids stand for.

@@ -108,7 +108,8 @@ func (c *Config) readFlags(args []string) (network, address string, err error) {
 	uds, host, port := flags.String("uds", "", ""), flags.String("host", "", ""), flags.String("port", "", "")
 	flags.StringVar(&c.Name, "served-model-name", "", "")
 	maxLen := flags.Int("max-model-len", 0, "")
-	for _, name := range []string{"generation-config", "dtype", "block-size", "tensor-parallel-size", "gpu-memory-utilization", "api-server-count"} {
+	mode := flags.String("logprobs-mode", "", "")
+	for _, name := range []string{"generation-config", "dtype", "block-size", "tensor-parallel-size", "gpu-memory-utilization", "api-server-count", "max-logprobs"} {
 		flags.String(name, "", "")
 	}
 	known := []string{"enable-prompt-tokens-details", "disable-uvicorn-access-log", "enforce-eager"}
@@ -133,6 +134,7 @@ func (c *Config) readFlags(args []string) (network, address string, err error) {
 		c.Model = m
 	}
 	c.Model.name = filepath.Base(args[1])
+	c.Logits = c.Logits || *mode == "raw_logits"
 	if *maxLen > 0 {
 		c.MaxModelLen = *maxLen
 	}
