@@ -106,7 +106,7 @@ func (t *tableWriter) columns() []columnar.Cell {
 	models := t.Corpus.Models
 	t.predictions, t.measures = make([]int32, len(models)), make([]measures, len(models))
 	all := []columnar.Cell{{Name: "row_id", Value: &t.row}}
-	if t.Corpus.Layout == table.R2R {
+	if t.Corpus.Layout != table.Study {
 		return append(all, columnar.Cell{Name: "data_id", Value: &t.id}, columnar.Cell{Name: "token_id", Value: &t.token},
 			columnar.Cell{Name: "real_token", Value: &t.real}, columnar.Cell{Name: "token_type", Value: &t.kind},
 			columnar.Cell{Name: "SLM_predictions", Value: &t.predictions[job.Small]}, columnar.Cell{Name: "LLM_predictions", Value: &t.predictions[job.Reference]})

@@ -15,16 +15,27 @@ with torch.no_grad():
     logits = LlamaForCausalLM.from_pretrained(model, dtype=torch.float32)(torch.tensor([ids])).logits[0]
 log_p = logits.log_softmax(-1)
 top = logits.topk(10).values.double()
-total = top.sum(-1, keepdim=True)  # as R2R's compute_logu, which takes the logits as they are
-surprise = torch.digamma(top + 1) - torch.digamma(total + 1)
+
+
+def logu(evidence: torch.Tensor) -> tuple[list[float], list[float]]:
+    """Returns AU and EU, written as R2R's compute_logu is."""
+    total = evidence.sum(-1, keepdim=True)
+    surprise = torch.digamma(evidence + 1) - torch.digamma(total + 1)
+    return (-(evidence / total * surprise).sum(-1)).tolist(), (10 / (total.squeeze(-1) + 10)).tolist()
+
+
+au, eu = logu(top.clamp(min=0))
+r2r_au, r2r_eu = logu(top)  # R2R takes the logits as they are
 json.dump(
     {
         "vocab": logits.shape[-1],
         "logits": logits.topk(10).values.tolist(),
         "logprobs": log_p.topk(100).values.tolist(),
         "entropy": (-(log_p.exp() * log_p).double().sum(-1)).tolist(),
-        "au": (-(top / total * surprise).sum(-1)).tolist(),
-        "eu": (10 / (total.squeeze(-1) + 10)).tolist(),
+        "au": au,
+        "eu": eu,
+        "r2r_au": r2r_au,
+        "r2r_eu": r2r_eu,
     },
     sys.stdout,
 )
