@@ -168,8 +168,8 @@ func (c *predictCmd) corpus(ctx context.Context, con *console, s store.Store) (*
 	return predict.Deal(ctx, o)
 }
 
-// modelName is what a column of the study's layout may begin with, and a task be called.
-var modelName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._]*$`)
+// tableName is what a column of the study's layout may begin with, and a task be called.
+var tableName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._]*$`)
 
 // named splits NAME=VALUE.
 func (c *predictCmd) named(flag string, given []string) (pairs [][2]string, err error) {
@@ -177,7 +177,7 @@ func (c *predictCmd) named(flag string, given []string) (pairs [][2]string, err 
 	for _, g := range given {
 		name, value, ok := strings.Cut(g, "=")
 		switch {
-		case !ok || value == "" || !modelName.MatchString(name):
+		case !ok || value == "" || !tableName.MatchString(name):
 			return nil, failure.New(failure.Usage, "as in "+flag+" 1.5=…; names have letters, digits, dots and underscores", "%s %s", flag, g)
 		case flag == "--model" && seen[name]:
 			return nil, failure.New(failure.Usage, "give each a name of its own", "two models %s", name)
@@ -215,6 +215,9 @@ func (c *predictCmd) serve(corpus *job.Corpus, r job.Reader, at *jobFlags) (*fle
 	path, err := c.flagsOf(corpus, m, f)
 	if err != nil || len(f.URLs) > 0 {
 		return f, err
+	}
+	if slices.ContainsFunc(f.Args, func(arg string) bool { return strings.HasPrefix(arg, "--speculative") }) {
+		return nil, failure.New(failure.Usage, "leave it out; infer may have it", "vLLM's scores of a prompt are wrong with speculative decoding (vllm#53488)")
 	}
 	if corpus.Top > 0 {
 		mode, most := "raw_logits", 20
