@@ -330,9 +330,10 @@ func TestStage(t *testing.T) {
 	}
 }
 
-// task is how tokenfork's scripts run a prologue: with settings, in their own shell.
-const task = `SMALL_MODEL=$TOKENFORK_ROOT/scratch/models/small JUDGE_MODEL=$TOKENFORK_ROOT/scratch/models/judge REFERENCE_MODEL=/elsewhere
-. tokenfork-models || exit 7
+// task is what tokenfork's scripts do before they work: the real prologue, in their own shell.
+const task = `source ../slurm/scripts/runner.bash; PROLOGUE='. tokenfork-models'
+SMALL_MODEL=$TOKENFORK_ROOT/scratch/models/small JUDGE_MODEL=$TOKENFORK_ROOT/scratch/models/judge REFERENCE_MODEL=/elsewhere
+set_up
 echo "$SMALL_MODEL $JUDGE_MODEL $REFERENCE_MODEL"; cat "$SMALL_MODEL/a.safetensors"`
 
 // A task waits for its own models, and for no others: a bad upload of one does not hold up the rest.
