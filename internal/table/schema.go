@@ -102,7 +102,13 @@ func resolve(header []string, req Request) (*Schema, error) {
 }
 
 func checkHeader(header []string) error {
+	if first := strings.Join(header[:min(len(header), 1)], ""); strings.HasPrefix(first, "sep=") || strings.HasPrefix(first, "#") {
+		return failure.New(failure.Refused, "remove the first line: tail -n +2 FILE | tokenfork plan -", "the first line is %q, not the columns' names", first)
+	}
 	for _, h := range header {
+		if trimmed := strings.TrimSpace(h); trimmed != h && hasMeaning(trimmed) {
+			return failure.New(failure.Refused, "write the table without spaces around the delimiters", "the column %q has white space around its name", h)
+		}
 		if distance(strings.ToLower(h), typesColumn) == 1 || h != typesColumn && strings.EqualFold(h, typesColumn) {
 			return failure.New(failure.Refused, "rename it, or fetch the file again if the name is damaged", "is the column %q meant to be %q?", h, typesColumn)
 		}
@@ -119,6 +125,19 @@ func checkHeader(header []string) error {
 		}
 	}
 	return nil
+}
+
+// hasMeaning says whether a column may be one that a table is read by.
+func hasMeaning(name string) bool {
+	if name == "row_id" || name == "data_id" || name == typesColumn {
+		return true
+	}
+	for _, suffix := range studySuffixes {
+		if strings.HasSuffix(name, suffix) {
+			return true
+		}
+	}
+	return false
 }
 
 func (s *Schema) resolveR2R(header []string, req Request) error {
@@ -222,7 +241,12 @@ func (s *Schema) find(header []string, wanted map[role]string) error {
 		}
 		at := slices.Index(header, name)
 		if at < 0 {
-			return failure.New(failure.Refused, fmt.Sprintf("is %q meant? Rename it", nearest(header, name)), "column %q is missing; the table has %s", name, strings.Join(header, ", "))
+			best := nearest(header, name)
+			hint := fmt.Sprintf("is %q meant? Rename it", best)
+			if distance(best, name) > len(name)/2 {
+				hint = "write the table with that column; pandas: DataFrame.reset_index() makes one of the index"
+			}
+			return failure.New(failure.Refused, hint, "column %q is missing; the table has %s", name, strings.Join(header, ", "))
 		}
 		if slices.Contains(header[at+1:], name) {
 			return failure.New(failure.Refused, "remove one of them", "duplicate column %q", name)
