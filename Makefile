@@ -44,6 +44,9 @@ gold: build setup ## how far the demo's judge, or JUDGE=URL, agrees with testdat
 injections: setup ## how often it follows orders that are planted in the texts
 	scripts/measure-judge injections
 
+test-tokenizers: build setup ## every id of every vocabulary; make test compares a part of most large ones
+	go test ./internal/tokenizer -timeout 60m -tokenizers.all
+
 fuzz: ## every reader's fuzz target for a minute
 	scripts/fuzz
 
