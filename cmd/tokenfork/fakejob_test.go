@@ -26,6 +26,12 @@ type fakeJob struct {
 // newFakeJob makes a table of texts with so many tokens each. Faults are of all servers.
 func newFakeJob(t testing.TB, texts, tokens, shards int, faults ...fakevllm.Fault) *fakeJob {
 	t.Helper()
+	return newFakeJobOf(t, fakevllm.Config{Faults: faults}, texts, tokens, shards)
+}
+
+// newFakeJobOf has servers that are like c but for their models.
+func newFakeJobOf(t testing.TB, c fakevllm.Config, texts, tokens, shards int) *fakeJob {
+	t.Helper()
 	j := &fakeJob{dir: t.TempDir()}
 	var vocabulary fakevllm.Pieces
 	for _, p := range pieces {
@@ -37,11 +43,12 @@ func newFakeJob(t testing.TB, texts, tokens, shards int, faults ...fakevllm.Faul
 		m := &models[side]
 		m.Pieces, m.AddedFrom, m.EOS = append(vocabulary, added...), len(pieces), []int32{eosID}
 		m.Write(t, filepath.Join(j.dir, name))
-		s := fakevllm.Serve(t, fakevllm.Config{Model: *m, Faults: faults})
+		c.Model = *m
+		s := fakevllm.Serve(t, c)
 		j.servers = append(j.servers, s)
 		j.flags = append(j.flags, "--"+name+"-model", filepath.Join(j.dir, name), "--"+name+"-url", s.URL)
 	}
-	judge := fakevllm.Serve(t, fakevllm.Config{Model: models[1], Faults: faults})
+	judge := fakevllm.Serve(t, c)
 	j.servers = append(j.servers, judge)
 	j.flags = append(j.flags, "--judge", judge.URL, "--judge-model", "fake")
 	j.table = filepath.Join(j.dir, "table.csv")
