@@ -3,6 +3,7 @@ package merge_test
 import (
 	"fmt"
 	"io"
+	"maps"
 	"os/exec"
 	"path/filepath"
 	"slices"
@@ -12,6 +13,7 @@ import (
 	"tokenfork/internal/job"
 	"tokenfork/internal/job/jobtest"
 	"tokenfork/internal/store"
+	"tokenfork/internal/store/storetest"
 	"tokenfork/internal/vllm/vllmtest"
 	"tokenfork/judge/merge"
 )
@@ -96,4 +98,54 @@ func TestReadersOfDatasets(t *testing.T) {
 		t.Errorf("%v: %s", err, said)
 	}
 	t.Logf("%s", said)
+}
+
+// TestDatasetInS3 writes results, one of them in several parts of an upload, and a
+// dataset to a real S3 server: the same bytes as in a folder.
+func TestDatasetInS3(t *testing.T) {
+	s := jobtest.Large(t, 100, 3) // results.arrow has 18 MB, a part of an upload 16 MiB
+	proxy := storetest.StartS3(t)
+	bucket, err := store.Open(t.Context(), "s3://"+proxy.Bucket+"/results", store.Options{S3Endpoint: proxy.URL, S3PathStyle: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	folder, err := store.Open(t.Context(), t.TempDir(), store.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, parts := range []int{0, 4} {
+		var sums [2]*merge.Summary
+		for i, out := range []store.Store{folder, bucket} {
+			if sums[i], err = merge.Merge(t.Context(), merge.Options{Jobs: []merge.Source{{Store: s, Judging: jobtest.Judging, Accept: accepted}},
+				Out: out, Parts: parts, Console: io.Discard}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if !maps.Equal(sums[0].SHA256, sums[1].SHA256) || len(sums[0].SHA256) != 3*max(1, parts) {
+			t.Errorf("%v in the folder, %v in S3", sums[0].SHA256, sums[1].SHA256)
+		}
+		var there []string
+		for o, err := range bucket.List(t.Context(), "results") {
+			if err != nil {
+				t.Fatal(err)
+			}
+			there = append(there, o.Key)
+			b, err := store.ReadAll(t.Context(), bucket, o.Key)
+			if err != nil || job.Sum(b) != sums[1].SHA256[o.Key] {
+				t.Errorf("%s: %v, %d bytes are not those that were written", o.Key, err, len(b))
+			}
+		}
+		if len(there) != 3*max(1, parts) {
+			t.Errorf("with %d parts there are %v", parts, there)
+		}
+	}
+	uploads := 0 // its beginning, two parts and its end
+	for _, o := range proxy.Operations() {
+		if o.Action == "s3:PutObject" && strings.HasSuffix(o.Key, "/"+merge.ArrowKey) {
+			uploads++
+		}
+	}
+	if uploads != 4 {
+		t.Errorf("%d requests wrote %s", uploads, merge.ArrowKey)
+	}
 }
