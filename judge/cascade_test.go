@@ -188,6 +188,12 @@ func TestCalibrateTwoJudges(t *testing.T) {
 		t.Fatal(err)
 	}
 	pairs = pairs[:150]
+	notIdentical := 0
+	for _, p := range pairs {
+		if p.Kind == "paraphrase" || p.Kind == "contradiction" {
+			notIdentical++
+		}
+	}
 	strong, first := &fakeJudge{}, &fakeFirst{}
 	o := withFirst(t, pairOptions(t, strong), first, 0)
 	o.Wanted = agreement.Wanted{Agreement: 0.3, Confidence: 0.95}
@@ -196,7 +202,7 @@ func TestCalibrateTwoJudges(t *testing.T) {
 		t.Fatal(err)
 	}
 	questions, _ := strong.counts()
-	if m.Two == nil || m.Two.Cases != len(pairs) || first.asked != questions || by.First == nil || m.Two.Kept == 0 || m.Two.Risk > 0.7 {
+	if m.Two == nil || m.Two.Cases != notIdentical || first.asked != questions || by.First == nil || m.Two.Kept == 0 || m.Two.Risk > 0.7 {
 		t.Errorf("asked %d and %d; got %+v", first.asked, questions, m.Two)
 	}
 	if said := m.String(); !strings.Contains(said, "found: --escalate-below ") || !strings.Contains(said, "the first judge's tokens") {

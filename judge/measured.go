@@ -44,7 +44,10 @@ func (v twoVerdicts) asCase(cluster string, human bool, kind string) agreement.C
 	if v.judge != nil {
 		c.Strong = v.judge.MeaningMatch
 	}
-	if v.first != nil && v.first.MeaningMatch != nil {
+	if v.first == nil || v.first.ConfidenceSource != nil && *v.first.ConfidenceSource == Identical {
+		return c // it needs no judge, and would pass for agreement of the two
+	}
+	if v.first.MeaningMatch != nil {
 		c.First, c.Probability = v.first.MeaningMatch, probabilityOf(v.first)
 	}
 	return c
