@@ -30,12 +30,13 @@ $(MODELS)/reference/config.json: $(VENV)/.ready scripts/make-pair
 demo: build setup ## the main job on an embedded default
 	scripts/demo
 
-# Packages one after the other: several start vLLM servers of 5 GB.
+# Two packages at once: several start vLLM servers of 5 GB. More tests than cores:
+# most of those that may run side by side wait for servers and for Slurm.
 test: build setup ## all tests, with real vLLM, Slurm, S3 and readers
 	scripts/setup-slurm
 	scripts/setup-report
 	go vet ./...
-	go test -p 1 -timeout 60m $$(go list ./... | grep -v /terraform)
+	go test -p 2 -parallel 6 -timeout 60m $$(go list ./... | grep -v /terraform)
 	terraform/check
 
 gold: build setup ## how far the demo's judge, or JUDGE=URL, agrees with testdata/gold.csv, by prompt: PROMPTS="seed file=mine.tmpl"

@@ -134,7 +134,7 @@ func TestBatch(t *testing.T) {
 	single := options(jobtest.Make(t, 12, 2), "")
 	one := &fakeJudge{}
 	url := one.serve(t)
-	single.Connect = func(context.Context) (Server, error) { return Server{Config: endpoint.Config{URL: url}}, nil }
+	single.Connect = func(context.Context) (Backend, error) { return Backend{Config: endpoint.Config{URL: url}}, nil }
 	if _, err := Run(t.Context(), single); failure.Code(err) != failure.Partial {
 		t.Fatal(err)
 	}
@@ -193,7 +193,7 @@ func TestBatchWithinBudget(t *testing.T) {
 	f := newFakeBatches(0, "completed", 0)
 	o := batchOptions(t, f, 1)
 	connect := o.Connect
-	o.Connect = func(ctx context.Context) (Server, error) {
+	o.Connect = func(ctx context.Context) (Backend, error) {
 		server, err := connect(ctx)
 		server.Budget.Tokens = 20_000
 		return server, err

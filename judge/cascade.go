@@ -23,7 +23,7 @@ type FirstOptions struct {
 	Model    string  // as Options.Model
 	Identity string  // as Options.Identity
 	Below    float64 // as First.Below
-	Connect  func(ctx context.Context) (Server, error)
+	Connect  func(ctx context.Context) (Backend, error)
 }
 
 // firstSettings are the first judge's: the same question, asked greedily for one word.
@@ -86,8 +86,8 @@ func (r *runner) apart() error {
 
 // servers are a run's: the judge's, and the first judge's if there is one.
 type servers struct {
-	judge Server
-	first *Server
+	judge Backend
+	first *Backend
 }
 
 func (r *runner) connect(ctx context.Context) (s servers, err error) {
@@ -102,11 +102,11 @@ func (r *runner) connect(ctx context.Context) (s servers, err error) {
 	return s, nil
 }
 
-func (s servers) all() []Server {
+func (s servers) all() []Backend {
 	if s.first == nil {
-		return []Server{s.judge}
+		return []Backend{s.judge}
 	}
-	return []Server{s.judge, *s.first}
+	return []Backend{s.judge, *s.first}
 }
 
 func (s servers) close() (err error) {

@@ -53,7 +53,7 @@ func withFirst(t *testing.T, o Options, f *fakeFirst, below float64) Options {
 	t.Helper()
 	s := httptest.NewServer(f)
 	t.Cleanup(s.Close)
-	o.First = &FirstOptions{Below: below, Connect: func(context.Context) (Server, error) { return Server{Config: endpoint.Config{URL: s.URL}}, nil }}
+	o.First = &FirstOptions{Below: below, Connect: func(context.Context) (Backend, error) { return Backend{Config: endpoint.Config{URL: s.URL}}, nil }}
 	return o
 }
 

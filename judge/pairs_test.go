@@ -18,7 +18,7 @@ func pairOptions(t *testing.T, f *fakeJudge) Options {
 	t.Helper()
 	url := f.serve(t)
 	return Options{Settings: Defaults(), Log: slog.New(slog.DiscardHandler),
-		Connect: func(context.Context) (Server, error) { return Server{Config: endpoint.Config{URL: url}}, nil }}
+		Connect: func(context.Context) (Backend, error) { return Backend{Config: endpoint.Config{URL: url}}, nil }}
 }
 
 // The gold set has at least 300 labelled pairs of each label's kinds, all of them can be

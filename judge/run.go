@@ -50,7 +50,7 @@ type Options struct {
 
 	// Connect says where the judge is and starts it if need be. It is called
 	// once, when there is something to judge; Close ends what it started.
-	Connect func(ctx context.Context) (Server, error)
+	Connect func(ctx context.Context) (Backend, error)
 
 	PartEvery time.Duration // a verdict waits no longer to be kept
 	Grace     time.Duration // for what is in flight when the task is told to stop
@@ -59,8 +59,8 @@ type Options struct {
 	Console   io.Writer // progress
 }
 
-// Server is a judge's server. What is not said of one of others is nil.
-type Server struct {
+// Backend is a judge's server. What is not said of one of others is nil.
+type Backend struct {
 	endpoint.Config
 	Done  <-chan struct{} // closed when it has died
 	Err   func() error    // why

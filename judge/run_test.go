@@ -30,7 +30,7 @@ import (
 
 func options(s store.Store, url string) Options {
 	return Options{Store: s, Settings: Defaults(), Identity: "the same wherever it is served", PartEvery: time.Hour, Grace: 10 * time.Second, Log: slog.New(slog.DiscardHandler), Console: io.Discard,
-		Connect: func(context.Context) (Server, error) { return Server{Config: endpoint.Config{URL: url}}, nil }}
+		Connect: func(context.Context) (Backend, error) { return Backend{Config: endpoint.Config{URL: url}}, nil }}
 }
 
 // verdicts reads what is committed of the judging, checked against its questions.
@@ -98,9 +98,9 @@ func TestRun(t *testing.T) {
 	}
 
 	o.Model = "fake"
-	o.Connect = func(context.Context) (Server, error) {
+	o.Connect = func(context.Context) (Backend, error) {
 		t.Error("connected for nothing")
-		return Server{}, errors.New("no")
+		return Backend{}, errors.New("no")
 	}
 	if again, err := Run(t.Context(), o); err != nil || again.ID() != judging.ID() {
 		t.Errorf("judging again: %v", err)
@@ -130,7 +130,7 @@ func TestSameVerdictsHoweverItRuns(t *testing.T) {
 	}
 	one := collect(1, func(*Options) {})
 	five := collect(5, func(o *Options) {
-		o.Connect = func(ctx context.Context) (Server, error) {
+		o.Connect = func(ctx context.Context) (Backend, error) {
 			server, err := options(nil, "").Connect(ctx)
 			f := &fakeJudge{}
 			server.URL, server.InFlight = f.serve(t), 1
@@ -199,7 +199,7 @@ func TestBudgetStopsAndGoesOn(t *testing.T) {
 	f := &fakeJudge{}
 	o := options(s, f.serve(t))
 	connect := o.Connect
-	o.Connect = func(ctx context.Context) (Server, error) {
+	o.Connect = func(ctx context.Context) (Backend, error) {
 		server, err := connect(ctx)
 		server.Budget.Tokens = 4000
 		return server, err
@@ -285,9 +285,9 @@ func TestRunRefuses(t *testing.T) {
 		t.Errorf("the shard that has continuations was not judged: %v", err)
 	}
 	o.Model = "fake"
-	o.Connect = func(context.Context) (Server, error) {
+	o.Connect = func(context.Context) (Backend, error) {
 		t.Error("connected for nothing")
-		return Server{}, errors.New("no")
+		return Backend{}, errors.New("no")
 	}
 	if _, err = Run(t.Context(), o); failure.Code(err) != failure.Refused || !strings.Contains(err.Error(), "without continuations: 0-1") {
 		t.Errorf("got %v", err)
@@ -510,7 +510,7 @@ func TestRetry(t *testing.T) {
 		t.Fatal(err)
 	}
 	o.Shards = []int{1}
-	o.Connect = func(context.Context) (Server, error) {
+	o.Connect = func(context.Context) (Backend, error) {
 		t.Error("connected for nothing")
 		return connect(context.Background())
 	}
@@ -534,7 +534,7 @@ func TestServerThatDiesStopsTheRun(t *testing.T) {
 	o := options(s, f.serve(t))
 	connect := o.Connect
 	closed := false
-	o.Connect = func(ctx context.Context) (Server, error) {
+	o.Connect = func(ctx context.Context) (Backend, error) {
 		server, err := connect(ctx)
 		server.Done, server.Err = died, func() error { return errors.New("out of memory") }
 		server.Close = func() error { closed = true; return nil }

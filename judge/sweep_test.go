@@ -166,8 +166,8 @@ func TestSweepOfEndpoints(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				f := &fakeEndpoint{answer: c.answer}
 				o := options(s, "")
-				o.Connect = func(context.Context) (Server, error) {
-					return Server{Config: endpoint.Config{URL: "http://judge.test/v1", Model: "m", HTTP: &http.Client{Transport: f}}}, nil
+				o.Connect = func(context.Context) (Backend, error) {
+					return Backend{Config: endpoint.Config{URL: "http://judge.test/v1", Model: "m", HTTP: &http.Client{Transport: f}}}, nil
 				}
 				_, err := Run(t.Context(), o)
 				if c.stops == all {

@@ -52,7 +52,7 @@ func (f *judgeFlags) addFirst(o *judge.Options, j *jobFlags, w *workFlags) (*fle
 	if f.EscalateBelow != nil {
 		o.First.Below = *f.EscalateBelow
 	}
-	o.First.Connect = func(context.Context) (judge.Server, error) { return judge.Server{Config: f.firstConfig()}, nil }
+	o.First.Connect = func(context.Context) (judge.Backend, error) { return judge.Backend{Config: f.firstConfig()}, nil }
 	if f.JudgeFirst != "local" {
 		return nil, nil
 	}

@@ -174,7 +174,7 @@ func (f *judgeFlags) judge(ctx context.Context, con *console, j *jobFlags, w *wo
 		return o, err
 	}
 	var own [2]*fleet.Model // the judge, and the first judge
-	o.Connect = func(context.Context) (judge.Server, error) { return judge.Server{Config: cfg}, nil }
+	o.Connect = func(context.Context) (judge.Backend, error) { return judge.Backend{Config: cfg}, nil }
 	if f.Judge == "local" {
 		if own[0], err = f.ownServers(j, w); err != nil {
 			return o, err
@@ -188,10 +188,10 @@ func (f *judgeFlags) judge(ctx context.Context, con *console, j *jobFlags, w *wo
 	}
 	arranged := &arrangement{models: own, log: log}
 	if own[0] != nil {
-		o.Connect = func(ctx context.Context) (judge.Server, error) { return f.startJudge(ctx, arranged, 0, cfg, log) }
+		o.Connect = func(ctx context.Context) (judge.Backend, error) { return f.startJudge(ctx, arranged, 0, cfg, log) }
 	}
 	if own[1] != nil {
-		o.First.Connect = func(ctx context.Context) (judge.Server, error) {
+		o.First.Connect = func(ctx context.Context) (judge.Backend, error) {
 			return f.startJudge(ctx, arranged, 1, f.firstConfig(), log)
 		}
 	}
@@ -339,7 +339,7 @@ func (a *arrangement) servers(ctx context.Context, which int) ([]fleet.Server, e
 }
 
 // startJudge gives a local judge's servers: those that run has kept, else new ones.
-func (f *judgeFlags) startJudge(ctx context.Context, a *arrangement, which int, cfg endpoint.Config, log *slog.Logger) (judge.Server, error) {
+func (f *judgeFlags) startJudge(ctx context.Context, a *arrangement, which int, cfg endpoint.Config, log *slog.Logger) (judge.Backend, error) {
 	var servers []fleet.Server
 	var err error
 	if f.kept != nil && which == 0 {
@@ -348,12 +348,12 @@ func (f *judgeFlags) startJudge(ctx context.Context, a *arrangement, which int, 
 	if len(servers) > 0 {
 		log.Info("the judge is the reference's model: its servers are used")
 	} else if servers, err = a.servers(ctx, which); err != nil {
-		return judge.Server{}, err
+		return judge.Backend{}, err
 	}
 	t := fleet.NewTransport(servers)
 	if cfg.URL, cfg.Model, err = t.Describe(ctx); err != nil {
-		return judge.Server{}, errors.Join(err, t.Close())
+		return judge.Backend{}, errors.Join(err, t.Close())
 	}
 	cfg.Key, cfg.HTTP, cfg.Patience = "", &http.Client{Transport: t}, a.models[which].StartTimeout+10*time.Minute // a restart loads the model again
-	return judge.Server{Config: cfg, Done: t.Gone(), Err: t.Err, Close: t.Close}, nil
+	return judge.Backend{Config: cfg, Done: t.Gone(), Err: t.Err, Close: t.Close}, nil
 }

@@ -66,7 +66,7 @@ type Fleet struct {
 
 // place is where a server of the task's own runs.
 type place struct {
-	gpu.Server
+	gpu.Slot
 	turns []*sync.Mutex // of its GPUs, in the same order for all
 }
 
@@ -108,7 +108,7 @@ func Arrange(ctx context.Context, models [2]*Model, log *slog.Logger) (fleets [2
 		}
 		f.fronts = fronts
 		for _, s := range layout[i] {
-			p := place{Server: s}
+			p := place{Slot: s}
 			for _, entry := range s.GPUs {
 				if turns[entry] == nil {
 					turns[entry] = new(sync.Mutex)

@@ -21,8 +21,8 @@ type Need struct {
 	fraction float64  // of a GPU's memory, as Args say; 0: they don't
 }
 
-// Server is one server's place.
-type Server struct {
+// Slot is one server's place.
+type Slot struct {
 	GPUs     []string // CUDA_VISIBLE_DEVICES entries; nil leaves the choice to vLLM
 	TP       int      // tensor parallel size; 0 where nothing is known of GPUs
 	Fraction float64  // of the GPUs' memory that it may take; 0: vLLM's default
@@ -30,7 +30,7 @@ type Server struct {
 }
 
 // Layout has the servers of both sides, those of the small model first.
-type Layout [2][]Server
+type Layout [2][]Slot
 
 const (
 	// enoughTexts of the longest kind, and the forks in flight, have to fit a
@@ -89,7 +89,7 @@ func Arrange(devices []Device, needs [2]*Need) (Layout, error) {
 func unknown(needs [2]*Need) (l Layout) {
 	for side, n := range needs {
 		if n != nil {
-			l[side] = []Server{{TP: n.TP}}
+			l[side] = []Slot{{TP: n.TP}}
 		}
 	}
 	return l
@@ -201,7 +201,7 @@ func (c *candidate) place(entries []string) (l Layout) {
 		}
 		for i := range c.sides[side].servers {
 			g := c.sides[side]
-			s := Server{GPUs: entries[next : next+g.tp : next+g.tp], TP: g.tp, Fraction: g.fraction, KVTokens: g.kv}
+			s := Slot{GPUs: entries[next : next+g.tp : next+g.tp], TP: g.tp, Fraction: g.fraction, KVTokens: g.kv}
 			if c.shared && side == 1 && i > 0 {
 				s.Fraction = 0 // has its GPUs alone
 			}
