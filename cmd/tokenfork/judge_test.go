@@ -50,7 +50,7 @@ func TestJudgeUsage(t *testing.T) {
 		{"judge --job J --judge none", "no judge given"},
 		{"judge --job J --judge http://h --votes 3", "3 votes at temperature 0"},
 		{"judge --job J --judge http://h --judge-temperature warm", `judge temperature "warm"`},
-		{"judge --job J --judge http://h --budget $5", "without prices"},
+		{"judge --job J --judge http://h --budget $5", "needs --price-in and --price-out"},
 		{"judge --job J --judge http://h --judge-context all", "mismatch, sentences=N or tokens=N"},
 		{"judge --job J --judge http://h --judge-normalise none", "space"},
 		{`judge --job J --judge http://h --judge-body {"model":"x"}`, "may not set"},

@@ -23,7 +23,7 @@ func ParseBudget(s string, priceIn, priceOut float64) (Budget, error) {
 			return b, badBudget(s)
 		}
 		if priceIn == 0 && priceOut == 0 {
-			return b, failure.New(failure.Usage, "add --price-in and --price-out, in dollars per million tokens", "a dollar budget of %s needs --price-in and --price-out", s)
+			return b, failure.New(failure.Usage, "give both in dollars per million tokens", "a dollar budget of %s needs --price-in and --price-out", s)
 		}
 		b.Dollars = dollars
 		return b, nil
