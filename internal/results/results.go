@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"math"
 	"strconv"
+	"sync"
 
 	"tokenfork/internal/fork"
 	"tokenfork/internal/job"
@@ -36,7 +37,7 @@ type Reader struct {
 	Sides [2]*job.Committed[job.Continuation] // nil: not finished, or no server of that side needed
 
 	engines map[[2]string]*string // of both sides, by their names
-	tokens  map[int32]string      // decoded, each alone
+	tokens  sync.Map              // texts by id, of tokens that were asked for
 }
 
 // LoadText reads the job's own copy of the tokenizer: no model folder is needed.
@@ -92,14 +93,11 @@ func (r *Reader) Planned(s *job.Text, i int) job.Result {
 
 // token is the text of one token.
 func (r *Reader) token(id int32) string {
-	text, known := r.tokens[id]
-	if !known {
-		text = r.Text.Decode([]int32{id})
-		if r.tokens == nil {
-			r.tokens = map[int32]string{}
-		}
-		r.tokens[id] = text
+	if text, known := r.tokens.Load(id); known {
+		return text.(string)
 	}
+	text := r.Text.Decode([]int32{id})
+	r.tokens.Store(id, text)
 	return text
 }
 
