@@ -67,12 +67,20 @@ func FlagsOf(all []Record, id string) []string {
 	return Unknown
 }
 
+// encode gives the record with its seal: its id is the hash of all but the flags.
 func (r Record) encode() []byte {
-	b, err := json.MarshalIndent(r, "", " ")
+	b, err := job.SealJSON(r)
 	if err != nil {
 		panic(err) // strings and finite numbers always encode
 	}
-	return append(b, '\n')
+	return b
+}
+
+// isEarly says whether b is the record as earlier versions wrote it, without flags
+// and seal.
+func (r Record) isEarly(b []byte) bool {
+	early, err := json.MarshalIndent(r, "", " ")
+	return err == nil && r.Flags == nil && bytes.Equal(b, append(early, '\n'))
 }
 
 // save keeps the record in the job. One that is there differs in nothing but the
@@ -106,7 +114,7 @@ func Judgings(ctx context.Context, s store.Store) ([]Record, error) {
 			return nil, fmt.Errorf("read %s of %s: %w", o.Key, s, err)
 		}
 		var r Record
-		if err := json.Unmarshal(b, &r); err != nil || job.JudgingPrefix+r.ID()+".json" != o.Key || !bytes.Equal(b, r.encode()) {
+		if err := json.Unmarshal(b, &r); err != nil || job.JudgingPrefix+r.ID()+".json" != o.Key || !bytes.Equal(b, r.encode()) && !r.isEarly(b) {
 			return nil, failure.New(failure.Refused, "remove it and start the judging again: its verdicts are kept", "%s of %s is damaged", o.Key, s)
 		}
 		all = append(all, r)

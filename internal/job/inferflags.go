@@ -22,11 +22,10 @@ type inferFlags struct {
 
 // KeepInferFlags keeps the flags of the infer that works on the job now.
 func KeepInferFlags(ctx context.Context, s store.Store, flags []string) error {
-	b, err := json.MarshalIndent(inferFlags{flags}, "", " ")
+	b, err := SealJSON(inferFlags{flags})
 	if err != nil {
 		return fmt.Errorf("encode %s: %w", InferFlagsKey, err)
 	}
-	b = append(b, '\n')
 	old, err := store.ReadAll(ctx, s, InferFlagsKey)
 	switch {
 	case err == nil && bytes.Equal(old, b):
@@ -50,7 +49,7 @@ func InferFlags(ctx context.Context, s store.Store) ([]string, error) {
 		return nil, fmt.Errorf("read %s of %s: %w", InferFlagsKey, s, err)
 	}
 	var f inferFlags
-	if err := json.Unmarshal(b, &f); err != nil {
+	if err := errors.Join(CheckJSON(b), json.Unmarshal(b, &f)); err != nil {
 		return nil, failure.New(failure.Refused, "remove it: the next infer writes it", "%s of %s is damaged: %w", InferFlagsKey, s, err)
 	}
 	return f.Flags, nil

@@ -56,6 +56,9 @@ func (c *checker) unlistedObject(ctx context.Context, key string) error {
 		if !strings.Contains(name, job.Sum(b)) {
 			err = fmt.Errorf("its sha256 is %s", job.Sum(b))
 		}
+	case key == job.InferFlagsKey:
+		hint = "remove it: the next infer writes it"
+		err = job.CheckJSON(b)
 	case strings.HasSuffix(name, ".json") && !json.Valid(b):
 		err = errors.New("it is no JSON")
 	}
