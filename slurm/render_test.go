@@ -98,7 +98,7 @@ func TestValidate(t *testing.T) {
 		{"grace as long as the lead", func(s *Settings) { s.Grace = s.Lead }, "SIGUSR1 comes 2m0s before the time limit"},
 		{"time shorter than the lead", func(s *Settings) { s.Time = time.Minute }, "time limit of 1m0s"},
 		{"short flag", func(s *Settings) { s.Sbatch = []string{"-p"} }, `flag "-p"`},
-		{"no judge", func(s *Settings) { s.Judge = "" }, "who judges"},
+		{"no judge", func(s *Settings) { s.Judge = "" }, "no judge given"},
 	} {
 		s := settings()
 		c.change(&s)
