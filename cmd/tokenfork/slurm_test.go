@@ -124,9 +124,9 @@ func TestTasksStartServers(t *testing.T) {
 	must(t, []int{0}, append(append([]string{"plan", m.table, "--job", j.folder, "--replay", "off", "--shards", "2"}, kind...), m.models()...)...)
 	j.submit("--throttle=1", "--stage-model", "--scratch", scratch, "--vllm", filepath.Join(vllmtest.Venv(), "bin/vllm"), "--reference-model", m.models()[3],
 		"--infer-flags", shell.Join([]string{"--reference-args", strings.Join(vllmtest.Flags, " "), "--part-every", "200ms"}))
-	j.cluster.Within(20*time.Minute, "part of shard 0", func() bool { return len(partsOf(t, j.folder)) > 0 }) // then it is generating
+	j.cluster.Within(40*time.Minute, "part of shard 0", func() bool { return len(partsOf(t, j.folder)) > 0 }) // then it is generating
 	killEngine(t, j.runner())
-	j.cluster.Within(20*time.Minute, "end of the job", j.isOver)
+	j.cluster.Within(40*time.Minute, "end of the job", j.isOver)
 	if log := j.log(); !strings.Contains(log, "restart 1 of") {
 		t.Errorf("no restart is told:\n%s", log)
 	}

@@ -53,7 +53,7 @@ func realConfig(t *testing.T) Config {
 		Args:         []string{"--dtype", "float32", "--enforce-eager", "--max-model-len", fmt.Sprint(realLength), "--block-size", fmt.Sprint(realBlock)},
 		Env:          []string{"VLLM_CPU_OMP_THREADS_BIND=nobind", "VLLM_CPU_KVCACHE_SPACE=1", "OMP_WAIT_POLICY=PASSIVE"},
 		CacheDir:     filepath.Join(filepath.Dir(setting(t, "TOKENFORK_MODELS", ".cache/models")), "vllm"), // later starts are quicker
-		StartTimeout: 10 * time.Minute, StopTimeout: 20 * time.Second,
+		StartTimeout: 20 * time.Minute, StopTimeout: 20 * time.Second,
 	}
 }
 

@@ -84,7 +84,7 @@ func Start(tb testing.TB, names ...string) []*vllm.Server {
 		starts.Go(func() (err error) {
 			servers[i], err = vllm.Start(ctx, vllm.Config{Command: []string{filepath.Join(Venv(), "bin/vllm")}, Model: filepath.Join(Models(), name), Name: name,
 				LogPath: filepath.Join(logs, name+".log"), CacheDir: filepath.Join(filepath.Dir(Models()), "vllm"), Args: slices.Concat([]string{"--max-model-len", "2048"}, compact, Flags), Env: Env,
-				StartTimeout: 15 * time.Minute, Logger: slog.New(slog.NewTextHandler(os.Stderr, nil))})
+				StartTimeout: 20 * time.Minute, Logger: slog.New(slog.NewTextHandler(os.Stderr, nil))})
 			return err
 		})
 	}
