@@ -35,11 +35,6 @@ func newNode(t *testing.T) *node {
 	return &node{T: t, s3: storetest.StartS3(t), to: t.TempDir(), said: &bytes.Buffer{}}
 }
 
-// another is a second disk beside the same server.
-func (n *node) another() *node {
-	return &node{T: n.T, s3: n.s3, to: n.TempDir(), said: &bytes.Buffer{}}
-}
-
 func (n *node) write(name, text string) {
 	n.Helper()
 	if err := os.MkdirAll(filepath.Dir(name), 0o755); err != nil {
