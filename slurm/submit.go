@@ -3,6 +3,7 @@ package slurm
 import (
 	"cmp"
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"io"
@@ -363,9 +364,10 @@ func (p *plan) submit(ctx context.Context) error {
 		return err
 	}
 	ids := map[string][]string{Predict: p.alive[Predict], Infer: p.alive[Infer], Judge: p.alive[Judge]}
-	for i, a := range p.arrays {
+	for _, a := range p.arrays {
 		command := p.command(&a, ids)
-		id, err := p.Cluster.sbatch(ctx, p.cluster(), fmt.Sprintf("tokenfork-%s-%.8s-%d.%d", a.stage, p.job.ID, sub.N, i), command)
+		// A name of this one call: two jobs planned from one table have the same ID.
+		id, err := p.Cluster.sbatch(ctx, p.cluster(), fmt.Sprintf("tokenfork-%s-%.8s-%s", a.stage, p.job.ID, rand.Text()), command)
 		if err != nil {
 			sub.Refused = &job.SlurmError{Command: "sbatch " + shell.Join(command), Said: err.Error()}
 			return p.refused(ctx, sub, &a, err)

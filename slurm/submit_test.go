@@ -141,6 +141,8 @@ exec /usr/bin/sbatch "$@"
 `
 
 func refused(t *testing.T, c *slurmtest.Cluster) {
+	twin := newBench(t, c, 10, map[int]string{0: "wait"}) // the same plan in another folder: what Slurm has of it is not ours
+	twin.submit()
 	b := newBench(t, c, 10, map[int]string{0: "wait"})
 	bin := t.TempDir()
 	if err := os.WriteFile(filepath.Join(bin, "sbatch"), []byte(fakeSbatch), 0o755); err != nil {
@@ -157,6 +159,7 @@ func refused(t *testing.T, c *slurmtest.Cluster) {
 	if code != 4 || !strings.Contains(stderr, "no job id") {
 		t.Errorf("empty id: exit %d: %s", code, stderr)
 	}
+	twin.steer("go", "")
 	b.submit()
 	b.await("infer 0 start", 1)
 	b.steer("go", "")
@@ -169,6 +172,7 @@ func refused(t *testing.T, c *slurmtest.Cluster) {
 	if b.count("merge commits=20") != 1 {
 		t.Errorf("merge should have waited for the first submission's array too: %v", b.calls())
 	}
+	twin.over()
 }
 
 func printed(t *testing.T, c *slurmtest.Cluster) {
