@@ -205,11 +205,7 @@ func shards(ctx context.Context, s store.Store) ([]int, error) {
 
 // unfinished leaves out what is committed, and says which commits are damaged.
 func unfinished(ctx context.Context, o *Options, all []job.Task) ([]job.Task, error) {
-	shard := tasks.AllShards
-	if len(o.Shards) == 1 {
-		shard = o.Shards[0]
-	}
-	table, err := tasks.List(ctx, o.Store, shard)
+	table, err := tasks.ListShards(ctx, o.Store, o.Shards)
 	if err != nil {
 		return nil, err
 	}

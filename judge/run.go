@@ -208,7 +208,7 @@ func (r *runner) sort(ctx context.Context, shards []int) error {
 				r.again[k] = true
 			}
 		case r.Retry:
-			again, err := r.worthRetrying(ctx, k)
+			again, err := job.WorthRetrying[job.Verdict](ctx, r.Store, r.task(k))
 			if err != nil {
 				return err
 			}
@@ -218,15 +218,6 @@ func (r *runner) sort(ctx context.Context, shards []int) error {
 		}
 	}
 	return nil
-}
-
-// worthRetrying says whether the shard's commit has failures or damaged parts.
-func (r *runner) worthRetrying(ctx context.Context, k int) (bool, error) {
-	c, err := job.OpenCommitted[job.Verdict](ctx, r.Store, r.task(k))
-	if err != nil {
-		return false, err
-	}
-	return c.Commit().Failed > 0 || c.Damaged(ctx), nil
 }
 
 func (r *runner) inferred(k int, side job.Side) job.Task {

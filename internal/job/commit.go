@@ -2,7 +2,6 @@ package job
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -100,10 +99,7 @@ func ReadCommit(ctx context.Context, s store.Store, t Task, round int) (*Commit,
 		return nil, fmt.Errorf("read %s of %s: %w", key, s, err)
 	}
 	var c Commit
-	if err = CheckJSON(b); err == nil {
-		err = json.Unmarshal(b, &c)
-	}
-	if err != nil {
+	if err := OpenJSON(b, &c); err != nil {
 		return nil, damagedCommit{failure.New(failure.Refused, t.Again(ctx, s), "%s of %s is damaged: %w", key, s, err)}
 	}
 	c.round = round

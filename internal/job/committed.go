@@ -44,8 +44,19 @@ func newCommitted[T Row](s store.Store, t Task, c *Commit) (*Committed[T], error
 	return r, nil
 }
 
-// Damaged says whether a part that the commit lists is missing or damaged.
-func (r *Committed[T]) Damaged(ctx context.Context) bool {
+// WorthRetrying says whether a retry of a finished task has anything to do: rows
+// failed, or parts are damaged.
+func WorthRetrying[T Row](ctx context.Context, s store.Store, t Task) (bool, error) {
+	r, err := OpenCommitted[T](ctx, s, t)
+	return err == nil && r.worthRetrying(ctx), err
+}
+
+func (r *Committed[T]) worthRetrying(ctx context.Context) bool {
+	return r.commit.Failed > 0 || r.damaged(ctx)
+}
+
+// damaged says whether a part that the commit lists is missing or damaged.
+func (r *Committed[T]) damaged(ctx context.Context) bool {
 	for i := range r.commit.Parts {
 		if err := r.load(ctx, i); err != nil {
 			return true

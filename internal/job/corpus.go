@@ -144,10 +144,7 @@ func LoadCorpus(ctx context.Context, s store.Store) (*Corpus, error) {
 		return nil, fmt.Errorf("read %s of %s: %w", CorpusKey, s, err)
 	}
 	var c Corpus
-	if err = CheckJSON(b); err == nil {
-		err = json.Unmarshal(b, &c)
-	}
-	if err != nil {
+	if err := OpenJSON(b, &c); err != nil {
 		return nil, failure.New(failure.Refused, "remove it and give `tokenfork predict` the same texts and models again", "%s of %s is damaged: %w", CorpusKey, s, err)
 	}
 	if c.Format != Format {

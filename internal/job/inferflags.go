@@ -3,7 +3,6 @@ package job
 import (
 	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -49,7 +48,7 @@ func InferFlags(ctx context.Context, s store.Store) ([]string, error) {
 		return nil, fmt.Errorf("read %s of %s: %w", InferFlagsKey, s, err)
 	}
 	var f inferFlags
-	if err := errors.Join(CheckJSON(b), json.Unmarshal(b, &f)); err != nil {
+	if err := OpenJSON(b, &f); err != nil {
 		return nil, failure.New(failure.Refused, "remove it: the next infer writes it", "%s of %s is damaged: %w", InferFlagsKey, s, err)
 	}
 	return f.Flags, nil

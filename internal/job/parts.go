@@ -149,7 +149,7 @@ func OpenTask[T Row](ctx context.Context, s store.Store, plan string, t Task, wh
 		if before, err = newCommitted[T](s, t, c); err != nil {
 			return nil, nil, err
 		}
-		if !retry || c.Failed == 0 && !before.Damaged(ctx) {
+		if !retry || !before.worthRetrying(ctx) {
 			return nil, before, nil
 		}
 	}

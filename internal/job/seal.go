@@ -68,6 +68,14 @@ func SealJSON(v any) ([]byte, error) {
 
 func withSum(body []byte) []byte { return fmt.Appendf(nil, "%s%s%s\"\n}\n", body, sumField, Sum(body)) }
 
+// OpenJSON checks an object that SealJSON wrote and decodes it into v.
+func OpenJSON(b []byte, v any) error {
+	if err := CheckJSON(b); err != nil {
+		return err
+	}
+	return json.Unmarshal(b, v)
+}
+
 // CheckJSON says what is wrong with an object that SealJSON wrote.
 func CheckJSON(b []byte) error {
 	at := bytes.LastIndex(b, []byte(sumField))

@@ -89,6 +89,14 @@ func List(ctx context.Context, s store.Store, shard int) (*Table, error) {
 	return t, nil
 }
 
+// ListShards is List for those who work on these shards: of one alone it lists no other.
+func ListShards(ctx context.Context, s store.Store, shards []int) (*Table, error) {
+	if len(shards) == 1 {
+		return List(ctx, s, shards[0])
+	}
+	return List(ctx, s, AllShards)
+}
+
 // prefix is a stage's below top, of one shard or of all.
 func prefix(top, stage string, shard int) string {
 	top += stage + "/"

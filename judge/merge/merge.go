@@ -4,8 +4,6 @@ package merge
 
 import (
 	"context"
-	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"runtime/debug"
@@ -181,7 +179,7 @@ func LoadSummary(ctx context.Context, s store.Store) (*Summary, error) {
 		return nil, err
 	}
 	var sum Summary
-	if err := errors.Join(job.CheckJSON(b), json.Unmarshal(b, &sum)); err != nil {
+	if err := job.OpenJSON(b, &sum); err != nil {
 		return nil, failure.New(failure.Refused, "run the same tokenfork merge again", "%s of %s is damaged: %w", SummaryKey, s, err)
 	}
 	return &sum, nil

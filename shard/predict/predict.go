@@ -164,11 +164,7 @@ func (r *reading) run(admit, ctx context.Context) (err error) {
 
 // todo are the shards that the model has not read and could.
 func (r *reading) todo(ctx context.Context) ([]int, error) {
-	shard := tasks.AllShards
-	if len(r.Shards) == 1 {
-		shard = r.Shards[0]
-	}
-	table, err := tasks.List(ctx, r.Store, shard)
+	table, err := tasks.ListShards(ctx, r.Store, r.Shards)
 	if err != nil {
 		return nil, err
 	}
@@ -191,7 +187,7 @@ func (r *reading) todo(ctx context.Context) ([]int, error) {
 			}
 			todo = append(todo, k)
 		case r.Retry:
-			again, err := r.worthRetrying(ctx, own)
+			again, err := job.WorthRetrying[job.Prediction](ctx, r.Store, own)
 			if err != nil {
 				return nil, err
 			}
@@ -201,14 +197,6 @@ func (r *reading) todo(ctx context.Context) ([]int, error) {
 		}
 	}
 	return todo, nil
-}
-
-func (r *reading) worthRetrying(ctx context.Context, t job.Task) (bool, error) {
-	c, err := job.OpenCommitted[job.Prediction](ctx, r.Store, t)
-	if err != nil {
-		return false, err
-	}
-	return c.Commit().Failed > 0 || c.Damaged(ctx), nil
 }
 
 // connect brings up the model's servers.
