@@ -3,11 +3,10 @@ package shard
 import (
 	"slices"
 	"strconv"
-	"strings"
 	"sync/atomic"
-	"unicode"
 	"unicode/utf8"
 
+	"tokenfork/internal/columnar"
 	"tokenfork/internal/job"
 )
 
@@ -63,7 +62,7 @@ func (t *texts) of(id int32) *tokenText {
 		return known
 	}
 	s := t.tokenizer.Decode([]int32{id})
-	known := &tokenText{s, string(appendCell(nil, s))}
+	known := &tokenText{s, string(columnar.AppendCell(nil, s))}
 	t.known[id].Store(known)
 	return known
 }
@@ -73,7 +72,7 @@ func (a *analyst) describe(s *text, out *worked) {
 	w := &a.whole
 	contexts := a.contexts()
 	out.mismatches = slices.Grow(out.mismatches, len(w.Mismatches))[:len(w.Mismatches)]
-	id := appendCell(nil, w.ID)
+	id := columnar.AppendCell(nil, w.ID)
 	b := slices.Grow(out.csv, 100*len(w.Mismatches)+2*len(contexts))
 	from := 0
 	for i, p := range w.Mismatches {
@@ -92,7 +91,7 @@ func (a *analyst) describe(s *text, out *worked) {
 		b = append(append(b, againstText.cell...), ',')
 		b = append(strconv.AppendInt(b, int64(small), 10), ',')
 		b = append(strconv.AppendInt(b, int64(against), 10), ',')
-		b = append(appendCell(b, m.Context), ',')
+		b = append(columnar.AppendCell(b, m.Context), ',')
 		b = append(strconv.AppendInt(b, m.RowID, 10), '\n')
 	}
 	out.csv = b
@@ -119,36 +118,4 @@ func (a *analyst) contexts() string {
 		from = p
 	}
 	return string(b)
-}
-
-// appendCell writes a cell as encoding/csv does.
-func appendCell(b []byte, s string) []byte {
-	if !needsQuotes(s) {
-		return append(b, s...)
-	}
-	b = append(b, '"')
-	for {
-		i := strings.IndexByte(s, '"')
-		if i < 0 {
-			return append(append(b, s...), '"')
-		}
-		b = append(append(b, s[:i+1]...), '"')
-		s = s[i+1:]
-	}
-}
-
-func needsQuotes(s string) bool {
-	if s == "" {
-		return false
-	}
-	if s == `\.` || s[0] == ' ' {
-		return true
-	}
-	for i := range len(s) {
-		if c := s[i]; c == ',' || c == '"' || c == '\r' || c == '\n' {
-			return true
-		}
-	}
-	first, _ := utf8.DecodeRuneInString(s)
-	return unicode.IsSpace(first)
 }

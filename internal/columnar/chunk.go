@@ -14,7 +14,7 @@ import (
 )
 
 const (
-	levelsAtOnce = 1024    // after so many the size of a page is looked at
+	levelsAtOnce = 1024    // after so many the size of a page is checked
 	pageSize     = 1 << 20 // at which a page ends
 	maxStatistic = 4096    // bytes of a smallest or largest value that is kept
 )
@@ -89,7 +89,7 @@ func (k *chunk) encode(v *values, rows int) error {
 	return err
 }
 
-// batch is the row up to which values are taken before the page's size is looked at.
+// batch is the row up to which values are taken before the page's size is checked.
 func (k *chunk) batch(v *values, row, rows int) int {
 	if !k.list {
 		k.levels += min(levelsAtOnce, rows-row)

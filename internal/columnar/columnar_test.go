@@ -28,7 +28,7 @@ var rows = []row{
 	{ID: "3", N: -1, IDs: []int32{}, Note: ptr("x")},
 }
 
-func write(t *testing.T, open func(b *bytes.Buffer) (Writer[row], error)) *bytes.Buffer {
+func write[T any](t *testing.T, rows []T, open func(b *bytes.Buffer) (Writer[T], error)) *bytes.Buffer {
 	t.Helper()
 	b := new(bytes.Buffer)
 	w, err := open(b)
@@ -63,12 +63,12 @@ func collect(t *testing.T, r *Reader[row], err error) []row {
 
 func TestRoundTrip(t *testing.T) {
 	for _, opts := range [][]Option{nil, {AsInt64("id")}, {BatchRows(2), Metadata(map[string]string{"k": "v"})}} {
-		b := write(t, func(b *bytes.Buffer) (Writer[row], error) { return NewStreamWriter[row](b, opts...) })
+		b := write(t, rows, func(b *bytes.Buffer) (Writer[row], error) { return NewStreamWriter[row](b, opts...) })
 		r, err := ReadStream[row](bytes.NewReader(b.Bytes()))
 		if got := collect(t, r, err); !reflect.DeepEqual(got, rows) {
 			t.Errorf("stream: got %+v", got)
 		}
-		b = write(t, func(b *bytes.Buffer) (Writer[row], error) { return NewParquetWriter[row](b, opts...) })
+		b = write(t, rows, func(b *bytes.Buffer) (Writer[row], error) { return NewParquetWriter[row](b, opts...) })
 		r, err = ReadParquet[row](bytes.NewReader(b.Bytes()))
 		if got := collect(t, r, err); !reflect.DeepEqual(got, rows) {
 			t.Errorf("parquet: got %+v", got)
@@ -77,7 +77,7 @@ func TestRoundTrip(t *testing.T) {
 }
 
 func TestStreamTruncated(t *testing.T) {
-	b := write(t, func(b *bytes.Buffer) (Writer[row], error) { return NewStreamWriter[row](b) })
+	b := write(t, rows, func(b *bytes.Buffer) (Writer[row], error) { return NewStreamWriter[row](b) })
 	for n := range b.Len() - 8 { // without the end marker the rows are whole
 		r, err := ReadStream[row](bytes.NewReader(b.Bytes()[:n]))
 		if err != nil {
@@ -96,7 +96,7 @@ func TestStreamTruncated(t *testing.T) {
 }
 
 func TestCSV(t *testing.T) {
-	b := write(t, func(b *bytes.Buffer) (Writer[row], error) { return NewCSVWriter[row](b, Without("real")) })
+	b := write(t, rows, func(b *bytes.Buffer) (Writer[row], error) { return NewCSVWriter[row](b, Without("real")) })
 	want := "id,n,maybe,flag,ids,words,note\n" +
 		"1,1099511627776,0.1,true,\"[1,2]\",\"[\"\"a\\\"\"b\"\",\"\"é,\\n\"\"]\",\n" +
 		"-7,0,,,,,\n" +
@@ -136,7 +136,7 @@ func TestCSVSafe(t *testing.T) {
 }
 
 func TestMissingColumn(t *testing.T) {
-	b := write(t, func(b *bytes.Buffer) (Writer[row], error) { return NewStreamWriter[row](b, Without("note")) })
+	b := write(t, rows, func(b *bytes.Buffer) (Writer[row], error) { return NewStreamWriter[row](b, Without("note")) })
 	if _, err := ReadStream[row](b); err == nil || !strings.Contains(err.Error(), `"note"`) {
 		t.Errorf("got %v", err)
 	}
@@ -160,7 +160,7 @@ func TestOptionalColumn(t *testing.T) {
 		IDs   []int32 `col:"ids"`
 	}
 	for _, options := range [][]Option{nil, {Without("note")}} {
-		b := write(t, func(b *bytes.Buffer) (Writer[row], error) { return NewParquetWriter[row](b, options...) })
+		b := write(t, rows, func(b *bytes.Buffer) (Writer[row], error) { return NewParquetWriter[row](b, options...) })
 		r, err := ReadParquet[part](bytes.NewReader(b.Bytes()))
 		if err != nil {
 			t.Fatal(err)

@@ -215,21 +215,8 @@ func firstDifference(a, b []byte) int {
 
 func rowByRow(t *testing.T, format string, rows []wide, opts []Option) []byte {
 	t.Helper()
-	var b bytes.Buffer
 	open := map[string]func(io.Writer, ...Option) (Writer[wide], error){Arrow: NewArrowWriter[wide], Parquet: NewParquetWriter[wide], CSV: NewCSVWriter[wide]}[format]
-	w, err := open(&b, opts...)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for i := range rows {
-		if err := w.Write(&rows[i]); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if err := w.Close(); err != nil {
-		t.Fatal(err)
-	}
-	return b.Bytes()
+	return write(t, rows, func(b *bytes.Buffer) (Writer[wide], error) { return open(b, opts...) }).Bytes()
 }
 
 func byColumns(t *testing.T, r *rand.Rand, format string, rows []wide, opts []Option) []byte {

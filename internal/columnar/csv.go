@@ -20,7 +20,7 @@ func NewCSVWriter[T any](w io.Writer, opts ...Option) (Writer[T], error) {
 		if i > 0 {
 			cw.buf = append(cw.buf, ',')
 		}
-		cw.buf = appendCell(cw.buf, []byte(c.name))
+		cw.buf = AppendCell(cw.buf, []byte(c.name))
 	}
 	cw.buf = append(cw.buf, '\n')
 	return cw, cw.flush()
@@ -93,14 +93,14 @@ func (w *csvWriter[T]) appendValue(c codec, v *values, row int) {
 	switch {
 	case c.list:
 		w.scratch = appendList(w.scratch[:0], c, v, int(v.offsets[row]), int(v.offsets[row+1]))
-		w.buf = appendCell(w.buf, w.scratch)
+		w.buf = AppendCell(w.buf, w.scratch)
 	case c.isText():
 		cell := v.data[v.offsets[row]:v.offsets[row+1]]
 		if first, _ := utf8.DecodeRune(cell); w.safe && strings.ContainsRune(formulaStarts, first) {
 			w.scratch = append(append(w.scratch[:0], '\''), cell...)
 			cell = w.scratch
 		}
-		w.buf = appendCell(w.buf, cell)
+		w.buf = AppendCell(w.buf, cell)
 	case c.number:
 		w.buf = appendNumber(w.buf, int64Kind, v.data, row)
 	default:
@@ -152,14 +152,15 @@ func appendJSON(dst, text []byte) []byte {
 	return append(dst, '"')
 }
 
-// appendCell quotes a cell where encoding/csv does: readers of all kinds take that.
-func appendCell(dst, cell []byte) []byte {
+// AppendCell appends a cell of CSV, in quotes where encoding/csv puts it in quotes:
+// readers of all kinds take that.
+func AppendCell[S string | []byte](dst []byte, cell S) []byte {
 	if !quoted(cell) {
 		return append(dst, cell...)
 	}
 	dst = append(dst, '"')
 	for {
-		at := bytes.IndexByte(cell, '"')
+		at := indexByte(cell, '"')
 		if at < 0 {
 			break
 		}
@@ -171,7 +172,7 @@ func appendCell(dst, cell []byte) []byte {
 	return append(dst, '"')
 }
 
-func quoted(cell []byte) bool {
+func quoted[S string | []byte](cell S) bool {
 	if len(cell) == 0 {
 		return false
 	}
@@ -179,10 +180,20 @@ func quoted(cell []byte) bool {
 		return true
 	}
 	for _, special := range []byte("\",\n\r") {
-		if bytes.IndexByte(cell, special) >= 0 {
+		if indexByte(cell, special) >= 0 {
 			return true
 		}
 	}
-	first, _ := utf8.DecodeRune(cell)
+	first, _ := utf8.DecodeRuneInString(string(cell[:min(len(cell), utf8.UTFMax)]))
 	return unicode.IsSpace(first)
+}
+
+func indexByte[S string | []byte](s S, c byte) int {
+	switch s := any(s).(type) {
+	case string:
+		return strings.IndexByte(s, c)
+	case []byte:
+		return bytes.IndexByte(s, c)
+	}
+	return -1
 }

@@ -4,14 +4,11 @@ import (
 	"encoding/csv"
 	"fmt"
 	"io"
-	"math"
 	"strconv"
 
 	"github.com/apache/arrow/go/v15/arrow"
 	"github.com/apache/arrow/go/v15/arrow/array"
 	"github.com/apache/arrow/go/v15/arrow/memory"
-	"github.com/apache/arrow/go/v15/parquet"
-	"github.com/apache/arrow/go/v15/parquet/compress"
 	"github.com/apache/arrow/go/v15/parquet/pqarrow"
 )
 
@@ -89,13 +86,8 @@ func NewParquetRows(w io.Writer, cells []Cell) (Rows, error) {
 			return nil, fmt.Errorf("column %s: no cell of type %T", c.Name, c.Value)
 		}
 	}
-	// Version 2: in one of version 1 the library moves all levels so far with every few hundred of them.
-	// No limit for dictionaries: of a column that exceeds it half way, the library lists both
-	// encodings in the order of a Go map, and equal tables differ in bytes.
-	props := parquet.NewWriterProperties(parquet.WithCompression(compress.Codecs.Zstd), parquet.WithCreatedBy("tokenfork"),
-		parquet.WithDataPageVersion(parquet.DataPageV2), parquet.WithDictionaryPageSizeLimit(math.MaxInt64))
 	schema := arrow.NewSchema(fields, nil)
-	file, err := pqarrow.NewFileWriter(schema, struct{ io.Writer }{w}, props, pqarrow.NewArrowWriterProperties(pqarrow.WithStoreSchema()))
+	file, err := pqarrow.NewFileWriter(schema, struct{ io.Writer }{w}, parquetProperties(), pqarrow.NewArrowWriterProperties(pqarrow.WithStoreSchema()))
 	if err != nil {
 		return nil, fmt.Errorf("start Parquet: %w", err)
 	}

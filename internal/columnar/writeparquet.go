@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"io"
+	"math"
 	"runtime"
 	"slices"
 	"unsafe"
@@ -44,9 +45,12 @@ type parquetWriter[T any] struct {
 }
 
 // parquetProperties: all columns but flags have a dictionary, of any size. One that fell
-// back to plain values half way would have both encodings listed in the order of a Go map.
+// back to plain values half way would have both encodings listed in the order of a Go map,
+// and equal tables would differ in bytes. Pages are of version 2: of version 1 the library's
+// own writer moves all levels so far with every few hundred of them.
 func parquetProperties() *parquet.WriterProperties {
-	return parquet.NewWriterProperties(parquet.WithCompression(compress.Codecs.Zstd), parquet.WithCreatedBy("tokenfork"), parquet.WithDataPageVersion(parquet.DataPageV2))
+	return parquet.NewWriterProperties(parquet.WithCompression(compress.Codecs.Zstd), parquet.WithCreatedBy("tokenfork"),
+		parquet.WithDataPageVersion(parquet.DataPageV2), parquet.WithDictionaryPageSizeLimit(math.MaxInt64))
 }
 
 func (w *parquetWriter[T]) open() error {

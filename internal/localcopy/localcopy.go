@@ -21,6 +21,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -126,7 +127,7 @@ func (c *copier) content(f *folder) string { return filepath.Join(c.version(f), 
 
 // folder makes the copy, unless it is there. started is closed when its files are in line.
 func (c *copier) folder(ctx context.Context, f *folder, started chan struct{}) error {
-	inLine := sync1(started)
+	inLine := sync.OnceFunc(func() { close(started) })
 	defer inLine()
 	if err := os.MkdirAll(c.content(f), 0o755); err != nil {
 		return fmt.Errorf("stage %s: %w", f.from, err)
@@ -145,17 +146,6 @@ func (c *copier) folder(ctx context.Context, f *folder, started chan struct{}) e
 		return fmt.Errorf("stage %s: %w", f.from, err)
 	}
 	return c.prune(f)
-}
-
-// sync1 closes c at its first call.
-func sync1(c chan struct{}) func() {
-	done := false
-	return func() {
-		if !done {
-			done = true
-			close(c)
-		}
-	}
 }
 
 // lock waits for other processes that copy the folder.

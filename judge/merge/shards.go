@@ -118,7 +118,7 @@ func (m *merger) note(src *source, text *job.Text, rows []job.Result) error {
 		if r.MeaningMatch == nil {
 			m.unjudged[r.SentenceID] = place{int32(src.input), r.Ordinal}
 		}
-		if r.Engine != nil && r.ContinuationSmall != nil && r.ContinuationReference != nil && !m.sum.engines[*r.Engine] {
+		if r.Engine != nil && r.ContinuationSmall != nil && r.ContinuationReference != nil {
 			m.sum.engines[*r.Engine] = true
 		}
 	}
