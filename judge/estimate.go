@@ -56,8 +56,8 @@ func (e *Estimate) Dollars(b endpoint.Budget) float64 { return b.Price(e.PromptT
 // and measures the questions that they make. Its methods may be called from many goroutines.
 type Estimator struct {
 	judge  *Judge
-	framer Framer
-	rows   results.Reader
+	framer *Framer
+	rows   *results.Reader
 	head   string // what all questions share
 	most   atomic.Uint64
 
@@ -82,17 +82,28 @@ type measured struct {
 // NewEstimator prepares for the mismatches of a plan. Of the plan it needs the
 // settings and the ends.
 func NewEstimator(plan *job.Plan, text *tokenizer.Tokenizer, s Settings) (*Estimator, error) {
+	return newEstimator(&Framer{Plan: plan, Text: text, Context: s.Context}, &results.Reader{Plan: plan, Text: text}, s)
+}
+
+// VerdictOnly is for the same questions, asked for one word: both share what they
+// know of a text.
+func (e *Estimator) VerdictOnly() (*Estimator, error) {
+	s := e.judge.judging.Settings
+	s.VerdictOnly = true
+	return newEstimator(e.framer, e.rows, s)
+}
+
+func newEstimator(framer *Framer, rows *results.Reader, s Settings) (*Estimator, error) {
 	if s.Prompt == "" {
-		s.Prompt = promptFor(&plan.Settings)
+		s.Prompt = promptFor(&framer.Plan.Settings)
 	}
 	p, err := LoadPrompt(s)
 	if err != nil {
 		return nil, err
 	}
-	e := &Estimator{judge: newJudge(p, Judging{Settings: s}, nil), framer: Framer{Plan: plan, Text: text, Context: s.Context},
-		rows: results.Reader{Plan: plan, Text: text}}
+	e := &Estimator{judge: newJudge(p, Judging{Settings: s}, nil), framer: framer, rows: rows}
 	e.most.Store(math.MaxUint64)
-	e.head, err = p.Render(&Question{Row: &job.Result{}, Job: plan.ID}, s, job.Sides)
+	e.head, err = p.Render(&Question{Row: &job.Result{}, Job: framer.Plan.ID}, s, job.Sides)
 	return e, err
 }
 

@@ -22,18 +22,22 @@ func Gold(ctx context.Context, o Options, want agreement.Labels) (*Measured, *Ju
 	if err != nil {
 		return nil, nil, err
 	}
+	return r.measure(ctx, func() (*Measured, error) { return r.gold(ctx, want) })
+}
+
+// measure reaches the judges for a measurement.
+func (r *runner) measure(ctx context.Context, ask func() (*Measured, error)) (m *Measured, _ *Judging, err error) {
 	at, err := r.connect(ctx)
 	if err != nil {
 		return nil, nil, err
 	}
-	report, err := r.gold(ctx, at, want)
-	return report, &r.judging, stopped(ctx, errors.Join(err, at.close()))
+	if err = r.dial(ctx, at); err == nil {
+		m, err = ask()
+	}
+	return m, &r.judging, stopped(ctx, errors.Join(err, at.close()))
 }
 
-func (r *runner) gold(ctx context.Context, at servers, want agreement.Labels) (*Measured, error) {
-	if err := r.dial(ctx, at); err != nil {
-		return nil, err
-	}
+func (r *runner) gold(ctx context.Context, want agreement.Labels) (*Measured, error) {
 	g := &goldRun{runner: r, want: want, found: map[agreement.Place]twoVerdicts{}}
 	for k := range r.job.Shards {
 		if err := g.shard(ctx, k); err != nil {

@@ -3,7 +3,6 @@ package judge
 import (
 	"cmp"
 	"context"
-	"errors"
 	"strings"
 
 	"golang.org/x/sync/errgroup"
@@ -27,18 +26,10 @@ func GoldPairs(ctx context.Context, o Options, pairs []agreement.Labelled) (_ *M
 	if r.first, err = newFirst(&o); err != nil {
 		return nil, nil, err
 	}
-	at, err := r.connect(ctx)
-	if err != nil {
-		return nil, nil, err
-	}
-	report, err := r.pairs(ctx, at, pairs)
-	return report, &r.judging, stopped(ctx, errors.Join(err, at.close()))
+	return r.measure(ctx, func() (*Measured, error) { return r.pairs(ctx, pairs) })
 }
 
-func (r *runner) pairs(ctx context.Context, at servers, pairs []agreement.Labelled) (*Measured, error) {
-	if err := r.dial(ctx, at); err != nil {
-		return nil, err
-	}
+func (r *runner) pairs(ctx context.Context, pairs []agreement.Labelled) (*Measured, error) {
 	verdicts := make([]twoVerdicts, len(pairs))
 	asks, actx := errgroup.WithContext(ctx)
 	asks.SetLimit(r.client.InFlight())

@@ -83,13 +83,14 @@ func (c *planCmd) dryRun(ctx context.Context, con *console, o shard.Options) err
 		return err
 	}
 	plan := job.Plan{Settings: o.Settings, Ends: o.Ends}
-	analysis, verdict := judge.Defaults(), judge.Defaults()
-	analysis.Prompt, verdict.Prompt, verdict.VerdictOnly = "", "", true
+	analysis := judge.Defaults()
+	analysis.Prompt = ""
 	var by [2]*judge.Estimator
-	for i, s := range []judge.Settings{analysis, verdict} {
-		if by[i], err = judge.NewEstimator(&plan, text, s); err != nil {
-			return err
-		}
+	if by[0], err = judge.NewEstimator(&plan, text, analysis); err != nil {
+		return err
+	}
+	if by[1], err = by[0].VerdictOnly(); err != nil {
+		return err
 	}
 	o.Text = func(t *job.Text) error {
 		if err := by[0].Planned(t); err != nil {
