@@ -161,7 +161,7 @@ func checkAccepted(t *testing.T, s store.Store, r Record, id string) {
 	}
 }
 
-// Without log probabilities nobody knows where a first judge is unsure; two judges that
+// Without log probabilities it is not known where a first judge is unsure; two judges that
 // cannot be told apart in the results are refused, as is a batch.
 func TestTwoJudgesRefused(t *testing.T) {
 	s := jobtest.Make(t, 4, 1)

@@ -21,7 +21,7 @@ import (
 	"tokenfork/judge/merge"
 )
 
-// A FIFO where a job, a model or a flag has a file is refused by name: nobody writes
+// A FIFO where a job, a model or a flag has a file is refused by name: no process writes
 // to it, and what opened it would wait for ever.
 func TestFIFOsInPlaceOfFiles(t *testing.T) {
 	j := newFakeJob(t, 4, 40, 2)
@@ -80,7 +80,7 @@ func TestFIFOsInPlaceOfFiles(t *testing.T) {
 	says(t, 0, inJob("check"))
 }
 
-// SIGTERM ends every command while it waits for what it reads: a FIFO that nobody
+// SIGTERM ends every command while it waits for what it reads: a FIFO that no process
 // writes to, and an answer of S3 that does not come.
 func TestSIGTERMWhileReading(t *testing.T) {
 	j := newFakeJob(t, 4, 40, 1)

@@ -136,7 +136,7 @@ func (c *predictCmd) corpus(ctx context.Context, con *console, s store.Store) (*
 		}
 		return corpus, err
 	}
-	o := predict.DealOptions{Files: c.Texts, Store: s, Shards: c.Shards, Chat: c.Chat, MaxResponse: c.MaxResponse, Layout: table.R2R, Log: con.logger()}
+	o := predict.SplitOptions{Files: c.Texts, Store: s, Shards: c.Shards, Chat: c.Chat, MaxResponse: c.MaxResponse, Layout: table.R2R, Log: con.logger()}
 	given := [][2]string{{job.Small.String(), c.SmallModel}, {job.Reference.String(), c.ReferenceModel}}
 	if len(c.Model) > 0 {
 		var err error
@@ -165,7 +165,7 @@ func (c *predictCmd) corpus(ctx context.Context, con *console, s store.Store) (*
 			return nil, err
 		}
 	}
-	return predict.Deal(ctx, o)
+	return predict.Split(ctx, o)
 }
 
 // tableName is what a column of the study's layout may begin with, and a task be called.

@@ -22,7 +22,7 @@ type Pair struct {
 	Cluster string // the text: labels of one text are not independent
 	Human   bool
 	Judge   bool
-	Kind    string // what sort of pair it is, "" if nobody says
+	Kind    string // what sort of pair it is, "" if it is not said
 }
 
 // Report is the agreement over some pairs. Kappa and its interval are nil where

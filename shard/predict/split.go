@@ -18,8 +18,8 @@ import (
 	"tokenfork/internal/store"
 )
 
-// DealOptions say which texts are read, and how.
-type DealOptions struct {
+// SplitOptions say which texts are read, and how.
+type SplitOptions struct {
 	Files       []string
 	Store       store.Store
 	Shards      int               // 0 finds a number by the size of the texts
@@ -38,28 +38,28 @@ const (
 	templateTokens = 1024
 )
 
-// Deal reads the texts and writes them to the job's store as shards, in their order.
+// Split reads the texts and writes them to the job's store as shards, in their order.
 // If the same texts for the same models are there already it writes nothing.
-func Deal(ctx context.Context, o DealOptions) (*job.Corpus, error) {
-	d := &dealer{DealOptions: o, corpus: &job.Corpus{Format: job.Format, Models: o.Models, Chat: o.Chat, MaxResponse: o.MaxResponse, Layout: o.Layout, Top: o.Top, Sources: o.Files}}
-	if err := d.measure(); err != nil {
+func Split(ctx context.Context, o SplitOptions) (*job.Corpus, error) {
+	s := &splitter{SplitOptions: o, corpus: &job.Corpus{Format: job.Format, Models: o.Models, Chat: o.Chat, MaxResponse: o.MaxResponse, Layout: o.Layout, Top: o.Top, Sources: o.Files}}
+	if err := s.measure(); err != nil {
 		return nil, err
 	}
 	there, err := job.LoadCorpus(ctx, o.Store)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		return d.write(ctx)
+		return s.write(ctx)
 	case err != nil:
 		return nil, err
-	case there.ID != d.corpus.ID:
+	case there.ID != s.corpus.ID:
 		return nil, failure.New(failure.Refused, "give another --out or --job, or remove that one",
 			"%s was begun with other texts, models or settings", o.Store)
 	}
 	return there, nil
 }
 
-type dealer struct {
-	DealOptions
+type splitter struct {
+	SplitOptions
 	corpus *job.Corpus
 	sizes  []int64 // of the texts in bytes
 	total  int64
@@ -67,46 +67,46 @@ type dealer struct {
 
 // measure goes through the texts: what is wrong with them is known before
 // anything is written or started.
-func (d *dealer) measure() error {
+func (s *splitter) measure() error {
 	chats, sum := false, sha256.New()
-	for x, err := range d.sources(sum) {
+	for x, err := range s.sources(sum) {
 		if err != nil {
 			return err
 		}
-		size := d.sizeOf(x)
-		d.sizes, d.total = append(d.sizes, size), d.total+size
-		d.corpus.Longest = max(d.corpus.Longest, int(size)+templateTokens) // a token has a byte at least
+		size := s.sizeOf(x)
+		s.sizes, s.total = append(s.sizes, size), s.total+size
+		s.corpus.Longest = max(s.corpus.Longest, int(size)+templateTokens) // a token has a byte at least
 		chats = chats || x.Messages != nil
 	}
-	if len(d.sizes) == 0 {
-		return failure.New(failure.Refused, "name files with texts", "no text in %v", d.Files)
+	if len(s.sizes) == 0 {
+		return failure.New(failure.Refused, "name files with texts", "no text in %v", s.Files)
 	}
-	if chats && !d.Chat {
-		d.Log.Warn("the texts are chats, read as the messages' contents alone; --chat puts them into the model's chat template")
+	if chats && !s.Chat {
+		s.Log.Warn("the texts are chats, read as the messages' contents alone; --chat puts them into the model's chat template")
 	}
-	d.corpus.Texts, d.corpus.Fingerprint = int64(len(d.sizes)), hex.EncodeToString(sum.Sum(nil))
+	s.corpus.Texts, s.corpus.Fingerprint = int64(len(s.sizes)), hex.EncodeToString(sum.Sum(nil))
 	var err error
-	d.corpus.ID, err = d.corpus.Identity()
+	s.corpus.ID, err = s.corpus.Identity()
 	return err
 }
 
 // sizeOf bounds the text's tokens.
-func (d *dealer) sizeOf(x *job.Source) int64 {
+func (s *splitter) sizeOf(x *job.Source) int64 {
 	size := len(x.Prompt) + 1
 	if x.Response != nil {
 		size += len(*x.Response)
 	} else {
-		size += d.MaxResponse
+		size += s.MaxResponse
 	}
 	return int64(size)
 }
 
 // sources yields the texts and adds them to a hash.
-func (d *dealer) sources(sum hash.Hash) iter.Seq2[*job.Source, error] {
+func (s *splitter) sources(sum hash.Hash) iter.Seq2[*job.Source, error] {
 	return func(yield func(*job.Source, error) bool) {
 		encode := json.NewEncoder(sum)
 		n := int64(0)
-		for t, err := range Read(d.Files) {
+		for t, err := range Read(s.Files) {
 			if err != nil {
 				yield(nil, err)
 				return
@@ -135,8 +135,8 @@ func (d *dealer) sources(sum hash.Hash) iter.Seq2[*job.Source, error] {
 
 // write cuts the texts into shards of about the same size and writes them, corpus.json
 // last. Texts stay in order, so that the table is the shards' rows one after the other.
-func (d *dealer) write(ctx context.Context) (*job.Corpus, error) {
-	if err := store.Probe(ctx, d.Store); err != nil {
+func (s *splitter) write(ctx context.Context) (*job.Corpus, error) {
+	if err := store.Probe(ctx, s.Store); err != nil {
 		return nil, err
 	}
 	writer, err := job.NewManifestWriter[job.Source]()
@@ -144,39 +144,39 @@ func (d *dealer) write(ctx context.Context) (*job.Corpus, error) {
 		return nil, err
 	}
 	sum := sha256.New()
-	next, stop := iter.Pull2(d.sources(sum))
+	next, stop := iter.Pull2(s.sources(sum))
 	defer stop()
-	d.corpus.Shards = d.cut()
-	for k := range d.corpus.Shards {
-		said := &d.corpus.Shards[k]
-		h := job.Header{Plan: job.Plan{Format: job.Format, ID: d.corpus.ID}, Index: k, Of: len(d.corpus.Shards), Shard: *said}
-		err := d.Store.Replace(ctx, job.CorpusManifestKey(k), func(w io.Writer) (err error) {
-			said.SHA256, err = writer.Write(w, h, d.pieces(ctx, writer, next, said.Texts))
+	s.corpus.Shards = s.cut()
+	for k := range s.corpus.Shards {
+		said := &s.corpus.Shards[k]
+		h := job.Header{Plan: job.Plan{Format: job.Format, ID: s.corpus.ID}, Index: k, Of: len(s.corpus.Shards), Shard: *said}
+		err := s.Store.Replace(ctx, job.CorpusManifestKey(k), func(w io.Writer) (err error) {
+			said.SHA256, err = writer.Write(w, h, s.pieces(ctx, writer, next, said.Texts))
 			return err
 		})
 		if err != nil {
 			return nil, fmt.Errorf("write shard %d of the texts: %w", k, err)
 		}
 	}
-	if _, _, more := next(); more || hex.EncodeToString(sum.Sum(nil)) != d.corpus.Fingerprint {
+	if _, _, more := next(); more || hex.EncodeToString(sum.Sum(nil)) != s.corpus.Fingerprint {
 		return nil, errChanged
 	}
-	err = d.commit(ctx)
-	return d.corpus, err
+	err = s.commit(ctx)
+	return s.corpus, err
 }
 
 // cut says how many texts, and bytes, each shard gets: one text at least.
-func (d *dealer) cut() []job.Shard {
-	count := d.Shards
+func (s *splitter) cut() []job.Shard {
+	count := s.Shards
 	if count == 0 {
-		count = int((d.total + shardBytes - 1) / shardBytes)
+		count = int((s.total + shardBytes - 1) / shardBytes)
 	}
-	shards := make([]job.Shard, min(count, len(d.sizes)))
+	shards := make([]job.Shard, min(count, len(s.sizes)))
 	k, done := 0, int64(0)
-	for i, size := range d.sizes {
+	for i, size := range s.sizes {
 		here := &shards[k]
-		left, later := len(d.sizes)-i, len(shards)-1-k
-		if here.Texts > 0 && later > 0 && (left == later || float64(done) >= float64(d.total)*float64(k+1)/float64(len(shards))) {
+		left, later := len(s.sizes)-i, len(shards)-1-k
+		if here.Texts > 0 && later > 0 && (left == later || float64(done) >= float64(s.total)*float64(k+1)/float64(len(shards))) {
 			k++
 			here = &shards[k]
 		}
@@ -189,7 +189,7 @@ func (d *dealer) cut() []job.Shard {
 
 var errChanged = failure.New(failure.Refused, "run the same command again once nothing writes them", "the texts changed while they were read")
 
-func (d *dealer) pieces(ctx context.Context, w *job.ManifestWriter[job.Source], next func() (*job.Source, error, bool), n int) iter.Seq2[[]byte, error] {
+func (s *splitter) pieces(ctx context.Context, w *job.ManifestWriter[job.Source], next func() (*job.Source, error, bool), n int) iter.Seq2[[]byte, error] {
 	return func(yield func([]byte, error) bool) {
 		var piece []byte
 		for range n {
@@ -211,21 +211,21 @@ func (d *dealer) pieces(ctx context.Context, w *job.ManifestWriter[job.Source], 
 }
 
 // commit writes corpus.json, the first to do so.
-func (d *dealer) commit(ctx context.Context) error {
-	b, err := job.SealJSON(d.corpus)
+func (s *splitter) commit(ctx context.Context) error {
+	b, err := job.SealJSON(s.corpus)
 	if err != nil {
 		return fmt.Errorf("encode %s: %w", job.CorpusKey, err)
 	}
-	err = store.CreateBytes(ctx, d.Store, job.CorpusKey, b)
+	err = store.CreateBytes(ctx, s.Store, job.CorpusKey, b)
 	if !errors.Is(err, fs.ErrExist) {
 		return err
 	}
-	there, err := job.LoadCorpus(ctx, d.Store)
-	if err == nil && there.ID != d.corpus.ID {
-		err = failure.New(failure.Refused, "give another --out or --job", "another command put other texts into %s at the same time", d.Store)
+	there, err := job.LoadCorpus(ctx, s.Store)
+	if err == nil && there.ID != s.corpus.ID {
+		err = failure.New(failure.Refused, "give another --out or --job", "another command put other texts into %s at the same time", s.Store)
 	}
 	if err == nil {
-		d.corpus = there
+		s.corpus = there
 	}
 	return err
 }
