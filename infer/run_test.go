@@ -298,7 +298,11 @@ func TestPassingFaults(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			j := plan(t, nil)
-			wants(t, j.options(t, f), 0, "")
+			o := j.options(t, f)
+			if f.Times == 2 { // else what was in flight at two deaths of other prompts is set aside after two of its own
+				o.InFlight = 1
+			}
+			wants(t, o, 0, "")
 			j.check(t)
 		})
 	}

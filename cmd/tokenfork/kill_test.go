@@ -134,6 +134,20 @@ func (j *fakeJob) finish(t *testing.T, at place, clean, what string) {
 	}
 }
 
+// pointsIn are the points that a run has listed.
+func pointsIn(t *testing.T, list string) map[string]bool {
+	t.Helper()
+	b, err := os.ReadFile(list)
+	if err != nil {
+		t.Fatal(err)
+	}
+	points := map[string]bool{}
+	for line := range strings.Lines(string(b)) {
+		points[strings.TrimSpace(line)] = true
+	}
+	return points
+}
+
 // A kill at every named point, then a restart: the results are the same bytes.
 func TestKillAtEveryPoint(t *testing.T) {
 	j := newFakeJob(t, 6, 40, 2)
@@ -145,14 +159,7 @@ func TestKillAtEveryPoint(t *testing.T) {
 		if err := cmd.Run(); err != nil {
 			t.Fatalf("%v: %s", err, out)
 		}
-		points := map[string]bool{}
-		b, err := os.ReadFile(list)
-		if err != nil {
-			t.Fatal(err)
-		}
-		for line := range strings.Lines(string(b)) {
-			points[strings.TrimSpace(line)] = true
-		}
+		points := pointsIn(t, list)
 		for _, part := range []string{"create parts/infer", "commit.json", "create parts/judge", "create job.json", "create shards/", "replace results.parquet", "replace summary.json"} {
 			for _, when := range []string{"before", "within", "after"} {
 				if !slices.ContainsFunc(slices.Collect(maps.Keys(points)), func(p string) bool { return strings.HasPrefix(p, when) && strings.Contains(p, part) }) {

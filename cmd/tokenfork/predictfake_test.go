@@ -202,14 +202,7 @@ func TestKillPredict(t *testing.T) {
 		j.check(t, table, what)
 	}
 	must(filepath.Join(j.dir, "clean.csv"), "undisturbed")
-	points := map[string]bool{}
-	b, err := os.ReadFile(list)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for line := range strings.Lines(string(b)) {
-		points[strings.TrimSpace(line)] = true
-	}
+	points := pointsIn(t, list)
 	for _, part := range []string{"corpus.json", "corpus/", "create parts/predict", "commit.json", "remove "} {
 		if !slices.ContainsFunc(slices.Collect(maps.Keys(points)), func(p string) bool { return strings.Contains(p, part) }) {
 			t.Errorf("no point at %s", part)
