@@ -12,6 +12,7 @@ import (
 	"tokenfork/internal/failure"
 	"tokenfork/internal/job"
 	"tokenfork/internal/results"
+	"tokenfork/internal/stage"
 	"tokenfork/internal/store"
 	"tokenfork/judge/endpoint"
 )
@@ -55,29 +56,39 @@ func readBatches(ctx context.Context, s store.Store, t job.Task) ([]batchRecord,
 	return all, nil
 }
 
-// submit puts the open questions of all shards into batches, but for shards
-// that have some already.
+// submit puts the open questions of all shards into batches. Shards whose manifests
+// cannot be used are left out of todo.
 func (r *runner) submit(ctx context.Context) error {
+	var usable []int
 	for _, k := range r.todo {
-		before, err := readBatches(ctx, r.Store, r.task(k))
+		err := r.submitShard(ctx, k)
+		if errors.Is(err, stage.ErrManifest) {
+			r.sum.Refuse(r.Log, r.task(k), err)
+			continue
+		}
 		if err != nil {
 			return err
 		}
-		if len(before) > 0 {
-			continue
-		}
-		if err := r.remember(ctx, k); err != nil {
-			return err
-		}
-		f := &batchFile{runner: r, task: r.task(k), seen: map[string]bool{}}
-		if err := f.fill(ctx, k); err != nil {
-			return err
-		}
-		if err := f.submit(ctx); err != nil {
-			return err
-		}
+		usable = append(usable, k)
 	}
+	r.todo = usable
 	return nil
+}
+
+// submitShard does nothing for a shard that has batches already.
+func (r *runner) submitShard(ctx context.Context, k int) error {
+	before, err := readBatches(ctx, r.Store, r.task(k))
+	if err != nil || len(before) > 0 {
+		return err
+	}
+	if err := r.remember(ctx, k); err != nil {
+		return err
+	}
+	f := &batchFile{runner: r, task: r.task(k), seen: map[string]bool{}}
+	if err := f.fill(ctx, k); err != nil {
+		return err
+	}
+	return f.submit(ctx)
 }
 
 // batchFile gathers the questions of a shard.
@@ -91,7 +102,11 @@ type batchFile struct {
 }
 
 func (f *batchFile) fill(ctx context.Context, k int) error {
-	run, err := f.shardRun(ctx, k)
+	m, err := job.OpenManifest(ctx, f.Store, k)
+	if err != nil {
+		return stage.Unusable(err)
+	}
+	run, err := f.inferredShard(ctx, m)
 	if err != nil {
 		return err
 	}
@@ -99,9 +114,9 @@ func (f *batchFile) fill(ctx context.Context, k int) error {
 	if err != nil {
 		return err
 	}
-	for s, err := range run.manifest.Texts() {
+	for s, err := range m.Texts() {
 		if err != nil {
-			return errors.Join(err, log.Close())
+			return errors.Join(stage.Unusable(err), log.Close())
 		}
 		if log.Has(s.Ordinal) {
 			continue

@@ -16,8 +16,10 @@ import (
 	"time"
 
 	"tokenfork/internal/failure"
+	"tokenfork/internal/job"
 	"tokenfork/internal/job/jobtest"
 	"tokenfork/internal/results"
+	"tokenfork/internal/store"
 	"tokenfork/judge/endpoint"
 )
 
@@ -179,6 +181,42 @@ func TestBatchOutlivesTheRun(t *testing.T) {
 	}
 	if questions, askings := f.counts(); len(f.batches) != 2 || askings != questions {
 		t.Errorf("%d batches, %d questions, asked %d times", len(f.batches), questions, askings)
+	}
+}
+
+// A damaged manifest costs no batch and stops no other shard.
+func TestBatchPassesOverDamagedManifest(t *testing.T) {
+	f := newFakeBatches(0, "completed", 0)
+	o := batchOptions(t, f, 3)
+	whole, err := store.ReadAll(t.Context(), o.Store, job.ManifestKey(1))
+	if err != nil {
+		t.Fatal(err)
+	}
+	bad := bytes.Clone(whole)
+	bad[len(bad)/2] ^= 4
+	put := func(b []byte) {
+		t.Helper()
+		if err := store.ReplaceBytes(t.Context(), o.Store, job.ManifestKey(1), b); err != nil {
+			t.Fatal(err)
+		}
+	}
+	put(bad)
+	_, err = Run(t.Context(), o)
+	if failure.Code(err) != failure.Refused || !strings.Contains(err.Error(), "shards 1 cannot be worked on, the others are finished") || len(f.batches) != 2 {
+		t.Errorf("%d batches, %v", len(f.batches), err)
+	}
+	put(whole)
+	judging, err := Run(t.Context(), o) // of shard 1 no question fails
+	if err != nil || len(f.batches) != 3 {
+		t.Fatalf("%d batches, %v", len(f.batches), err)
+	}
+	clean := batchOptions(t, newFakeBatches(0, "completed", 0), 3)
+	clean.Identity = judging.Identity
+	if _, err := Run(t.Context(), clean); failure.Code(err) != failure.Partial {
+		t.Fatal(err)
+	}
+	if got, want := verdicts(t, o.Store, judging.ID()), verdicts(t, clean.Store, judging.ID()); len(want) == 0 || !reflect.DeepEqual(got, want) {
+		t.Errorf("%d verdicts differ from the %d of an undisturbed run", len(got), len(want))
 	}
 }
 

@@ -120,7 +120,7 @@ func (s *Stage[X, T]) openAll(admit, ctx context.Context, shards []int, opened c
 		if err != nil && ctx.Err() != nil {
 			return context.Cause(ctx) // the end of the grace, not of the store
 		}
-		if errors.Is(err, errManifest) {
+		if errors.Is(err, ErrManifest) {
 			s.refuse(k, err)
 			continue
 		}
@@ -139,30 +139,29 @@ func (s *Stage[X, T]) openAll(admit, ctx context.Context, shards []int, opened c
 	return nil
 }
 
-// errManifest marks what is wrong with one shard's manifest: the other shards go on.
-var errManifest = errors.New("this shard's manifest cannot be used")
+// ErrManifest marks what is wrong with one shard's manifest: the other shards go on.
+var ErrManifest = errors.New("this shard's manifest cannot be used")
 
-// unusable gives the error of a damaged or missing manifest its mark.
-func unusable(err error) error {
+// Unusable gives the error of a damaged or missing manifest its mark, ErrManifest.
+func Unusable(err error) error {
 	if err == nil {
 		return nil
 	}
 	if failure.Code(err) != failure.Refused && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	return fmt.Errorf("%w: %w", errManifest, err)
+	return fmt.Errorf("%w: %w", ErrManifest, err)
 }
 
 func (s *Stage[X, T]) refuse(k int, err error) {
-	s.Log.Error("the other shards go on without this one", "shard", k, "reason", err)
-	s.Summary.refuse(s.Task(&job.Manifest{Header: job.Header{Index: k}}), err)
+	s.Summary.Refuse(s.Log, s.Task(&job.Manifest{Header: job.Header{Index: k}}), err)
 }
 
 // open prepares a shard; nil if it is finished.
 func (s *Stage[X, T]) open(ctx context.Context, k int) (*Shard[X, T], error) {
 	m, err := s.Manifest(ctx, s.Store, k)
 	if err != nil {
-		return nil, unusable(err)
+		return nil, Unusable(err)
 	}
 	sh := &Shard[X, T]{Manifest: m, stage: s, task: s.Task(m)}
 	sh.Log, sh.Before, err = job.OpenTask[T](ctx, s.Store, m.ID, sh.task, s.Who, s.PartEvery, s.Retry(k))
@@ -186,7 +185,7 @@ func (sh *Shard[X, T]) feed(admit, ctx context.Context) (bool, error) {
 		return false, err
 	}
 	for x, err := range sh.stage.Texts(sh.Manifest) {
-		if err = unusable(err); errors.Is(err, errManifest) {
+		if err = Unusable(err); errors.Is(err, ErrManifest) {
 			sh.refused = true
 			sh.stage.refuse(sh.Manifest.Index, err)
 			return false, nil

@@ -2,6 +2,7 @@ package stage
 
 import (
 	"cmp"
+	"log/slog"
 	"maps"
 	"slices"
 	"strings"
@@ -33,7 +34,9 @@ func (s *Summary) stop(t job.Task) {
 	s.stopped = append(s.stopped, t)
 }
 
-func (s *Summary) refuse(t job.Task, why error) {
+// Refuse notes a task whose shard has a manifest that cannot be used, and says why.
+func (s *Summary) Refuse(log *slog.Logger, t job.Task, why error) {
+	log.Error("the other shards go on without this one", "shard", t.Shard, "reason", why)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.refused == nil {
