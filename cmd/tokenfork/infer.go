@@ -10,6 +10,7 @@ import (
 	"tokenfork/internal/failure"
 	"tokenfork/internal/fleet"
 	"tokenfork/internal/job"
+	"tokenfork/internal/secret"
 	"tokenfork/internal/shell"
 )
 
@@ -124,8 +125,12 @@ func (f *inferFlags) infer(ctx context.Context, con *console, j *jobFlags, w *wo
 // a machine can read the others' command lines.
 func serverKey() string { return os.Getenv("TOKENFORK_SERVER_KEY") }
 
-// words splits a command as a shell does.
+// words splits a command as a shell does. One with a secret is refused: every user of
+// a machine can read the others' command lines, and a job keeps some of the flags.
 func words(flag, line string) ([]string, error) {
+	if found := secret.In(line); found != "" {
+		return nil, failure.New(failure.Usage, "set it in a script that only you can read, and give the script to --vllm", "%s has %s in plain text", flag, found)
+	}
 	ws, err := shell.Split(line)
 	if operator := (*shell.OperatorError)(nil); errors.As(err, &operator) {
 		return nil, failure.New(failure.Usage, "put quotes around the word with it, or write the commands into a script and give the script",

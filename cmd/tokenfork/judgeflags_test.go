@@ -1,11 +1,14 @@
 package main
 
 import (
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
 
 	"github.com/alecthomas/kong"
+
+	"tokenfork/internal/failure"
 )
 
 // What a job keeps of a judge's flags gives the same judge and settings again, and no secret.
@@ -41,10 +44,28 @@ func TestJudgeFlags(t *testing.T) {
 			t.Errorf("%s: kept %q", args, flags)
 		}
 	}
-	f := judgeFlags{Judge: "https://h/v1", JudgeQuery: map[string]string{"api_key": "abcd1234"}}
-	flags, err := f.flags(&workFlags{})
-	ok(t, err)
-	if said := strings.Join(flags, " "); strings.Contains(said, "abcd1234") || !strings.Contains(said, "--judge-query api_key=SECRET") {
-		t.Errorf("kept %s", said)
+	for want, f := range map[string]judgeFlags{
+		"--judge-query api-key=SECRET": {Judge: "https://h/v1", JudgeQuery: map[string]string{"api-key": "abcd1234"}},
+		"--judge SECRET":               {Judge: "https://me:abcd1234@h/v1"},
+		"--judge-first SECRET":         {Judge: "https://h/v1", firstFlags: firstFlags{JudgeFirst: "https://h/v1?key=abcd1234"}},
+		"--judge-args SECRET":          {Judge: "local", JudgeArgs: "--hf-token abcd1234"},
+	} {
+		flags, err := f.flags(&workFlags{})
+		ok(t, err)
+		if said := strings.Join(flags, " "); strings.Contains(said, "abcd1234") || !strings.Contains(said, want) {
+			t.Errorf("kept %s", said)
+		}
+	}
+}
+
+// A secret in a flag that becomes a command line, or part of a judging, is refused
+// without being shown.
+func TestSecretsInFlags(t *testing.T) {
+	for _, flags := range [][2]string{{"--vllm", "env HF_TOKEN=abcd1234 vllm"}, {"--judge-args", "--hf-token abcd1234"}, {"--judge-body", `{"user":"https://me:abcd1234@h"}`}} {
+		j := newFakeJob(t, 1, 20, 1)
+		out := must(t, []int{failure.Usage}, append(j.args(filepath.Join(j.dir, "job")), flags[0], flags[1], "--judge", "local", "--judge-model", filepath.Join(j.dir, "reference"))...)
+		if strings.Contains(out, "abcd1234") || !strings.Contains(out, flags[0]+" ") || !strings.Contains(out, "in plain text") {
+			t.Error(out)
+		}
 	}
 }

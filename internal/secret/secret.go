@@ -22,9 +22,9 @@ var (
 	assigned = regexp.MustCompile(`(?:([A-Za-z_][\w]*)=|--((?:[\w-]*-)?(?:key|token|password|secret))[= ]\s*)("[^"]*"|'[^']*'|[^\s;&|,]*)`)
 )
 
-// Variable says whether an environment variable holds a secret.
+// Variable says whether an environment variable, or a query's parameter, holds a secret.
 func Variable(variable, value string) bool {
-	return name.MatchString(variable) && !harmless.MatchString(value) || login.MatchString(value) || shape.MatchString(value)
+	return name.MatchString(strings.ReplaceAll(variable, "-", "_")) && !harmless.MatchString(value) || login.MatchString(value) || shape.MatchString(value)
 }
 
 // URL says whether a URL holds a password.

@@ -11,6 +11,7 @@ import (
 	"github.com/sashabaranov/go-openai"
 
 	"tokenfork/internal/failure"
+	"tokenfork/internal/secret"
 )
 
 // dialect is what the server understands, found out once, when it is opened.
@@ -74,6 +75,9 @@ var ours = map[string]string{"model": "--judge-model", "messages": "--judge-prom
 func ParseBody(s string) (json.RawMessage, error) {
 	if strings.TrimSpace(s) == "" {
 		return nil, nil
+	}
+	if found := secret.In(s); found != "" {
+		return nil, failure.New(failure.Usage, "a job keeps the body: use TOKENFORK_JUDGE_KEY, or --judge-header NAME=ENVVAR", "--judge-body holds %s in plain text", found)
 	}
 	var m map[string]json.RawMessage
 	if err := json.Unmarshal([]byte(s), &m); err != nil {
