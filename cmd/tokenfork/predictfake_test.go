@@ -244,6 +244,13 @@ func TestPredictLeftOut(t *testing.T) {
 	if more := j.servers[job.Reference].Asked() - read; more > 0 {
 		t.Errorf("the reference was asked %d times again", more)
 	}
+	task := []string{"--job", filepath.Join(j.dir, "job"), "--shards", "1", "--shard", "0"}
+	j.flags = narrow
+	if out := must(t, []int{failure.Partial}, j.args(task...)...); !strings.Contains(out, "run the same command with --retry") {
+		t.Error(out)
+	}
+	j.flags = wide
+	must(t, []int{0}, j.args(append(task, "--retry")...)...)
 	other := filepath.Join(j.dir, "other.jsonl")
 	if err := os.WriteFile(other, []byte(`{"text": "abc"}`), 0o600); err != nil {
 		t.Fatal(err)

@@ -75,8 +75,11 @@ func Run(ctx context.Context, o Options) error {
 			return stopped(ctx, err)
 		}
 	}
-	return sum.Result("readings of texts failed, and the table lacks those texts",
-		"give the servers a larger --max-model-len, or shorter texts, and run the same command")
+	hint := "give the servers a larger --max-model-len, or shorter texts, and run the same command"
+	if !o.Retry {
+		hint += " with --retry"
+	}
+	return sum.Result("readings of texts failed, and the table lacks those texts", hint)
 }
 
 // arrange finds places for the servers of one model or two.

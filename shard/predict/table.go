@@ -62,7 +62,7 @@ func Write(ctx context.Context, o TableOptions) error {
 	if err != nil || left == 0 {
 		return err
 	}
-	return failure.New(failure.Partial, "give the servers a larger --max-model-len, or shorter texts, and run the same command",
+	return failure.New(failure.Partial, "give the servers a larger --max-model-len, or shorter texts, and run predict again",
 		"%d of %d texts are left out of %s/%s", left, o.Corpus.Texts, o.Out, o.Key)
 }
 
