@@ -1,8 +1,17 @@
 package infer
 
 import (
+	"context"
+	"errors"
+	"log/slog"
 	"math/rand/v2"
+	"sync"
 	"testing"
+	"testing/synctest"
+	"time"
+
+	"tokenfork/internal/fleet"
+	"tokenfork/internal/vllm"
 )
 
 // curve is a simulated server: the answers a second at a number in flight.
@@ -58,4 +67,55 @@ func TestTunerIgnoresIdleWindows(t *testing.T) {
 			t.Fatalf("limit %d from windows that did not reach it", n)
 		}
 	}
+}
+
+// silent is a server without metrics.
+type silent struct{ fleet.Server }
+
+func (silent) Client(context.Context) (*vllm.Client, int, error) {
+	return nil, 0, errors.New("no metrics")
+}
+
+// The loop sets the gate by what it measures: a server that answers a request in a
+// second, and more than 700 of them later, gets 700 and not much more than 1,000. The
+// clock is the bubble's, so that minutes pass at once.
+func TestTunerMovesTheGate(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := &replica{server: silent{}, gate: newGate(startInFlight)}
+		ctx, stop := context.WithCancel(t.Context())
+		var all sync.WaitGroup
+		for range 8 { // texts, each of which sends its requests in order
+			all.Go(func() {
+				for r.gate.acquire(ctx) == nil {
+					n := r.inFlight.Add(1)
+					all.Go(func() {
+						time.Sleep(max(time.Second, time.Duration(n)*time.Second/700))
+						r.inFlight.Add(-1)
+						r.answers.Add(1)
+						r.gate.release()
+					})
+				}
+			})
+		}
+		all.Go(func() { r.tune(ctx, slog.New(slog.DiscardHandler)) })
+		time.Sleep(3 * time.Minute)
+		r.gate.mu.Lock()
+		limit := r.gate.limit
+		r.gate.mu.Unlock()
+		if limit < 700 || limit > mostInFlight {
+			t.Errorf("%d in flight", limit)
+		}
+		if err := r.gate.acquireAlone(ctx); err != nil || r.inFlight.Load() != 0 {
+			t.Errorf("alone beside %d requests, %v", r.inFlight.Load(), err)
+		}
+		r.gate.releaseAlone()
+		stop()
+		all.Wait()
+		if err := r.gate.acquire(ctx); err != nil {
+			t.Errorf("a place is free, but: %v", err)
+		}
+		if err := r.gate.acquireAlone(ctx); !errors.Is(err, context.Canceled) || r.gate.alone {
+			t.Errorf("alone beside a request, after the end: %v", err)
+		}
+	})
 }

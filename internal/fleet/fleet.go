@@ -73,6 +73,10 @@ type place struct {
 // mostFronts is where more API processes stopped being worth it, see docs/performance.md.
 const mostFronts = 4
 
+// leastForFronts is about 1B of parameters: a smaller model starts longer by them
+// than they save.
+const leastForFronts = 2 << 30
+
 // Arrange finds a place for the servers of one model or two (nil: not needed) that
 // work at the same time.
 func Arrange(ctx context.Context, models [2]*Model, log *slog.Logger) (fleets [2]*Fleet, err error) {
@@ -106,7 +110,9 @@ func Arrange(ctx context.Context, models [2]*Model, log *slog.Logger) (fleets [2
 		if f == nil {
 			continue
 		}
-		f.fronts = fronts
+		if needs[i] != nil && needs[i].Model.Weights.Bytes >= leastForFronts {
+			f.fronts = fronts
+		}
 		for _, s := range layout[i] {
 			p := place{Slot: s}
 			for _, entry := range s.GPUs {

@@ -63,8 +63,12 @@ func newOwned(ctx context.Context, f *Fleet, i int) (*owned, error) {
 	if err != nil {
 		return nil, err
 	}
+	flags, err := private.Cache("vllm-flags")
+	if err != nil {
+		return nil, err
+	}
 	c := vllm.Config{Command: m.Command, Model: m.Model.Dir, Name: label, Served: f.served, TensorParallel: at.TP, GPUs: at.GPUs, MemoryFraction: at.Fraction,
-		Args: append(args, m.Args...), Env: m.Env, LogPath: filepath.Join(m.LogDir, "vllm-"+label+".log"), CacheDir: cache, StartTimeout: m.StartTimeout, Logger: f.log}
+		Args: append(args, m.Args...), Env: m.Env, LogPath: filepath.Join(m.LogDir, "vllm-"+label+".log"), CacheDir: cache, FlagsDir: flags, StartTimeout: m.StartTimeout, Logger: f.log}
 	w := &owned{config: c, turns: at.turns, stall: m.Stall, log: f.log.With("server", label), lost: make(chan chan struct{}), ready: make(chan struct{}), stopped: make(chan struct{})}
 	server, err := w.start(ctx)
 	if err != nil {

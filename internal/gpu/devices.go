@@ -14,9 +14,10 @@ import (
 
 // Device is a GPU, or a MIG slice of one, that this process may use.
 type Device struct {
-	Entry string // names it in CUDA_VISIBLE_DEVICES: index, UUID or MIG UUID
+	Entry string // names it in CUDA_VISIBLE_DEVICES: index, or MIG UUID
 	Name  string
 	MiB   int64 // of memory
+	Slice bool  // a MIG slice: no server can be spread over several
 }
 
 const smiTimeout = 30 * time.Second
@@ -61,8 +62,9 @@ func MiB(field string) int64 {
 	return n
 }
 
-// Visible lists the devices that CUDA_VISIBLE_DEVICES leaves to this process,
-// in its order; all of the machine where it is not set. None without nvidia-smi.
+// Visible lists the devices that CUDA_VISIBLE_DEVICES, for AMD also HIP_ and
+// ROCR_VISIBLE_DEVICES, leave to this process, in its order; all of the machine where
+// none is set. None without nvidia-smi, amd-smi and rocm-smi.
 func Visible(ctx context.Context) ([]Device, error) {
 	rows, err := Query(ctx, "--query-gpu=index,uuid,name,memory.total")
 	if err != nil {
@@ -76,8 +78,11 @@ func Visible(ctx context.Context) ([]Device, error) {
 			uuids = append(uuids, row[1])
 		}
 	}
+	if len(all) == 0 {
+		return visibleAMD(ctx)
+	}
 	entries, set := os.LookupEnv("CUDA_VISIBLE_DEVICES")
-	if !set || len(all) == 0 {
+	if !set {
 		return all, nil
 	}
 	var slices []Device
@@ -86,28 +91,33 @@ func Visible(ctx context.Context) ([]Device, error) {
 			return nil, err
 		}
 	}
-	var visible []Device
+	return listed(entries, func(entry string) (Device, bool) { return find(entry, all, uuids, slices) }), nil
+}
+
+// listed are the devices of a list of entries up to the first that is not there, as
+// CUDA and HIP take it.
+func listed(entries string, find func(string) (Device, bool)) (visible []Device) {
 	for entry := range strings.SplitSeq(entries, ",") {
-		d, ok := find(strings.TrimSpace(entry), all, uuids, slices)
+		d, ok := find(strings.TrimSpace(entry))
 		if !ok {
-			break // so does CUDA
+			break
 		}
 		visible = append(visible, d)
 	}
-	return visible, nil
+	return visible
 }
 
-// find gives the device of an entry, under that name. CUDA takes shortened UUIDs.
+// find gives the device of an entry. A whole GPU goes by its index, which every vLLM
+// takes, and not all of them a UUID; a slice has its UUID alone. CUDA takes
+// shortened UUIDs.
 func find(entry string, all []Device, uuids []string, slices []Device) (Device, bool) {
 	for i, d := range all {
 		if entry == d.Entry || len(entry) > 4 && strings.HasPrefix(uuids[i], entry) {
-			d.Entry = entry
 			return d, true
 		}
 	}
 	for _, d := range slices {
 		if len(entry) > 4 && strings.HasPrefix(d.Entry, entry) {
-			d.Entry = entry
 			return d, true
 		}
 	}
@@ -127,7 +137,7 @@ func mig(ctx context.Context) ([]Device, error) {
 	for line := range strings.Lines(out) {
 		if m := migLine.FindStringSubmatch(line); m != nil {
 			gib, _ := strconv.ParseInt(m[2], 10, 64) // digits alone
-			all = append(all, Device{Entry: m[3], Name: "MIG " + m[1], MiB: gib << 10})
+			all = append(all, Device{Entry: m[3], Name: "MIG " + m[1], MiB: gib << 10, Slice: true})
 		}
 	}
 	return all, nil

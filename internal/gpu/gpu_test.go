@@ -16,9 +16,7 @@ import (
 // fakeSMI puts an nvidia-smi in front of PATH: two whole GPUs and one in slices.
 func fakeSMI(t *testing.T) {
 	t.Helper()
-	dir := t.TempDir()
-	script := `#!/bin/sh
-if [ "$1" = -L ]; then cat <<'END'
+	fakeTool(t, "nvidia-smi", `if [ "$1" = -L ]; then cat <<'END'
 GPU 0: NVIDIA H100 80GB HBM3 (UUID: GPU-aaaa-1)
 GPU 2: NVIDIA A100-SXM4-40GB (UUID: GPU-cccc-3)
   MIG 3g.20gb     Device  0: (UUID: MIG-1111-a)
@@ -27,8 +25,14 @@ END
 else
 printf '0, GPU-aaaa-1, NVIDIA H100 80GB HBM3, 81559\n1, GPU-bbbb-2, NVIDIA H100 80GB HBM3, 81559\n2, GPU-cccc-3, NVIDIA A100-SXM4-40GB, 40960\n'
 fi
-`
-	if err := os.WriteFile(filepath.Join(dir, "nvidia-smi"), []byte(script), 0o755); err != nil {
+`)
+}
+
+// fakeTool puts a program in front of PATH.
+func fakeTool(t *testing.T, name, script string) {
+	t.Helper()
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, name), []byte("#!/bin/sh\n"+script), 0o755); err != nil {
 		t.Fatal(err)
 	}
 	t.Setenv("PATH", dir+":"+os.Getenv("PATH"))
@@ -38,9 +42,9 @@ func TestVisible(t *testing.T) {
 	fakeSMI(t)
 	for _, tt := range []struct{ env, want string }{
 		{"1,0", "1:81559 0:81559"},
-		{"GPU-bbbb-2", "GPU-bbbb-2:81559"},
-		{"GPU-bb,2", "GPU-bb:81559 2:40960"},
-		{"MIG-2222-b,MIG-1111", "MIG-2222-b:5120 MIG-1111:20480"},
+		{"GPU-bbbb-2", "1:81559"}, // not every vLLM takes a UUID
+		{"GPU-bb,2", "1:81559 2:40960"},
+		{"MIG-2222-b,MIG-1111", "MIG-2222-b:5120 MIG-1111-a:20480"},
 		{"1,9,0", "1:81559"}, // CUDA stops at the first that is not there
 		{"", ""},
 		{"-1", ""},
@@ -60,6 +64,73 @@ func TestVisible(t *testing.T) {
 	}
 	if devices, err := Visible(t.Context()); err != nil || len(devices) != 3 || devices[2].Entry != "2" {
 		t.Errorf("unset: %v, %v", devices, err)
+	}
+}
+
+// What AMD's tools print, shortened, as public reports of an MI300X, an MI250 and a
+// Radeon show it; tried on no real one.
+const (
+	mi300X = `{"gpu": %d, "asic": {"market_name": "AMD Instinct MI300X", "vendor_id": "0x1002"}, "vram": {"type": "HBM3", "size": {"value": 196592, "unit": "MB"}}}`
+	radeon = `{"gpu": %d, "asic": {"market_name": "AMD Radeon PRO W7800"}, "vram": {"size": {"value": 34359738368, "unit": "B"}}}`
+	mi250  = `WARNING: AMD GPU device(s) is/are in a low-power state. Check power control/runtime_status
+
+{"card0": {"VRAM Total Memory (B)": "68702699520", "VRAM Total Used Memory (B)": "51527024640", "Card Series": "AMD INSTINCT MI250 (MCM) OAM AC MBA"},
+ "card1": {"VRAM Total Memory (B)": "68702699520", "VRAM Total Used Memory (B)": "11665408", "Card Series": "AMD INSTINCT MI250 (MCM) OAM AC MBA"}, "system": {"Driver version": "6.2.4"}}`
+)
+
+func TestVisibleAMD(t *testing.T) {
+	four := fmt.Sprintf("[%s, %s, %s, %s]", fmt.Sprintf(mi300X, 0), fmt.Sprintf(mi300X, 1), fmt.Sprintf(mi300X, 2), fmt.Sprintf(mi300X, 3))
+	for _, tt := range []struct{ name, tool, says, rocr, hip, cuda, want string }{
+		{"a list", "amd-smi", four, "", "", "", "0:196592 1:196592 2:196592 3:196592"},
+		{"an object", "amd-smi", `{"gpu_data": ` + four + "}", "", "", "", "0:196592 1:196592 2:196592 3:196592"},
+		{"the smallest stands for all", "amd-smi", "[" + fmt.Sprintf(mi300X, 0) + "," + fmt.Sprintf(radeon, 1) + "]", "", "", "", "0:32768 1:32768"},
+		{"Slurm leaves two", "amd-smi", four, "2,3", "", "", "0:196592 1:196592"},
+		{"HIP counts within those", "amd-smi", four, "1,2,3", "2,0", "", "2:196592 0:196592"},
+		{"and stops at what is not there", "amd-smi", four, "2,3", "1,2,0", "", "1:196592"},
+		{"CUDA's list in place of HIP's", "amd-smi", four, "", "", "3", "3:196592"},
+		{"by UUID", "amd-smi", four, "GPU-2150e7d042a1124,GPU-aaaa", "", "", "0:196592 1:196592"},
+		{"rocm-smi, behind a warning", "rocm-smi", mi250, "", "", "", "0:65520 1:65520"},
+		{"no GPU", "amd-smi", "[]", "", "", "", ""},
+		{"memory in no known unit", "amd-smi", `[{"gpu": 0, "vram": {"size": "N/A"}}]`, "", "", "", "error"},
+		{"no JSON", "rocm-smi", "ERROR:root:Driver not initialized (amdgpu not found in modules)", "", "", "", "error"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			fakeTool(t, tt.tool, "cat <<'END'\n"+tt.says+"\nEND\n")
+			for name, value := range map[string]string{"ROCR_VISIBLE_DEVICES": tt.rocr, "HIP_VISIBLE_DEVICES": tt.hip, "CUDA_VISIBLE_DEVICES": tt.cuda} {
+				t.Setenv(name, value)
+				if value == "" {
+					if err := os.Unsetenv(name); err != nil {
+						t.Fatal(err)
+					}
+				}
+			}
+			devices, err := Visible(t.Context())
+			var got []string
+			for _, d := range devices {
+				got = append(got, fmt.Sprintf("%s:%d", d.Entry, d.MiB))
+			}
+			if (err != nil) != (tt.want == "error") || err == nil && strings.Join(got, " ") != tt.want {
+				t.Errorf("%q, %v, want %q", got, err, tt.want)
+			}
+		})
+	}
+}
+
+// No server is spread over slices, whose GPUs NCCL does not join.
+func TestArrangeSlices(t *testing.T) {
+	slice := []Device{{Entry: "MIG-a", MiB: 40 << 10, Slice: true}, {Entry: "MIG-b", MiB: 40 << 10, Slice: true}, {Entry: "MIG-c", MiB: 40 << 10, Slice: true}}
+	needs := pair(8192, 1, 4)
+	needs[1] = &Need{Name: "reference", Model: qwen1B, Longest: 8192, Cost: 2}
+	if l, err := Arrange(slice, needs); err != nil || short(l) != "MIG-c | MIG-a MIG-b" {
+		t.Errorf("%s, %v", short(l), err)
+	}
+	if _, err := Arrange(slice, pair(8192, 1, 4)); failure.Code(err) != failure.Refused || !strings.HasPrefix(failure.Hint(err), "no number of such GPUs") {
+		t.Errorf("a 32B on slices of 40 GiB: %v, hint %q", err, failure.Hint(err))
+	}
+	needs = pair(8192, 1, 4)
+	needs[1].TP = 2
+	if _, err := Arrange(slice, needs); failure.Code(err) != failure.Usage || !strings.Contains(err.Error(), "MIG slices") {
+		t.Errorf("--reference-tp 2: %v", err)
 	}
 }
 

@@ -3,6 +3,7 @@ package gpu
 import (
 	"fmt"
 	"math"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -60,6 +61,9 @@ func Arrange(devices []Device, needs [2]*Need) (Layout, error) {
 	for _, n := range needs {
 		if n != nil {
 			if err := n.read(); err != nil {
+				return Layout{}, err
+			}
+			if err := n.unspread(devices); err != nil {
 				return Layout{}, err
 			}
 		}
@@ -230,6 +234,18 @@ func (n *Need) read() error {
 			return failure.New(failure.Usage, "give a number of GPUs", "%s %s of the %s server is no number", name, v, n.Name)
 		}
 	}
+	return nil
+}
+
+// unspread gives a server a MIG slice: NCCL does not join several.
+func (n *Need) unspread(devices []Device) error {
+	if !slices.ContainsFunc(devices, func(d Device) bool { return d.Slice }) {
+		return nil
+	}
+	if n.TP > 1 {
+		return failure.New(failure.Usage, "ask for whole GPUs, or leave tensor parallelism out", "the %s server cannot be spread over %d MIG slices", n.Name, n.TP)
+	}
+	n.TP = 1
 	return nil
 }
 

@@ -19,6 +19,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/s3/types"
 	"github.com/aws/smithy-go"
 	"github.com/aws/smithy-go/logging"
+	"github.com/aws/smithy-go/middleware"
 	smithyhttp "github.com/aws/smithy-go/transport/http"
 
 	"tokenfork/internal/failure"
@@ -64,12 +65,35 @@ func (s *s3Store) configure(so *s3.Options) {
 	}
 	so.UsePathStyle = s.o.S3PathStyle
 	so.Retryer = s.retry
-	so.APIOptions = append(so.APIOptions, startClock)
+	so.APIOptions = append(so.APIOptions, startClock, leaveEncodingUnsigned)
 	so.Logger = logging.Nop{} // the SDK would write to stderr
 	so.Credentials = explainedCredentials{so.Credentials}
 	if client, ok := so.HTTPClient.(*awshttp.BuildableClient); ok {
 		so.HTTPClient = client.WithTransportOptions(func(t *http.Transport) { t.DialContext = watchStalls(t.DialContext, s.o.stall) })
 	}
+}
+
+// leaveEncodingUnsigned keeps Accept-Encoding, which Google's and other servers' front
+// ends rewrite, out of the signature.
+func leaveEncodingUnsigned(stack *middleware.Stack) error {
+	const header = "Accept-Encoding"
+	var value string
+	hide := middleware.FinalizeMiddlewareFunc("tokenforkHideEncoding",
+		func(ctx context.Context, in middleware.FinalizeInput, next middleware.FinalizeHandler) (middleware.FinalizeOutput, middleware.Metadata, error) {
+			if r, ok := in.Request.(*smithyhttp.Request); ok {
+				value = r.Header.Get(header)
+				r.Header.Del(header)
+			}
+			return next.HandleFinalize(ctx, in)
+		})
+	show := middleware.FinalizeMiddlewareFunc("tokenforkShowEncoding",
+		func(ctx context.Context, in middleware.FinalizeInput, next middleware.FinalizeHandler) (middleware.FinalizeOutput, middleware.Metadata, error) {
+			if r, ok := in.Request.(*smithyhttp.Request); ok && value != "" {
+				r.Header.Set(header, value)
+			}
+			return next.HandleFinalize(ctx, in)
+		})
+	return errors.Join(stack.Finalize.Insert(hide, "Signing", middleware.Before), stack.Finalize.Insert(show, "Signing", middleware.After))
 }
 
 // explainedCredentials says what to do when the chain has no (more) credentials.
@@ -194,12 +218,25 @@ func (s *s3Store) explain(err error, key string) error {
 		return failure.New(failure.Usage, "set AWS_REGION to the bucket's region "+answer.Response.Header.Get("X-Amz-Bucket-Region"), "%s: %w", what, err)
 	case answer.HTTPStatusCode() == http.StatusForbidden:
 		return failure.New(failure.Other, "allow "+action+" there, or use other credentials", "%s is denied: %w", what, err)
-	case answer.HTTPStatusCode() == http.StatusNotImplemented && action == "s3:PutObject":
+	case action == "s3:PutObject" && unguarded(answer.HTTPStatusCode(), err):
 		return failure.New(failure.Refused, singleWriterHint, "%s: %w: %w", what, ErrNoExclusive, err)
 	case errors.As(err, &unsent):
 		return failure.New(failure.Other, "check the endpoint's address and this host's network", "%s: %w", what, err)
 	}
 	return fmt.Errorf("%s: %w", what, err)
+}
+
+// unguarded says that a server does not create without overwriting: it knows no
+// If-None-Match, or turns its meaning round (the key is not there, or it would have
+// been an error of another kind).
+func unguarded(status int, err error) bool {
+	switch status {
+	case http.StatusNotImplemented, http.StatusPreconditionFailed:
+		return true
+	case http.StatusBadRequest:
+		return strings.Contains(strings.ToLower(err.Error()), "if-none-match")
+	}
+	return false
 }
 
 // clockOffset compares this host's clock with the Date of an answer.

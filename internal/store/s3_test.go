@@ -199,6 +199,7 @@ func TestLastingFaults(t *testing.T) {
 		{"NoSuchBucket", 404, failure.Other, "there is no bucket bucket", "create it"},
 		{"PermanentRedirect", 301, failure.Usage, "s3:PutObject on", "AWS_REGION"},
 		{"NotImplemented", 501, failure.Refused, ErrNoExclusive.Error(), "--single-writer"},
+		{"If-None-MatchNotSupported", 400, failure.Refused, ErrNoExclusive.Error(), "--single-writer"},
 		{"InvalidRequest", 400, failure.Other, "InvalidRequest", ""},
 	} {
 		for _, size := range []int{10, bigSize} {
@@ -335,6 +336,27 @@ func TestWhatGoesOverTheWire(t *testing.T) {
 	must(t, ReplaceBytes(t.Context(), s, "small", nil))
 	if h, ok := seen["PUT false"]; !ok || h.Get("If-None-Match") != "" {
 		t.Errorf("replace is guarded or unseen: %v", h)
+	}
+}
+
+// TestRewrittenEncoding: front ends that rewrite Accept-Encoding, as Google's does, break a
+// signature over it. The proxy is FAKE: it refuses such signatures.
+func TestRewrittenEncoding(t *testing.T) {
+	s, proxy := openFaulty(t, Options{})
+	encodings := map[string]bool{}
+	proxy.Inject(storetest.Fault{Status: http.StatusForbidden, Code: "SignatureDoesNotMatch", Match: func(r *http.Request) bool {
+		encodings[r.Header.Get("Accept-Encoding")] = true
+		return strings.Contains(r.Header.Get("Authorization"), "accept-encoding")
+	}})
+	must(t, Probe(t.Context(), s))
+	content := random(9, bigSize)
+	must(t, CreateBytes(t.Context(), s, "big", content))
+	if got, err := ReadAll(t.Context(), s, "big"); err != nil || !bytes.Equal(got, content) {
+		t.Errorf("read %d bytes, %v", len(got), err)
+	}
+	wantKeys(t, s, "", "big")
+	if len(encodings) != 1 || !encodings["identity"] {
+		t.Errorf("Accept-Encoding is %v, want identity: an answer must come as it is stored", slices.Collect(maps.Keys(encodings)))
 	}
 }
 

@@ -31,7 +31,8 @@ func (s *s3Store) open(ctx context.Context, key string) (io.ReadCloser, error) {
 		return nil, s.explain(s.unhide(ctx, full, err), key)
 	}
 	if out.ContentLength == nil {
-		return nil, errors.Join(fmt.Errorf("read %s: the server names no length", s.url(key)), out.Body.Close())
+		return nil, errors.Join(failure.New(failure.Refused, "a proxy before the server may drop Content-Length: go round it, or use another place for the job",
+			"read %s: the server names no length", s.url(key)), out.Body.Close())
 	}
 	return &body{ctx: ctx, s: s, key: key, etag: out.ETag, size: *out.ContentLength, rc: out.Body}, nil
 }

@@ -26,7 +26,7 @@ type Config struct {
 	LogPath string   // the server's output is appended here
 
 	TensorParallel int      // GPUs; 0 is 1
-	GPUs           []string // CUDA_VISIBLE_DEVICES entries: index, UUID or MIG; nil leaves the environment as it is
+	GPUs           []string // CUDA_VISIBLE_DEVICES entries: index or MIG UUID; nil leaves the environment as it is
 	MemoryFraction float64  // of the GPUs' memory; 0 leaves it to vLLM
 	Args           []string // further vLLM flags, last so that they win
 	Env            []string // further NAME=VALUE settings, last so that they win
@@ -41,6 +41,9 @@ type Config struct {
 	// node; "" keeps none. Servers that run at once damage a shared one, so
 	// each takes a subfolder that no other holds.
 	CacheDir string
+	// FlagsDir remembers which optional flags a version lacks, so that later starts
+	// do not fail for them first; "" leaves that to this process.
+	FlagsDir string
 
 	StartTimeout time.Duration // until it answers; 0 is 30 minutes
 	StopTimeout  time.Duration // from SIGTERM to SIGKILL; 0 is 15 seconds
@@ -154,6 +157,9 @@ func (l *launch) environ(c *Config) []string {
 	if c.GPUs != nil {
 		set = append(set, "CUDA_VISIBLE_DEVICES="+strings.Join(c.GPUs, ","),
 			"CUDA_DEVICE_ORDER=PCI_BUS_ID") // nvidia-smi's, by whose indices they were chosen
+		if _, hip := os.LookupEnv("HIP_VISIBLE_DEVICES"); hip { // vLLM refuses two that differ
+			set = append(set, "HIP_VISIBLE_DEVICES="+strings.Join(c.GPUs, ","))
+		}
 	}
 	set = append(set, c.Env...)
 	set = append(set, serverVar+"="+l.nonce, runnerVar+"="+runnerID(),

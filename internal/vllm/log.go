@@ -128,6 +128,8 @@ var remedies = []struct {
 		"the model brings code of its own: read it, then add --trust-remote-code to the server's arguments"},
 	{regexp.MustCompile(`No module named|command not found|executable file not found|cannot execute|No such file or directory: '?vllm`),
 		"give the command that runs vLLM here: --vllm, or load the module or environment that has it"},
+	{regexp.MustCompile(`Non-integer device ID|invalid literal for int\(\) with base 10: '(MIG|GPU)-|nvmlDeviceGetIndex`),
+		"this vLLM takes no MIG slices by their UUID: ask for whole GPUs, or take a newer vLLM"},
 	{regexp.MustCompile(`driver version is insufficient|no kernel image is available|libcuda|Found no NVIDIA driver`),
 		"this vLLM does not fit this node's driver or GPU; tokenfork doctor shows both"},
 }

@@ -54,21 +54,14 @@ func Start(ctx context.Context, c Config) (*Server, error) {
 	if err := c.checkGPUs(ctx); err != nil {
 		return nil, err
 	}
-	command := strings.Join(c.Command, " ")
-	known, _ := lacking.Load(command)
-	without, _ := known.([]string)
-	without = slices.Clip(without) // others append to theirs
+	without := loadLacks(c.Command, c.FlagsDir)
 	for try := 1; ; try++ {
-		s, err := startOnce(ctx, c, without)
-		lacking.Store(command, without)
-		if err == nil || try == maxStarts || !s.mayRetry(err, &without) {
+		s, err := startOnce(ctx, c, without.flags)
+		if err == nil || try == maxStarts || !s.mayRetry(err, without) {
 			return s.orNil(err), err
 		}
 	}
 }
-
-// lacking has the optional flags that a command's version was seen not to know.
-var lacking sync.Map
 
 func (s *Server) orNil(err error) *Server {
 	if err != nil {
@@ -104,7 +97,7 @@ func (c *Config) checkGPUs(ctx context.Context) error {
 }
 
 // mayRetry decides whether another try can succeed where a start failed, and how.
-func (s *Server) mayRetry(err error, without *[]string) bool {
+func (s *Server) mayRetry(err error, without *lacks) bool {
 	var death *DeathError
 	if s == nil || !errors.As(err, &death) || s.guarded.exit == "" {
 		return false
@@ -120,12 +113,12 @@ func (s *Server) mayRetry(err error, without *[]string) bool {
 	}
 	unknown := strings.Fields(unknownFlags.FindStringSubmatch(lines[i])[1])
 	for _, flag := range unknown {
-		if !slices.Contains(optionalFlags, flag) || slices.Contains(*without, flag) {
+		if !isOptional(flag) || slices.Contains(without.flags, flag) {
 			return false
 		}
 	}
 	s.config.Logger.Warn("this vLLM lacks flags, starting without them", "flags", unknown)
-	*without = append(*without, unknown...)
+	without.add(s.config.Logger, unknown...)
 	return true
 }
 

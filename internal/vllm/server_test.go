@@ -106,6 +106,18 @@ func TestDeathErrorShowsLogTail(t *testing.T) {
 	}
 }
 
+func TestRemedyForSlices(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "log")
+	line := "(EngineCore pid=7) ERROR 11-23 16:10:35 [core.py:133] ValueError: invalid literal for int() with base 10: 'MIG-2222-b'\n"
+	if err := os.WriteFile(path, []byte(line), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	err := serverLog{path: path}.death("small", "exited before it was ready: exit status 1")
+	if !strings.Contains(failure.Hint(err), "takes no MIG slices") {
+		t.Errorf("hint %q of %v", failure.Hint(err), err)
+	}
+}
+
 func TestStartCancelled(t *testing.T) {
 	c := fakeConfig(t, fakevllm.NeverReady)
 	ctx, cancel := context.WithTimeout(t.Context(), 500*time.Millisecond)
@@ -139,15 +151,49 @@ func TestSocketNotVisible(t *testing.T) {
 	}
 }
 
+// One start fails for a flag that an old version lacks; the next process knows. Another
+// version behind the same command is asked anew.
 func TestOldVersionStartsWithoutNewFlags(t *testing.T) {
 	c := fakeOf(t, fakevllm.Config{Old: true})
-	s, err := Start(t.Context(), c)
-	if err != nil {
+	wrapper := filepath.Join(t.TempDir(), "vllm")
+	install := func(version string) {
+		t.Helper()
+		if err := os.WriteFile(wrapper, []byte("#!/bin/sh\n# "+version+"\nexec \"$@\"\n"), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	install("0.20")
+	c.Command, c.FlagsDir = append([]string{wrapper}, c.Command...), t.TempDir()
+	for _, starts := range []int{2, 1} {
+		var log bytes.Buffer
+		c.Logger = slog.New(slog.NewTextHandler(&log, nil))
+		s, err := Start(t.Context(), c)
+		if err != nil {
+			t.Fatal(err)
+		}
+		stopServer(t, s)
+		if n := strings.Count(log.String(), `"starting vLLM"`); n != starts || !slices.Equal(s.launch.without, []string{"--enable-scale-out"}) {
+			t.Errorf("%d starts, want %d, the last without %q", n, starts, s.launch.without)
+		}
+		lacking.Clear() // as in another process
+	}
+	if l := loadLacks(c.Command, c.FlagsDir); len(l.flags) != 1 {
+		t.Errorf("remembered: %q", l.flags)
+	}
+	install("0.33.0")
+	if l := loadLacks(c.Command, c.FlagsDir); len(l.flags) > 0 {
+		t.Errorf("remembered of another version: %q", l.flags)
+	}
+	install("0.20")
+	l := loadLacks(c.Command, c.FlagsDir) // of a new time
+	l.add(c.Logger, "--enable-scale-out")
+	lacking.Clear()
+	week := time.Now().Add(-lacksFor - time.Minute)
+	if err := os.Chtimes(l.path, week, week); err != nil {
 		t.Fatal(err)
 	}
-	defer stopServer(t, s)
-	if !slices.Equal(s.launch.without, []string{"--enable-scale-out"}) {
-		t.Errorf("started without %q", s.launch.without)
+	if l := loadLacks(c.Command, c.FlagsDir); len(l.flags) > 0 {
+		t.Errorf("remembered for longer than a week: %q", l.flags)
 	}
 }
 
@@ -197,6 +243,13 @@ func TestEnvironment(t *testing.T) {
 		if !slices.Contains(env, want) {
 			t.Errorf("environment lacks %s", want)
 		}
+	}
+	if slices.ContainsFunc(env, func(kv string) bool { return strings.HasPrefix(kv, "HIP_VISIBLE_DEVICES=") }) {
+		t.Error("HIP_VISIBLE_DEVICES is set where it was not")
+	}
+	t.Setenv("HIP_VISIBLE_DEVICES", "0,1,2,3")
+	if env := l.environ(&c); slices.Index(env, "HIP_VISIBLE_DEVICES=GPU-7,3") < slices.Index(env, "HIP_VISIBLE_DEVICES=0,1,2,3") {
+		t.Error("HIP_VISIBLE_DEVICES differs from CUDA_VISIBLE_DEVICES, which vLLM refuses")
 	}
 	if slices.Index(env, "HF_HUB_OFFLINE=0") < slices.Index(env, "HF_HUB_OFFLINE=1") {
 		t.Error("the user's setting does not win")

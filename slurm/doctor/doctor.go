@@ -3,12 +3,14 @@
 package doctor
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"os"
 	"os/exec"
+	"slices"
 	"strings"
 	"time"
 
@@ -81,9 +83,13 @@ func failed(check string, err error, hint string) []Finding {
 	return []Finding{{Fail, check, err.Error(), hint}}
 }
 
-func gpus(ctx context.Context, _ *Options) []Finding {
-	if _, err := exec.LookPath("nvidia-smi"); err != nil {
-		return found(Warn, "gpus", "right for a login node; on a GPU node ask for the driver", "no nvidia-smi")
+func gpus(ctx context.Context, o *Options) []Finding {
+	tool := slices.IndexFunc([]string{"nvidia-smi", "amd-smi", "rocm-smi"}, func(name string) bool {
+		_, err := exec.LookPath(name)
+		return err == nil
+	})
+	if tool < 0 {
+		return found(Warn, "gpus", "right for a login node; on a GPU node ask for the driver", "no nvidia-smi, amd-smi or rocm-smi")
 	}
 	devices, err := gpu.Visible(ctx)
 	if err != nil {
@@ -94,9 +100,20 @@ func gpus(ctx context.Context, _ *Options) []Finding {
 		all = append(all, found(OK, "gpus", "", "%s: %s, %d MiB", d.Entry, d.Name, d.MiB)...)
 	}
 	if len(all) == 0 {
-		return found(Warn, "gpus", "in a Slurm task: does it ask for GPUs?", "none are visible (CUDA_VISIBLE_DEVICES is %q)", os.Getenv("CUDA_VISIBLE_DEVICES"))
+		return found(Warn, "gpus", "in a Slurm task: does it ask for GPUs?", "none are visible (%s)", visibility(o.Env))
 	}
 	return all
+}
+
+// visibility lists the variables that leave GPUs to a process.
+func visibility(env func(string) string) string {
+	var all []string
+	for _, name := range []string{"CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES"} {
+		if entries := env(name); entries != "" {
+			all = append(all, fmt.Sprintf("%s is %q", name, entries))
+		}
+	}
+	return cmp.Or(strings.Join(all, ", "), "CUDA_VISIBLE_DEVICES and the like are empty")
 }
 
 // usualLongest stands for the longest text where no job tells.
