@@ -107,6 +107,9 @@ func forks(ctx context.Context, s store.Store, plan *job.Plan, todo [2][]int) (i
 	n := int64(0)
 	for _, side := range job.Sides {
 		for _, k := range todo[side] {
+			if k >= len(j.Shards) {
+				return 0, failure.New(failure.Refused, "finish the `tokenfork plan --grow` that wrote its manifest", "%s of %s does not list shard %d", job.Key, s, k)
+			}
 			n += int64(j.Shards[k].Mismatches * len(forksOf(plan.Settings.Trajectories, side)))
 		}
 	}
@@ -193,10 +196,13 @@ func shards(ctx context.Context, s store.Store) ([]int, error) {
 		}
 		ks = append(ks, k)
 	}
+	j, err := job.Load(ctx, s)
+	if err == nil { // without those of a growth that job.json does not list yet
+		ks = slices.DeleteFunc(ks, func(k int) bool { return k >= len(j.Shards) })
+	}
 	if len(ks) > 0 {
 		return ks, nil
 	}
-	j, err := job.Load(ctx, s)
 	if err != nil || len(j.Shards) > 0 {
 		return nil, failure.New(failure.Refused, "run `tokenfork plan INPUT --job "+s.String()+"` first", "no shards at %s", s)
 	}

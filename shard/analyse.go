@@ -88,7 +88,9 @@ func (a *analyst) work(s *text) *worked {
 	if a.writes {
 		a.whole.Cost = out.planned.cost
 		out.packed, out.err = a.writer.Encode(out.packed, &a.whole)
-		a.describe(s, out)
+		if a.out != nil {
+			a.describe(s, out)
+		}
 	}
 	return out
 }
@@ -261,6 +263,9 @@ func (a *analyst) estimate(out *worked) {
 	a.walker.text(w.Real)
 	tooLong := 0
 	seconds := 0.0
+	if a.samples() {
+		out.planned.sides, out.planned.rank = new([2]sideWork), job.SampleRank(w.ID)
+	}
 	for _, side := range job.Sides {
 		a.walker.model(w.Predictions(side), a.Throughput[side])
 		for _, forked := range job.Sides {
@@ -272,6 +277,9 @@ func (a *analyst) estimate(out *worked) {
 		work, cost := a.walker.done()
 		a.tally.work[side].add(work)
 		a.tally.cost[side] += math.Round(cost * 1e9)
+		if out.planned.sides != nil {
+			out.planned.sides[side] = sideWork{work, math.Round(cost * 1e9)}
+		}
 		seconds += cost
 	}
 	out.planned.cost = seconds + leastCost

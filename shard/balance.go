@@ -13,6 +13,8 @@ type planned struct {
 	size       int32
 	mismatches int32
 	cost       float64
+	rank       uint64       // see job.SampleRank
+	sides      *[2]sideWork // nil if all texts are planned: the tally has the sum
 }
 
 // load is the sum of a shard's costs.

@@ -36,7 +36,7 @@ func existing(ctx context.Context, s store.Store) (*job.Job, error) {
 // plan is the head of job.json.
 func (p *planner) plan() (job.Plan, error) {
 	head := job.Plan{Format: job.Format, Settings: p.settings, Models: p.Models, Ends: p.Ends, Longest: p.total.longest, Audit: p.Audit,
-		Cost: [2]float64{p.total.cost[0] / 1e9, p.total.cost[1] / 1e9}}
+		Cost: [2]float64{p.cost[0] / 1e9, p.cost[1] / 1e9}}
 	head.Input = job.Input{Fingerprint: hex.EncodeToString(p.fingerprint.Sum(nil)), Rows: p.estimate.Rows, Texts: p.estimate.Texts}
 	for _, s := range p.Sources {
 		head.Input.Sources = append(head.Input.Sources, s.Name)
@@ -48,6 +48,9 @@ func (p *planner) plan() (job.Plan, error) {
 
 // commit writes what is left to write, job.json last.
 func (p *planner) commit(ctx context.Context) (*job.Job, error) {
+	if p.Grow {
+		return p.grow(ctx)
+	}
 	head, err := p.plan()
 	if err != nil {
 		return nil, err
@@ -60,10 +63,13 @@ func (p *planner) commit(ctx context.Context) (*job.Job, error) {
 		return nil, err
 	}
 	e := &p.estimate
-	j := &job.Job{Plan: head, Alignment: e.Evidence, Positions: e.Positions, Mismatches: e.Mismatches, Padding: e.Padding, Skipped: e.Skipped, TooLong: e.TooLong,
+	j := &job.Job{Plan: head, Alignment: e.Evidence, Positions: e.Positions, Mismatches: e.Mismatches, Sample: e.Sample, Padding: e.Padding, Skipped: e.Skipped, TooLong: e.TooLong,
 		Files: map[string]string{job.TokenizerKey: tokenizer, job.MismatchesCSV: p.out.csv.sum, job.MismatchesFile: p.out.parquet.sum, job.RatesKey: p.out.rates.sum}}
-	if j.Shards, err = p.manifests(ctx, head); err != nil {
+	if j.Shards, err = p.manifests(ctx, head, 0); err != nil {
 		return nil, err
+	}
+	if j.Sample != nil {
+		j.Sample.Steps = []job.SampleStep{{Texts: j.Sample.Texts, Shards: len(j.Shards)}}
 	}
 	b, err := job.SealJSON(j)
 	if err != nil {
@@ -84,8 +90,8 @@ func bytesOf(b []byte) func(io.Writer) error {
 // disk or for S3 most of the time.
 const manifestsAtOnce = 16
 
-// manifests writes each shard's manifest.
-func (p *planner) manifests(ctx context.Context, head job.Plan) ([]job.Shard, error) {
+// manifests writes the manifest of each shard of the split, the first of which has that number.
+func (p *planner) manifests(ctx context.Context, head job.Plan, first int) ([]job.Shard, error) {
 	writer, err := job.NewManifestWriter[job.Text]()
 	if err != nil {
 		return nil, err
@@ -99,8 +105,8 @@ func (p *planner) manifests(ctx context.Context, head job.Plan) ([]job.Shard, er
 			for _, x := range s {
 				said.Mismatches += int(x.mismatches)
 			}
-			h := job.Header{Plan: head, Index: k, Of: len(p.split), Shard: said}
-			_, err := create(ctx, p.Store, job.ManifestKey(k), func(w io.Writer) (err error) {
+			h := job.Header{Plan: head, Index: first + k, Of: first + len(p.split), Shard: said}
+			_, err := create(ctx, p.Store, job.ManifestKey(first+k), func(w io.Writer) (err error) {
 				said.SHA256, err = writer.Write(w, h, p.spooled(ctx, s))
 				return err
 			})
@@ -140,18 +146,28 @@ func (p *planner) same() error {
 	return nil
 }
 
-// sameInput refuses if the table, or the number of shards, is not the job's.
-func (p *planner) sameInput() error {
-	now, err := p.plan()
-	if err != nil {
-		return err
-	}
-	was := p.before.Input
-	if was.Fingerprint != now.Input.Fingerprint {
+// sameTable refuses if the table is not the job's.
+func (p *planner) sameTable() error {
+	was, now := p.before.Input, hex.EncodeToString(p.fingerprint.Sum(nil))
+	if was.Fingerprint != now {
 		return failure.New(failure.Refused, "plan into another place", "job %s was planned from another table: %s of %d rows and %d texts (sha256 %.12s…), now %d rows and %d texts (sha256 %.12s…)",
-			p.Store, strings.Join(was.Sources, ", "), was.Rows, was.Texts, was.Fingerprint, now.Input.Rows, now.Input.Texts, now.Input.Fingerprint)
+			p.Store, strings.Join(was.Sources, ", "), was.Rows, was.Texts, was.Fingerprint, p.estimate.Rows, p.estimate.Texts, now)
 	}
-	if n := len(p.before.Shards); n != p.estimate.Shards {
+	return nil
+}
+
+// sameShards refuses if the sample, or the number of shards, is not the job's.
+func (p *planner) sameShards() error {
+	was, now := held(p.before), 0
+	for _, s := range p.split {
+		now += len(s)
+	}
+	if was != now {
+		return failure.New(failure.Refused, fmt.Sprintf("leave it as it is with --sample %d, extend it with --grow, or plan into another place", was),
+			"job %s holds %d of %d texts with mismatches, asked for are %d", p.Store, was, len(p.all), now)
+	}
+	grown := p.before.Sample != nil && len(p.before.Sample.Steps) > 1
+	if n := len(p.before.Shards); n != p.estimate.Shards && !grown {
 		return failure.New(failure.Refused, fmt.Sprintf("leave it as it is with --shards %d, or plan into another place", n), "job %s has %d shards, asked for are %d", p.Store, n, p.estimate.Shards)
 	}
 	return nil

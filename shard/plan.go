@@ -34,7 +34,8 @@ type planner struct {
 	spool       *spool
 	out         *outputs
 	all         []planned
-	split       [][]planned // the shards
+	split       [][]planned // the shards, of a job that grows the new ones
+	cost        [2]float64  // of the split, in GPU nanoseconds by side
 	fingerprint hash.Hash   // of the input
 	total       tally
 	estimate    Estimate
@@ -49,9 +50,13 @@ func Plan(ctx context.Context, o Options) (*job.Job, *Estimate, error) {
 		return nil, nil, err
 	}
 	p := newPlanner(o)
-	p.before, p.writes = before, before == nil
+	p.before, p.writes = before, before == nil || o.Grow
 	defer p.close()
-	if p.writes {
+	if o.Grow {
+		if err := p.growable(); err != nil {
+			return nil, nil, err
+		}
+	} else if p.writes {
 		if err := store.Probe(ctx, o.Store); err != nil {
 			return nil, nil, err
 		}
@@ -59,8 +64,12 @@ func Plan(ctx context.Context, o Options) (*job.Job, *Estimate, error) {
 	if err := p.read(ctx); err != nil {
 		return nil, nil, err
 	}
-	if p.estimate.Planned = before != nil; p.estimate.Planned {
-		return before, &p.estimate, p.sameInput()
+	if before != nil && !o.Grow {
+		p.estimate.Planned = true
+		return before, &p.estimate, p.sameShards()
+	}
+	if p.estimate.Planned = len(p.split) == 0 && o.Grow; p.estimate.Planned {
+		return before, &p.estimate, nil
 	}
 	j, err := p.commit(ctx)
 	return j, &p.estimate, err
@@ -70,6 +79,15 @@ func Plan(ctx context.Context, o Options) (*job.Job, *Estimate, error) {
 func DryRun(ctx context.Context, o Options) (*Estimate, error) {
 	p := newPlanner(o)
 	defer p.close()
+	if o.Grow {
+		var err error
+		if p.before, err = existing(ctx, o.Store); err == nil {
+			err = p.growable()
+		}
+		if err != nil {
+			return nil, err
+		}
+	}
 	return &p.estimate, p.read(ctx)
 }
 
@@ -247,6 +265,9 @@ func (p *planner) prepare(ctx context.Context, r *table.Reader) (err error) {
 		return err
 	}
 	p.spool.announce(p.Logger, r.RowsExpected())
+	if p.Grow {
+		return nil // the files of the table are there
+	}
 	p.out, err = openOutputs(ctx, p.Store, p.settings.SentenceIDType == table.Int64)
 	return err
 }
@@ -272,7 +293,7 @@ func (p *planner) collect(w *worked) error {
 		e.TooLong = append(e.TooLong, *w.tooLong)
 	}
 	p.tell()
-	if p.writes {
+	if p.out != nil {
 		if err := p.out.add(w); err != nil {
 			return err
 		}
@@ -317,14 +338,23 @@ func (p *planner) sum() error {
 	}
 	p.fingerprint.Write(histograms)
 	e, t := &p.estimate, &p.total
-	e.Rows, e.Positions, e.Padding, e.Skipped, e.Work = p.stitcher.rows, t.positions, t.padding, p.stitcher.skipped, t.work
+	e.Rows, e.Positions, e.Padding, e.Skipped = p.stitcher.rows, t.positions, t.padding, p.stitcher.skipped
 	e.Longest = t.longest
 	e.Alignment, e.Evidence = p.settings.Alignment, t.agreement.evidence()
-	for side := range t.cost {
-		e.GPUHours[side] = t.cost[side] / 1e9 / 3600
+	if p.before != nil {
+		if err := p.sameTable(); err != nil {
+			return err
+		}
 	}
-	e.Shards = p.shards((t.cost[0] + t.cost[1]) / 1e9)
-	p.split = balance(p.all, e.Shards)
+	chosen, err := p.choose()
+	if err != nil {
+		return err
+	}
+	for side := range p.cost {
+		e.GPUHours[side] = p.cost[side] / 1e9 / 3600
+	}
+	e.Shards = min(p.shards((p.cost[0]+p.cost[1])/1e9), len(chosen))
+	p.split = balance(chosen, e.Shards)
 	for _, s := range p.split {
 		e.Largest = max(e.Largest, costOf(s))
 	}
@@ -352,13 +382,13 @@ func (p *planner) checkTexts() error {
 	return nil
 }
 
-// shards is how many shards there are: never one without a text.
+// shards is how many shards are asked for.
 func (p *planner) shards(seconds float64) int {
 	n := p.Shards.Count
 	if n == 0 {
 		n = int(math.Ceil(seconds / p.Shards.Cost))
 	}
-	return min(max(n, 1), len(p.all))
+	return max(n, 1)
 }
 
 // add sums two tallies.

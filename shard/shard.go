@@ -30,6 +30,8 @@ type Options struct {
 	Store      store.Store // not used by DryRun
 	Throughput [2]Throughput
 	Shards     Shards
+	Sample     Sample // of the texts with mismatches
+	Grow       bool   // the job that is there to this sample
 	// Text, if not nil, is shown each text with mismatches, from many goroutines;
 	// the text is the planner's again once it returns.
 	Text   func(*job.Text) error
@@ -48,8 +50,9 @@ type Estimate struct {
 	Planned    bool // before: the job was there already and is as it would be now
 	Rows       int64
 	Texts      int64
-	Positions  int64 // that could have been mismatches
-	Mismatches int64
+	Positions  int64              // that could have been mismatches
+	Mismatches int64              // planned, or added by growing
+	Sample     *job.Sample        // as job.json has it
 	Padding    int64              // see job.Job
 	Alignment  string             // next or same
 	Evidence   map[string]float64 // see job.Job

@@ -112,6 +112,9 @@ func (c *planCmd) dryRun(ctx context.Context, con *console, o shard.Options) err
 		}
 	}
 	est := by[0].Estimate(e.Mismatches)
+	if e.Sample != nil {
+		est.Mismatches = e.Sample.OfMismatches // of all texts the estimate knows what a question is
+	}
 	if err := describeSample(con.out, &est); err != nil {
 		return err
 	}

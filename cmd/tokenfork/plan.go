@@ -1,7 +1,9 @@
 package main
 
 import (
+	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -39,9 +41,10 @@ type modelFlags struct {
 
 // planFlags are the table's, the labels' and the shards'.
 type planFlags struct {
-	tableFlags `embed:""`
-	labelFlags `embed:""`
-	shardFlags `embed:""`
+	tableFlags  `embed:""`
+	labelFlags  `embed:""`
+	shardFlags  `embed:""`
+	sampleFlags `embed:""`
 }
 
 // Help shows how it is used.
@@ -50,6 +53,10 @@ func (planCmd) Help() string {
   tokenfork plan table.csv --job ./job --small-model DIR --reference-model DIR
   tokenfork plan 'part-*.parquet' --job s3://bucket/jobs/a --shards 200 --small 7.0 --reference 32.0
   zcat table.csv.gz | tokenfork plan - --job ./job --alignment next --dry-run
+
+A pilot, and then the rest of it:
+  tokenfork plan table.csv --job ./job --small-model DIR --reference-model DIR --sample 0.05
+  tokenfork plan table.csv --job ./job --small-model DIR --reference-model DIR --grow all --shards 50
 `
 }
 
@@ -91,6 +98,35 @@ type shardFlags struct {
 	DecodeRate  []float64     `default:"8000,3300" placeholder:"SMALL,REFERENCE" help:"Tokens a second that a GPU generates with each model at position 2500."`
 }
 
+// sampleFlags leave texts out.
+type sampleFlags struct {
+	Sample string `placeholder:"F|N" help:"Plan a random sample of the texts: a share of them up to 1, or a number of texts above 1."`
+	Grow   string `placeholder:"F|N|all" help:"Extend the job's sample to a larger one, or to all texts. What is planned and finished stays."`
+}
+
+// sample is what the flags ask for, and whether the job that is there grows to it.
+func (f *sampleFlags) sample() (s shard.Sample, grow bool, err error) {
+	flag, said := "--sample", f.Sample
+	switch {
+	case f.Sample != "" && f.Grow != "":
+		return s, false, errors.New("--sample begins a sample and --grow extends one: leave one out")
+	case f.Grow == "all":
+		return s, true, nil
+	case f.Grow != "":
+		flag, said, grow = "--grow", f.Grow, true
+	case f.Sample == "":
+		return s, false, nil
+	}
+	if n, err := strconv.ParseInt(said, 10, 64); err == nil && n > 1 {
+		return shard.Sample{Texts: n}, grow, nil
+	}
+	share, err := strconv.ParseFloat(said, 64)
+	if err != nil || !(share > 0 && share <= 1) {
+		return s, grow, fmt.Errorf("%s %s: want a share above 0 and up to 1, or a whole number of texts above 1", flag, said)
+	}
+	return shard.Sample{Share: share}, grow, nil
+}
+
 // planMemory is what the collector aims at: planning has to fit a login node.
 const planMemory = 200 << 20
 
@@ -113,8 +149,11 @@ func (c *planCmd) Run(ctx context.Context, con *console) error {
 		return err
 	}
 	is := "is planned"
-	if e.Planned {
+	switch {
+	case e.Planned:
 		is = "was planned before, and nothing changed,"
+	case o.Grow:
+		is = "has grown and is planned"
 	}
 	if _, err = fmt.Fprintf(con.out, "job %s %s at %s: next, %s\n", j.ID, is, o.Store, job.Command(o.Store, "infer")); err != nil {
 		return err
@@ -134,10 +173,16 @@ func leftOut(e *shard.Estimate) error {
 // options turns the flags into options.
 func (f *planFlags) options(ctx context.Context, con *console, jf *jobFlags, mf *modelFlags) (shard.Options, error) {
 	log := con.logger()
+	if err := f.check(); err != nil {
+		return shard.Options{}, err
+	}
 	o := shard.Options{Tmp: jf.Tmp, Logger: log, Settings: f.labelFlags.settings()}
 	f.tableFlags.settle(&o.Settings)
 	var err error
 	if o.Audit, err = f.audit(); err != nil {
+		return o, err
+	}
+	if o.Sample, o.Grow, err = f.sample(); err != nil {
 		return o, err
 	}
 	if o.Store, err = jf.open(ctx, log); err != nil {
@@ -173,8 +218,16 @@ func (f *labelFlags) settings() job.Settings {
 	return s
 }
 
-// Validate checks what kong cannot.
-func (f *labelFlags) Validate() error {
+// check checks what kong cannot.
+func (f *planFlags) check() error {
+	_, _, err := f.sample()
+	if err := cmp.Or(f.labelFlags.check(), err); err != nil {
+		return failure.New(failure.Usage, "see --help", "%w", err)
+	}
+	return nil
+}
+
+func (f *labelFlags) check() error {
 	switch {
 	case f.MaxNewTokens != nil && *f.MaxNewTokens < 0:
 		return fmt.Errorf("--max-new-tokens %d is negative", *f.MaxNewTokens)

@@ -32,7 +32,14 @@ func describePlan(w io.Writer, e *shard.Estimate) error {
 	l := &lines{w: w}
 	l.add("%s rows in %s texts; predictions are for the %s position (%.1f %% are the next row's real token, %.1f %% their own row's)",
 		count(e.Rows), count(e.Texts), e.Alignment, 100*e.Evidence["next"], 100*e.Evidence["same"])
-	l.add("%s mismatches, %.2f %% of %s positions", count(e.Mismatches), percent(e.Mismatches, e.Positions), count(e.Positions))
+	mismatches := e.Mismatches
+	if e.Sample != nil {
+		mismatches = e.Sample.OfMismatches
+	}
+	l.add("%s mismatches, %.2f %% of %s positions", count(mismatches), percent(mismatches, e.Positions), count(e.Positions))
+	if e.Sample != nil && !e.Planned {
+		l.add("%s with mismatches; planned now: %s mismatches", e.Sample, count(e.Mismatches))
+	}
 	for _, side := range job.Sides {
 		work := e.Work[side]
 		if work.Requests+work.Replayed == 0 {

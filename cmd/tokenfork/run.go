@@ -46,7 +46,7 @@ func (c *runCmd) Run(ctx context.Context, con *console) (err error) {
 	if len(c.Texts) > 0 && len(c.Inputs) > 0 {
 		return failure.New(failure.Usage, "leave one of them out", "a table and --texts are both named")
 	}
-	if err := c.firstFlags.check(true); err != nil {
+	if err := cmp.Or(c.firstFlags.check(true), c.planFlags.check()); err != nil {
 		return err
 	}
 	shared, err := c.judgedByReference()

@@ -104,6 +104,9 @@ func (c *statusCmd) print(w io.Writer, r *survey.Report) error {
 	}
 	var b strings.Builder
 	what := fmt.Sprintf("%d mismatches in %d shards", r.Mismatches, r.Shards)
+	if r.Sample.Partial() {
+		what += " of " + r.Sample.String()
+	}
 	if r.Shards == 0 && r.Texts > 0 {
 		what = fmt.Sprintf("%d texts, not planned yet", r.Texts)
 	}

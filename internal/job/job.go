@@ -155,8 +155,9 @@ type Job struct {
 	Plan
 	Alignment  map[string]float64 `json:"alignment_evidence"` // agreement with the real tokens under each reading
 	Positions  int64              `json:"positions"`          // that could have been mismatches
-	Mismatches int64              `json:"mismatches"`
-	Padding    int64              `json:"padding_ids"` // ids that no token stands for: real tokens at these positions, predictions at mismatches
+	Mismatches int64              `json:"mismatches"`         // in the shards
+	Sample     *Sample            `json:"sample,omitempty"`   // nil: the job was planned with all texts
+	Padding    int64              `json:"padding_ids"`        // ids that no token stands for: real tokens at these positions, predictions at mismatches
 	Skipped    []Skipped          `json:"skipped_sentences,omitempty"`
 	TooLong    []TooLong          `json:"too_long_sentences,omitempty"`
 	Shards     []Shard            `json:"shards"`

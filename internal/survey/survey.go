@@ -77,6 +77,7 @@ type Stage struct {
 // Report is a look at a job.
 type Report struct {
 	Job         string          `json:"job"` // its id; of texts that are not planned yet, theirs
+	Sample      *job.Sample     `json:"sample,omitempty"`
 	Place       string          `json:"place"`
 	At          time.Time       `json:"at"`
 	Shards      int             `json:"shards"`
@@ -130,7 +131,7 @@ func Status(ctx context.Context, o Options) (*Report, error) {
 	if err != nil {
 		return nil, err
 	}
-	r := &Report{Job: j.ID, Place: o.Store.String(), At: time.Now().UTC().Truncate(time.Second), Shards: len(j.Shards), Mismatches: j.Mismatches}
+	r := &Report{Job: j.ID, Place: o.Store.String(), At: time.Now().UTC().Truncate(time.Second), Shards: len(j.Shards), Mismatches: j.Mismatches, Sample: j.Sample}
 	if corpus != nil {
 		r.Texts = corpus.Texts
 	}

@@ -112,11 +112,12 @@ type Summary struct {
 
 // Merged is what the summary says of a job.
 type Merged struct {
-	Job        string    `json:"job"`
-	Tag        string    `json:"tag,omitempty"`
-	Input      job.Input `json:"input"`
-	Mismatches int64     `json:"mismatches"` // planned
-	Missing    []string  `json:"missing_tasks,omitempty"`
+	Job        string      `json:"job"`
+	Tag        string      `json:"tag,omitempty"`
+	Input      job.Input   `json:"input"`
+	Mismatches int64       `json:"mismatches"`       // planned
+	Sample     *job.Sample `json:"sample,omitempty"` // nil: of all texts of its table
+	Missing    []string    `json:"missing_tasks,omitempty"`
 }
 
 // Run is how the job came about: it differs from run to run.

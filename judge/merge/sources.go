@@ -59,6 +59,9 @@ func (m *merger) open(ctx context.Context) error {
 		}
 		src.about = &m.sum.Jobs[i]
 		*src.about = Merged{Job: src.job.ID, Tag: o.Tag, Input: src.job.Input, Mismatches: src.job.Mismatches}
+		if src.job.Sample.Partial() {
+			src.about.Sample = src.job.Sample
+		}
 		if err := src.findMissing(ctx); err != nil {
 			return err
 		}

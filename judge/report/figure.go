@@ -60,11 +60,13 @@ type builder struct {
 	sample *sample
 	tokens *tokens // nil: no rates.parquet
 	stats.Bootstrap
-	names   [2]string         // of the models
-	first   int64             // the table's first position
-	limit   int               // max-new-tokens; 0: not known
-	summary *merge.Summary    // of the merge; nil: not known
-	sums    map[string]string // sha256 of what is read, by key, where the job or its merge knows it
+	names    [2]string         // of the models
+	first    int64             // the table's first position
+	limit    int               // max-new-tokens; 0: not known
+	drawn    *job.Sample       // of the table; nil: all its texts
+	gpuHours float64           // of infer, as plan predicted them
+	summary  *merge.Summary    // of the merge; nil: not known
+	sums     map[string]string // sha256 of what is read, by key, where the job or its merge knows it
 }
 
 var classTitles = map[string]string{
@@ -82,11 +84,18 @@ func (b *builder) figures() []*figure {
 		b.mismatchByQuantile(), b.divergenceByQuantile(),
 		b.mismatchByClass(), b.divergenceByClass(),
 	}
+	if b.drawn != nil {
+		fs = append(fs, b.wholeTable())
+	}
 	fs = append(fs, b.prediction()...)
 	fs = append(fs, b.continuationLengths())
 	fs = append(fs, b.judgeConfidence()...)
 	fs = append(fs, b.reliability()...)
-	return append(fs, b.exampleTable())
+	fs = append(fs, b.exampleTable())
+	for _, f := range fs {
+		b.note(f)
+	}
+	return fs
 }
 
 // percent makes rates marks at their places. Groups of too few texts are not

@@ -10,6 +10,7 @@ import (
 	"io"
 	"io/fs"
 	"maps"
+	"slices"
 	"strings"
 
 	"tokenfork/internal/columnar"
@@ -50,8 +51,9 @@ type About struct {
 	ResultsSHA256 string            `json:"results_sha256"` // of a dataset: of its files' sums, one a line
 	RatesSHA256   string            `json:"rates_sha256,omitempty"`
 	Mismatches    int64             `json:"mismatches"`
-	Texts         int64             `json:"sentences"` // with mismatches
-	Judges        map[string]int64  `json:"judges"`    // verdicts by model and prompt
+	Texts         int64             `json:"sentences"`        // with mismatches
+	Sample        *job.Sample       `json:"sample,omitempty"` // nil: all texts of the table
+	Judges        map[string]int64  `json:"judges"`           // verdicts by model and prompt
 	Seed          uint64            `json:"seed"`
 	Resamples     int               `json:"resamples"`
 	NearTie       float64           `json:"near_tie"`
@@ -88,7 +90,11 @@ func Make(ctx context.Context, o Options) (*About, error) {
 	}
 	if b.tokens != nil {
 		about.RatesSHA256 = b.tokens.sha256
-		if n := int64(len(b.sample.marks)); b.tokens.mismatches != n {
+		n := int64(len(b.sample.marks))
+		if b.drawn != nil && n == expected {
+			n = b.drawn.OfMismatches
+		}
+		if b.tokens.mismatches != n {
 			return nil, failure.New(failure.Refused, "merge the job again", "%s of %s has %d mismatches, its %s counts %d", ResultsKey, o.Store, n, job.RatesKey, b.tokens.mismatches)
 		}
 	}
@@ -107,6 +113,10 @@ func (b *builder) plan(ctx context.Context, s store.Store, about *About) (int64,
 	} else if !errors.Is(err, fs.ErrNotExist) {
 		return 0, err
 	}
+	if sum != nil && len(sum.Jobs) > 1 && slices.ContainsFunc(sum.Jobs, func(m merge.Merged) bool { return m.Sample != nil }) {
+		return 0, failure.New(failure.Refused, "report on each job by itself, or grow the samples to all texts and merge again",
+			"the results in %s are of several jobs, and some are samples of their tables: what a text stands for is not the same in all", s)
+	}
 	r, err := s.Open(ctx, job.Key)
 	if errors.Is(err, fs.ErrNotExist) {
 		return 0, nil
@@ -124,6 +134,8 @@ func (b *builder) plan(ctx context.Context, s store.Store, about *About) (int64,
 	maps.Copy(b.sums, j.Files)
 	b.names = [2]string{j.Settings.Small, j.Settings.Reference}
 	b.first, b.limit = int64(j.Settings.FirstPosition), j.Settings.MaxNewTokens
+	b.take(j)
+	about.Sample = b.drawn
 	about.Job, about.Models, about.Inputs = j.ID, b.names, j.Input.Sources
 	return j.Mismatches, nil
 }
