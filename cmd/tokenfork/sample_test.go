@@ -44,6 +44,10 @@ func TestPilot(t *testing.T) {
 	if !strings.Contains(string(page), "From a sample of 6 of 24 texts (25 %)") || !strings.Contains(string(table), "divergent of tokens,6,24,4,") {
 		t.Errorf("the report does not speak of the sample:\n%s", table)
 	}
+	if said := do(0, "compare", pilot, whole); !strings.Contains(said, "in 6 texts are in both jobs; 0 are only in "+pilot) || !strings.Contains(said, "meaning_match") {
+		t.Errorf("the pilot compared with the whole:\n%s", said)
+	}
+	do(80, "compare", pilot)
 	before := map[string][]byte{}
 	for _, name := range files(t, pilot) {
 		if strings.HasPrefix(name, "parts/") || strings.HasPrefix(name, "shards/") {

@@ -136,6 +136,29 @@ func (g *Grouping) Shares(b Bootstrap) []Share {
 	return shares
 }
 
+// Statistic is a function of the numbers of rows by group, with an interval over clusters if
+// there are MinClusters.
+func (g *Grouping) Statistic(b Bootstrap, f func(rows []float64) float64) Estimate {
+	of := func(weight []uint16) float64 {
+		rows := make([]float64, g.groups)
+		for i, r := range g.resampled(weight) {
+			rows[i] = r[0]
+		}
+		return f(rows)
+	}
+	once, values := make([]uint16, len(g.ends)), make([]float64, b.Times)
+	for i := range once {
+		once[i] = 1
+	}
+	e := Point(of(once))
+	if len(g.ends) < MinClusters {
+		return e
+	}
+	b.Each(len(g.ends), func(resample int, weight []uint16) { values[resample] = of(weight) })
+	e.Interval = Percentiles(values)
+	return e
+}
+
 // resampled counts rows and hits by group under the weights of the clusters.
 func (g *Grouping) resampled(weight []uint16) [][2]float64 {
 	sums := make([][2]float64, g.groups)

@@ -88,12 +88,12 @@ func (m *merger) checkOut(ctx context.Context) error {
 
 // agree refuses a job whose rows do not say the same kind of thing, and says why.
 func (src *source) agree(other *source) error {
-	different := differences("", members(src.job.Settings), members(other.job.Settings))
+	different := Differences("", src.job.Settings, other.job.Settings)
 	for _, side := range job.Sides {
 		a, b := src.job.Models[side].Fingerprint, other.job.Models[side].Fingerprint
-		different = append(different, differences(side.String()+" model's ", members(a), members(b))...)
+		different = append(different, Differences(side.String()+" model's ", a, b)...)
 	}
-	different = append(different, differences("", map[string]any{"judging": src.Judging}, map[string]any{"judging": other.Judging})...)
+	different = append(different, Differences("", map[string]any{"judging": src.Judging}, map[string]any{"judging": other.Judging})...)
 	if len(different) > 0 {
 		return failure.New(failure.Refused, "merge jobs that were planned and judged alike", "%s and %s differ: %s", src.Store, other.Store, strings.Join(different, "; "))
 	}
@@ -113,10 +113,14 @@ func members(of any) map[string]any {
 	return m
 }
 
-func differences(what string, a, b map[string]any) []string {
+// Differences names the members in which two structs differ, by their JSON names, and both values.
+func Differences(what string, a, b any) []string {
 	var ds []string
-	for _, name := range slices.Sorted(maps.Keys(a)) {
-		if x, y := fmt.Sprint(a[name]), fmt.Sprint(b[name]); x != y {
+	as, bs := members(a), members(b)
+	names := maps.Clone(bs) // some are left out where they are zero
+	maps.Copy(names, as)
+	for _, name := range slices.Sorted(maps.Keys(names)) {
+		if x, y := fmt.Sprint(as[name]), fmt.Sprint(bs[name]); x != y {
 			ds = append(ds, fmt.Sprintf("%s%s: %s and %s", what, strings.ReplaceAll(name, "_", " "), x, y))
 		}
 	}

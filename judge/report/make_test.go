@@ -99,8 +99,20 @@ func (s synthetic) write(t testing.TB) store.Store {
 	for i := range s.texts {
 		all = append(all, s.rows(i, r))
 	}
+	writeResults(t, st, s.margins, all)
+	create(t, st, job.RatesKey, func(w io.Writer) error {
+		return writeRows(w, columnar.NewFlatParquetWriter[job.Rate], []columnar.Option{columnar.AsInt64("sentence_id")}, func(write func(*job.Rate) error) error {
+			return s.rates(all, r, write)
+		})
+	})
+	return st
+}
+
+// writeResults makes a job's results.parquet of texts' rows.
+func writeResults(t testing.TB, st store.Store, margins bool, all [][]job.Result) {
+	t.Helper()
 	options := []columnar.Option{columnar.AsInt64("sentence_id"), columnar.Without("engine"), columnar.Without("job"), columnar.Without("ordinal"), columnar.Without("reason"), columnar.Without("stage")}
-	if !s.margins {
+	if !margins {
 		options = append(options, columnar.Without("margin_small"), columnar.Without("margin_reference"))
 	}
 	create(t, st, ResultsKey, func(w io.Writer) error {
@@ -115,12 +127,6 @@ func (s synthetic) write(t testing.TB) store.Store {
 			return nil
 		})
 	})
-	create(t, st, job.RatesKey, func(w io.Writer) error {
-		return writeRows(w, columnar.NewFlatParquetWriter[job.Rate], []columnar.Option{columnar.AsInt64("sentence_id")}, func(write func(*job.Rate) error) error {
-			return s.rates(all, r, write)
-		})
-	})
-	return st
 }
 
 // labels are human words on every other result, right as often as the verdict
