@@ -52,6 +52,27 @@ func ReadParquet[T any](r File) (*Reader[T], error) {
 }
 
 func readParquet[T any](r File) (*Reader[T], error) {
+	g, err := openGroups[T](r)
+	if err != nil {
+		return nil, err
+	}
+	return g.read(nil)
+}
+
+// ParquetGroups are a Parquet file's row groups, to be read in any order. It belongs
+// to one goroutine at a time.
+type ParquetGroups[T any] struct {
+	Rows   []int64 // of each
+	file   *pqarrow.FileReader
+	leaves []int
+}
+
+// OpenParquetGroups opens a Parquet file; the rules are ReadParquet's.
+func OpenParquetGroups[T any](r File) (*ParquetGroups[T], error) {
+	return sound(func() (*ParquetGroups[T], error) { return openGroups[T](r) })
+}
+
+func openGroups[T any](r File) (*ParquetGroups[T], error) {
 	if err := checkParquet(r); err != nil {
 		return nil, err
 	}
@@ -64,10 +85,23 @@ func readParquet[T any](r File) (*Reader[T], error) {
 	if err != nil {
 		return nil, fmt.Errorf("read Parquet: %w", err)
 	}
-	if err := openColumns(fr, leaves[T](pf)); err != nil {
+	g := &ParquetGroups[T]{file: fr, leaves: leaves[T](pf)}
+	if err := openColumns(fr, g.leaves); err != nil {
 		return nil, fmt.Errorf("read Parquet: %w", err)
 	}
-	rr, err := fr.GetRecordReader(context.Background(), leaves[T](pf), nil)
+	for i := range pf.NumRowGroups() {
+		g.Rows = append(g.Rows, pf.MetaData().RowGroup(i).NumRows())
+	}
+	return g, nil
+}
+
+// Read opens one row group.
+func (g *ParquetGroups[T]) Read(group int) (*Reader[T], error) {
+	return sound(func() (*Reader[T], error) { return g.read([]int{group}) })
+}
+
+func (g *ParquetGroups[T]) read(groups []int) (*Reader[T], error) {
+	rr, err := g.file.GetRecordReader(context.Background(), g.leaves, groups)
 	if err != nil {
 		return nil, fmt.Errorf("read Parquet: %w", err)
 	}

@@ -27,7 +27,7 @@ func TestSampleCovers(t *testing.T) {
 	for i := range texts {
 		whole.starts = append(whole.starts, int32(len(whole.marks)))
 		for _, x := range from.rows(i, r) {
-			whole.marks = append(whole.marks, whole.mark(&row{MeaningMatch: x.MeaningMatch}))
+			whole.marks = append(whole.marks, marksOf(&row{MeaningMatch: x.MeaningMatch}))
 		}
 	}
 	divergent, judgedAll := 0, 0

@@ -75,7 +75,7 @@ func Make(ctx context.Context, o Options) (*About, error) {
 		return nil, err
 	}
 	b.sample = newSample(expected)
-	b.sample.examples.seed = o.Seed
+	b.sample.examples.seed, b.sample.shown.seed = o.Seed, o.Seed
 	if o.Gold != nil {
 		b.sample.gold = newGold(o.Gold)
 	}
@@ -215,6 +215,9 @@ func (b *builder) write(ctx context.Context, out store.Store, about *About) erro
 		return fmt.Errorf("encode %s: %w", AboutKey, err)
 	}
 	if err := store.ReplaceBytes(ctx, out, AboutKey, append(said, '\n')); err != nil {
+		return err
+	}
+	if err := b.writeTexts(ctx, out, about); err != nil {
 		return err
 	}
 	return b.writePage(ctx, out, about, figures)

@@ -30,6 +30,7 @@ type row struct {
 	MeaningMatch          *bool    `col:"meaning_match"`
 	Explanation           *string  `col:"verify_explanation"`
 	Confidence            *float64 `col:"verify_confidence"`
+	KeyDifferences        []string `col:"key_differences"`
 	RealToken             string   `col:"real_token"`
 	FinishSmall           *string  `col:"finish_small"`
 	FinishReference       *string  `col:"finish_reference"`
@@ -44,6 +45,7 @@ type row struct {
 	PromptVersion         *string  `col:"prompt_version"`
 	MarginSmall           *float64 `col:"margin_small,optional"`
 	MarginReference       *float64 `col:"margin_reference,optional"`
+	Job                   *string  `col:"job,optional"`
 	Status                string   `col:"status"`
 }
 
@@ -107,23 +109,25 @@ func each[T any](ctx context.Context, s store.Store, key, tempDir, want string, 
 		return "", err
 	}
 	defer func() { err = errors.Join(err, l.close()) }()
-	damaged := func(err error) error {
-		return failure.New(failure.Refused, job.Command(s, "check")+" names all that is damaged, and how it comes back", "%s of %s is damaged: %w", key, s, err)
-	}
 	if want != "" && want != l.sha256 {
-		return "", damaged(fmt.Errorf("its sha256 is %s, not %s", l.sha256, want))
+		return "", damaged(s, key, fmt.Errorf("its sha256 is %s, not %s", l.sha256, want))
 	}
 	rows, err := columnar.ReadParquet[T](l)
 	if err != nil {
-		return "", damaged(err)
+		return "", damaged(s, key, err)
 	}
 	for r, err := range rows.Rows() {
 		if err != nil {
-			return "", damaged(err)
+			return "", damaged(s, key, err)
 		}
 		if err := cmp.Or(ctx.Err(), f(r)); err != nil {
 			return "", fmt.Errorf("read %s of %s: %w", key, s, err)
 		}
 	}
 	return l.sha256, nil
+}
+
+// damaged says that an object of the results is.
+func damaged(s store.Store, key string, err error) error {
+	return failure.New(failure.Refused, job.Command(s, "check")+" names all that is damaged, and how it comes back", "%s of %s is damaged: %w", key, s, err)
 }

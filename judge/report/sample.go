@@ -25,6 +25,7 @@ type sample struct {
 	confidence map[string]*confidences
 	judges     map[string]int64 // "model, prompt version"
 	examples   examples
+	shown      textSample
 	gold       *gold // nil: no labels
 }
 
@@ -34,6 +35,7 @@ const (
 	diverged // the judge said that the meanings differ
 	cut      // a continuation ended at the limit
 	nearTie
+	unsure     // the judge's confidence is low
 	classShift = iota
 )
 
@@ -54,7 +56,7 @@ type confidences struct {
 }
 
 func newSample(mismatches int64) *sample {
-	s := &sample{status: map[string]int64{}, confidence: map[string]*confidences{}, judges: map[string]int64{}}
+	s := &sample{status: map[string]int64{}, confidence: map[string]*confidences{}, judges: map[string]int64{}, shown: newTextSample()}
 	s.position = make([]int32, 0, mismatches)
 	s.marks = make([]uint16, 0, mismatches)
 	for i := range s.measures {
@@ -74,6 +76,7 @@ func (s *sample) add(r *row) error {
 	n := len(s.position)
 	if n == 0 || r.SentenceID != s.last || r.Position <= int64(s.position[n-1]) {
 		s.starts, s.last = append(s.starts, int32(n)), r.SentenceID
+		s.shown.begin(r)
 		if s.gold != nil {
 			s.gold.next()
 		}
@@ -88,7 +91,8 @@ func (s *sample) add(r *row) error {
 	}
 	s.status[r.Status]++
 	s.margins = s.margins || r.MarginSmall != nil || r.MarginReference != nil
-	s.marks = append(s.marks, s.mark(r))
+	marks := marksOf(r)
+	s.marks = append(s.marks, marks)
 	s.lengths[job.Small].add(r.SmallIDs, r.FinishSmall)
 	s.lengths[job.Reference].add(r.ReferenceIDs, r.FinishReference)
 	s.addConfidence(r)
@@ -96,15 +100,18 @@ func (s *sample) add(r *row) error {
 	if s.gold != nil {
 		s.gold.add(r)
 	}
-	return nil
+	return s.shown.add(r, marks)
 }
 
-func (s *sample) mark(r *row) uint16 {
+func marksOf(r *row) uint16 {
 	m := uint16(job.TokenClass([]byte(r.RealToken))) << classShift
 	if r.MeaningMatch != nil {
 		m |= judged
 		if !*r.MeaningMatch {
 			m |= diverged
+		}
+		if r.Confidence != nil && *r.Confidence < unsureBelow {
+			m |= unsure
 		}
 	}
 	for _, f := range []*string{r.FinishSmall, r.FinishReference} {
