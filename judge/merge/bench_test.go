@@ -33,17 +33,17 @@ func judgedLarge(tb testing.TB, texts, shards int) store.Store {
 		tb.Fatal(err)
 	}
 	r := judge.Record{Judging: judge.Judging{Format: 2, Model: "judge", PromptVersion: p.Version, PromptHash: p.Hash, Settings: s}, Prompt: p.Text}
-	st := jobtest.LargeJudged(tb, texts, shards, r.ID(), func(plan *job.Plan, text *tokenizer.Tokenizer) func(*job.Text, *job.Result) string {
+	st := jobtest.LargeJudged(tb, texts, shards, r.ID(), func(plan *job.Plan, text *tokenizer.Tokenizer) func(*job.Text, *job.Result, *job.Verdict) {
 		question, err := r.Questions(plan, text)
 		if err != nil {
 			tb.Fatal(err)
 		}
-		return func(x *job.Text, row *job.Result) string {
-			hash, err := question(x, row)
-			if err != nil {
+		return func(x *job.Text, row *job.Result, v *job.Verdict) {
+			var err error
+			if v.Question, err = question(x, row); err != nil {
 				tb.Fatal(err)
 			}
-			return hash
+			v.PromptVersion, v.PromptHash = p.Version, p.Hash
 		}
 	})
 	b, err := json.MarshalIndent(r, "", " ")

@@ -81,15 +81,15 @@ func Large(tb testing.TB, texts, shards int) store.Store {
 	return LargeJudged(tb, texts, shards, Judging, nil)
 }
 
-// LargeJudged is Large with verdicts of a judging that answer the questions whose
-// hashes the function gives, for the job's plan and text.
-func LargeJudged(tb testing.TB, texts, shards int, judging string, questions func(*job.Plan, *tokenizer.Tokenizer) func(*job.Text, *job.Result) string) store.Store {
+// LargeJudged is Large with verdicts of a judging. The function makes, for the job's plan
+// and text, what says in each verdict which question it answers, and whose.
+func LargeJudged(tb testing.TB, texts, shards int, judging string, questions func(*job.Plan, *tokenizer.Tokenizer) func(*job.Text, *job.Result, *job.Verdict)) store.Store {
 	tb.Helper()
 	return write(tb, texts, shards, LargePerText, large, largeContinuations, judging, questions)
 }
 
 func write(tb testing.TB, texts, shards, perText int, text func(int) *job.Text,
-	forks func(*job.Text, job.Side) []job.Continuation, judging string, questions func(*job.Plan, *tokenizer.Tokenizer) func(*job.Text, *job.Result) string) store.Store {
+	forks func(*job.Text, job.Side) []job.Continuation, judging string, questions func(*job.Plan, *tokenizer.Tokenizer) func(*job.Text, *job.Result, *job.Verdict)) store.Store {
 	tb.Helper()
 	s, err := store.Open(tb.Context(), tb.TempDir(), store.Options{})
 	if err != nil {
@@ -133,7 +133,7 @@ func write(tb testing.TB, texts, shards, perText int, text func(int) *job.Text,
 
 // verdictsOf makes a text's verdicts, each for its question if questions are given.
 func verdictsOf(tb testing.TB, s store.Store, plan *job.Plan, tok *tokenizer.Tokenizer, k int, manifest string,
-	questions func(*job.Plan, *tokenizer.Tokenizer) func(*job.Text, *job.Result) string) func(*job.Text) []job.Verdict {
+	questions func(*job.Plan, *tokenizer.Tokenizer) func(*job.Text, *job.Result, *job.Verdict)) func(*job.Text) []job.Verdict {
 	tb.Helper()
 	if questions == nil {
 		return largeVerdicts
@@ -153,7 +153,7 @@ func verdictsOf(tb testing.TB, s store.Store, plan *job.Plan, tok *tokenizer.Tok
 			tb.Fatal(err)
 		}
 		for i := range vs {
-			vs[i].Question = question(x, &rows[i])
+			question(x, &rows[i], &vs[i])
 		}
 		return vs
 	}
