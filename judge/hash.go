@@ -7,6 +7,7 @@ import (
 	"hash"
 	"strconv"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"unicode/utf8"
 
@@ -20,7 +21,11 @@ type hasher struct {
 	judging Judging
 	last    atomic.Pointer[string] // what the first question showed
 	prefix  atomic.Pointer[prefix]
+	places  sync.Pool // of *place
 }
+
+// place is where a question is written to be hashed.
+type place struct{ b, sum []byte }
 
 // prefix is what two questions began with, hashed.
 type prefix struct {
@@ -31,13 +36,20 @@ type prefix struct {
 // hash is the sha256 of the JSON array of prompt hash, judge, shown text and both
 // id lists.
 func (h *hasher) hash(q *Question, shown string) string {
-	state, rest := h.begin(shown)
-	b := append(appendJSON(make([]byte, 0, len(rest)+1024), rest), '"')
-	for _, side := range job.Sides {
-		b = appendIDs(append(b, ','), q.Forks[side].IDs)
+	p, _ := h.places.Get().(*place)
+	if p == nil {
+		p = &place{}
 	}
-	state.Write(append(b, ']'))
-	return hex.EncodeToString(state.Sum(nil))
+	defer h.places.Put(p)
+	state, rest := h.begin(shown)
+	p.b = append(appendJSON(p.b[:0], rest), '"')
+	for _, side := range job.Sides {
+		p.b = appendIDs(append(p.b, ','), q.Forks[side].IDs)
+	}
+	p.b = append(p.b, ']')
+	state.Write(p.b)
+	p.sum = state.Sum(p.sum[:0])
+	return hex.EncodeToString(p.sum)
 }
 
 // begin hashes up to some place in shown, and gives what follows.

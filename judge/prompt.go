@@ -36,16 +36,18 @@ type Prompt struct {
 
 // shown is what a template may use.
 type shown struct {
-	Context string // the real text before the fork: Before and Start together
-	Before  string // up to the current sentence
-	Start   string // of the current sentence
-	A, B    shownFork
-	Mark    string // begins each section, and is in no text
-	blind   bool
-	row     *job.Result
-	answer  string
-	placed  bool // the template says where the answer's form is told
+	Before string // up to the current sentence
+	Start  string // of the current sentence
+	A, B   shownFork
+	Mark   string // begins each section, and is in no text
+	blind  bool
+	row    *job.Result
+	answer string
+	placed bool // the template says where the answer's form is told
 }
+
+// Context is the real text before the fork: Before and Start together.
+func (s *shown) Context() string { return s.Before + s.Start }
 
 // Answer tells the form of the answer. Where a template does not place it, it
 // follows at the end.
@@ -123,13 +125,13 @@ func (p *Prompt) parse(s Settings) (err error) {
 
 // Render is the question as the judge reads it, with the sides in that order.
 func (p *Prompt) Render(q *Question, s Settings, order [2]job.Side) (string, error) {
-	data := &shown{Context: q.Before + q.Start, Before: q.Before, Start: q.Start, Mark: q.mark(), blind: s.Blind, row: q.Row, answer: p.form.instruction}
+	data := &shown{Before: q.Before, Start: q.Start, Mark: q.mark(), blind: s.Blind, row: q.Row, answer: p.form.instruction}
 	for i, to := range []*shownFork{&data.A, &data.B} {
 		f := q.Forks[order[i]]
 		*to = shownFork{label(s.Blind, i, order[i]), f.Text(), f.Token, f.Rest, f.Finish}
 	}
 	var b strings.Builder
-	b.Grow(len(p.Text) + len(p.form.instruction) + 2*len(data.Context) + len(data.A.Text) + len(data.B.Text))
+	b.Grow(len(p.Text) + len(p.form.instruction) + 2*(len(q.Before)+len(q.Start)) + len(data.A.Text) + len(data.B.Text))
 	if err := p.fillIn(&b, data); err != nil {
 		return "", fmt.Errorf("fill in judge prompt: %w", err)
 	}
@@ -150,7 +152,7 @@ type piece struct {
 }
 
 var values = map[string]func(*shown) string{
-	"Context": func(s *shown) string { return s.Context }, "Before": func(s *shown) string { return s.Before },
+	"Context": (*shown).Context, "Before": func(s *shown) string { return s.Before },
 	"Start": func(s *shown) string { return s.Start }, "Mark": func(s *shown) string { return s.Mark }, "Answer": (*shown).Answer,
 	"A.Label": func(s *shown) string { return s.A.Label }, "B.Label": func(s *shown) string { return s.B.Label },
 	"A.Text": func(s *shown) string { return s.A.Text }, "B.Text": func(s *shown) string { return s.B.Text },

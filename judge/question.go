@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"unicode/utf8"
 
 	"tokenfork/internal/job"
@@ -36,8 +37,9 @@ type framed struct {
 	text    *job.Text
 	ordinal int64   // the text's ordinal: plan keeps one text after the other in one place
 	starts  []int32 // by position, up to the text's end: the last sentence start before it, 0 if there is none
-	shown   []byte  // of all tokens
+	shown   string  // of all tokens
 	at      []int32 // where each token begins in shown, and where the last one ends
+	buf     []byte
 }
 
 // frame takes what is known of the text; the caller puts it back.
@@ -49,7 +51,7 @@ func (f *Framer) frame(s *job.Text) *framed {
 	if k.text == s && k.ordinal == s.Ordinal {
 		return k
 	}
-	*k = framed{text: s, ordinal: s.Ordinal, starts: append(k.starts[:0], 0), shown: k.shown[:0], at: append(k.at[:0], 0)}
+	*k = framed{text: s, ordinal: s.Ordinal, starts: append(k.starts[:0], 0), at: append(k.at[:0], 0), buf: k.buf[:0]}
 	start, ended := int32(0), false // whether an end is right before the position before
 	for p, id := range s.Real {
 		ends := f.endsAt(s.Real, p)
@@ -58,9 +60,10 @@ func (f *Framer) frame(s *job.Text) *framed {
 		}
 		ended = ends
 		k.starts = append(k.starts, start)
-		k.shown = append(k.shown, f.shown(id)...)
-		k.at = append(k.at, int32(len(k.shown)))
+		k.buf = append(k.buf, f.shown(id)...)
+		k.at = append(k.at, int32(len(k.buf)))
 	}
+	k.shown = string(k.buf)
 	return k
 }
 
@@ -98,14 +101,14 @@ func (f *Framer) Question(s *job.Text, r *job.Result) *Question {
 // context is the real text before p by the rule, in two pieces, and the bytes
 // of a character that is only begun at p: they are shown with the forks, which
 // may end it in two ways.
-func (f *Framer) context(s *job.Text, p int) (before, start string, carry []byte) {
+func (f *Framer) context(s *job.Text, p int) (before, start, carry string) {
 	k := f.frame(s)
 	defer f.framed.Put(k)
 	from := f.contextBegin(k, p)
 	middle := max(from, f.sentenceStart(k, p))
 	head, tail := k.shown[k.at[from]:k.at[middle]], k.shown[k.at[middle]:k.at[p]]
 	n := len(tail) - unfinished(tail)
-	return text(head), text(tail[:n]), slices.Clone(tail[n:])
+	return text(head), text(tail[:n]), tail[n:]
 }
 
 // contextFrom is where the context begins: at a whole character.
@@ -128,10 +131,10 @@ func (f *Framer) contextBegin(k *framed, p int) int {
 func beginsCharacter(b []byte) bool { return len(b) == 0 || utf8.RuneStart(b[0]) }
 
 // unfinished is the length of a begun UTF-8 character at the end of b.
-func unfinished(b []byte) int {
+func unfinished[T string | []byte](b T) int {
 	for n := 1; n <= min(len(b), utf8.UTFMax-1); n++ {
 		if last := b[len(b)-n:]; utf8.RuneStart(last[0]) {
-			if utf8.FullRune(last) {
+			if utf8.FullRuneInString(string(last)) {
 				return 0
 			}
 			return n
@@ -140,18 +143,11 @@ func unfinished(b []byte) int {
 	return 0
 }
 
-func text(b []byte) string {
-	if utf8.Valid(b) { // which is several times faster to find out than to replace nothing
-		return string(b)
+func text(s string) string {
+	if utf8.ValidString(s) { // which is several times faster to find out than to replace nothing
+		return s
 	}
-	return strings.ToValidUTF8(string(b), "\uFFFD")
-}
-
-func (f *Framer) bytes(ids []int32) (b []byte) {
-	for _, id := range ids {
-		b = append(b, f.shown(id)...)
-	}
-	return b
+	return strings.ToValidUTF8(s, "\uFFFD")
 }
 
 // shown is a token as the judge sees it: a special one in words, since the
@@ -167,12 +163,27 @@ func (f *Framer) shown(id int32) []byte {
 // same for all questions of a job but those whose texts hold it.
 func (q *Question) mark() string {
 	texts := [...]string{q.Before, q.Start, q.Forks[0].Text(), q.Forks[1].Text()}
-	for n := 0; ; n++ {
-		m := "#" + job.Sum(fmt.Appendf(nil, "%s %d", q.Job, n))[:4]
-		if !slices.ContainsFunc(texts[:], func(text string) bool { return strings.Contains(text, m) }) {
-			return m
-		}
+	m := firstMark(q.Job)
+	for n := 1; slices.ContainsFunc(texts[:], func(text string) bool { return strings.Contains(text, m) }); n++ {
+		m = jobMark(q.Job, n)
 	}
+	return m
+}
+
+// jobMark is the n-th mark that a job's questions try.
+func jobMark(id string, n int) string { return "#" + job.Sum(fmt.Appendf(nil, "%s %d", id, n))[:4] }
+
+// lastMark is the first mark of the job that was last asked for: there is one at a
+// time, and a hash for every question shows in merge.
+var lastMark atomic.Pointer[struct{ job, mark string }]
+
+func firstMark(id string) string {
+	last := lastMark.Load()
+	if last == nil || last.job != id {
+		last = &struct{ job, mark string }{id, jobMark(id, 0)}
+		lastMark.Store(last)
+	}
+	return last.mark
 }
 
 func (f *Framer) contextStart(k *framed, p int) int {
@@ -217,17 +228,36 @@ func (f *Framer) endsAt(real []int32, at int) bool {
 }
 
 // fork shows a continuation: of its ids the first, and more while a character is unfinished.
-func (f *Framer) fork(carry []byte, ids []int32, finish string) Fork {
-	token, n := slices.Clone(carry), 0
-	for n < len(ids) && (n == 0 || unfinished(token) > 0) {
-		token = append(token, f.shown(ids[n])...)
+func (f *Framer) fork(carry string, ids []int32, finish string) Fork {
+	b, n := append(make([]byte, 0, 256), carry...), 0
+	for n < len(ids) && (n == 0 || unfinished(b) > 0) {
+		b = append(b, f.shown(ids[n])...)
 		n++
 	}
-	var raw []byte
-	for _, id := range ids {
-		raw = append(raw, f.Text.Bytes(id)...)
+	token := len(b)
+	for _, id := range ids[n:] {
+		b = append(b, f.shown(id)...)
 	}
-	return Fork{Token: text(token), Rest: text(f.bytes(ids[n:])), IDs: ids, Finish: finish, bytes: string(raw)}
+	all := string(b)
+	raw := all[len(carry):]
+	if slices.ContainsFunc(ids, f.inWords) {
+		raw = f.spelled(ids)
+	}
+	return Fork{Token: text(all[:token]), Rest: text(all[token:]), IDs: ids, Finish: finish, bytes: raw}
+}
+
+// inWords says whether a token is shown otherwise than it is spelled.
+func (f *Framer) inWords(id int32) bool {
+	_, special := f.Text.Special(id)
+	return special && !f.Raw
+}
+
+func (f *Framer) spelled(ids []int32) string {
+	var b []byte
+	for _, id := range ids {
+		b = append(b, f.Text.Bytes(id)...)
+	}
+	return string(b)
 }
 
 // Identical says whether both continuations say the same by their bytes alone.

@@ -44,7 +44,7 @@ func Parse(data []byte) (*Tokenizer, error) {
 		return nil, err
 	}
 	t := &Tokenizer{
-		raw: data, decoding: decode, added: map[int32]string{}, special: map[int32]bool{}, ids: map[string]int32{}, vocab: len(vocab),
+		raw: data, decoding: decode, added: map[int32]string{}, ids: map[string]int32{}, vocab: len(vocab),
 	}
 	if err := t.setVocabulary(vocab); err != nil {
 		return nil, err
@@ -113,7 +113,7 @@ func (t *Tokenizer) setVocabulary(vocab map[string]int32) error {
 
 func (t *Tokenizer) set(id int32, spelled string) {
 	decoded, isByte := t.decoding.token(spelled, false)
-	t.tokens[id] = token{spelled, decoded, isByte}
+	t.tokens[id] = token{spelled: spelled, bytes: decoded, isByte: isByte}
 }
 
 // grow makes place for id.
@@ -153,7 +153,7 @@ func (t *Tokenizer) setAdded(added []addedToken, vocab map[string]int32) error {
 		}
 		t.set(id, token.Content)
 		t.added[id], t.ids[token.Content] = token.Content, id
-		t.special[id] = token.Special
+		t.tokens[id].special = token.Special
 	}
 	return nil
 }

@@ -23,7 +23,6 @@ type Tokenizer struct {
 	decoding *decoding
 	tokens   []token // by id
 	added    map[int32]string
-	special  map[int32]bool   // of the added tokens, those that the file marks so
 	ids      map[string]int32 // added tokens by content
 	vocab    int              // entries of the model's own vocabulary
 }
@@ -32,6 +31,7 @@ type token struct {
 	spelled string // in the file
 	bytes   []byte // nil where there is no token
 	isByte  bool   // of ByteFallback
+	special bool   // an added token that the file marks so
 }
 
 // Load reads the tokenizer.json at path. A file that is damaged, or of a kind that
@@ -126,7 +126,12 @@ func (t *Tokenizer) IsAdded(id int32) bool {
 
 // Special is the spelling of an added token that the file marks as special;
 // false for all others.
-func (t *Tokenizer) Special(id int32) (string, bool) { return t.added[id], t.special[id] }
+func (t *Tokenizer) Special(id int32) (string, bool) {
+	if id < 0 || int(id) >= len(t.tokens) || !t.tokens[id].special {
+		return "", false
+	}
+	return t.tokens[id].spelled, true
+}
 
 // ID is the id of the added token that is spelled exactly content.
 func (t *Tokenizer) ID(content string) (int32, bool) {
