@@ -9,39 +9,39 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
-	"unicode/utf8"
 
 	"tokenfork/internal/job"
 )
 
 // hasher identifies questions: what is asked of whom. Questions of a job begin
-// alike, with the prompt's instructions, and that part is hashed once. It is safe
-// for concurrent use.
+// alike, and that part is hashed once. It is safe for concurrent use.
 type hasher struct {
 	judging Judging
-	last    atomic.Pointer[string] // what the first question showed
-	prefix  atomic.Pointer[prefix]
+	head    atomic.Pointer[hashedHead]
 	places  sync.Pool // of *place
+}
+
+// hashedHead is what questions begin with, hashed.
+type hashedHead struct {
+	text  string
+	state hash.Cloner
 }
 
 // place is where a question is written to be hashed.
 type place struct{ b, sum []byte }
 
-// prefix is what two questions began with, hashed.
-type prefix struct {
-	shown string
-	state hash.Cloner
-}
-
 // hash is the sha256 of the JSON array of prompt hash, judge, shown text and both
-// id lists.
-func (h *hasher) hash(q *Question, shown string) string {
+// id lists. The text is in two, at the end of a line.
+func (h *hasher) hash(q *Question, head, rest string) (string, error) {
+	state, err := h.begin(head)
+	if err != nil {
+		return "", err
+	}
 	p, _ := h.places.Get().(*place)
 	if p == nil {
 		p = &place{}
 	}
 	defer h.places.Put(p)
-	state, rest := h.begin(shown)
 	p.b = append(appendJSON(p.b[:0], rest), '"')
 	for _, side := range job.Sides {
 		p.b = appendIDs(append(p.b, ','), q.Forks[side].IDs)
@@ -49,40 +49,20 @@ func (h *hasher) hash(q *Question, shown string) string {
 	p.b = append(p.b, ']')
 	state.Write(p.b)
 	p.sum = state.Sum(p.sum[:0])
-	return hex.EncodeToString(p.sum)
+	return hex.EncodeToString(p.sum), nil
 }
 
-// begin hashes up to some place in shown, and gives what follows.
-func (h *hasher) begin(shown string) (state hash.Hash, rest string) {
-	if p := h.prefix.Load(); p != nil && strings.HasPrefix(shown, p.shown) {
-		if c, err := p.state.Clone(); err == nil {
-			return c, shown[len(p.shown):]
-		}
+// begin hashes what comes before the rest.
+func (h *hasher) begin(head string) (hash.Hash, error) {
+	p := h.head.Load()
+	if p == nil || p.text != head {
+		p = &hashedHead{head, h.start(head).(hash.Cloner)}
+		h.head.Store(p)
 	}
-	if h.prefix.Load() == nil {
-		if last := h.last.Load(); last == nil {
-			h.last.Store(&shown)
-		} else if n := common(*last, shown); n > 0 && n < len(shown) && utf8.ValidString(shown[:n]) {
-			p := &prefix{shown: shown[:n], state: h.start(shown[:n]).(hash.Cloner)}
-			h.prefix.Store(p)
-		}
-	}
-	return h.start(""), shown
+	return p.state.Clone()
 }
 
-// common is how much of two texts is the same, up to a whole character.
-func common(a, b string) int {
-	n := 0
-	for n < min(len(a), len(b)) && a[n] == b[n] {
-		n++
-	}
-	for n > 0 && n < len(b) && b[n] >= 0x80 {
-		n--
-	}
-	return n
-}
-
-// start hashes what comes before the shown text, and its beginning.
+// start hashes what comes before the shown text, and its head.
 func (h *hasher) start(shown string) hash.Hash {
 	state := sha256.New()
 	b := append(appendJSON([]byte(`["`), h.judging.PromptHash), `","`...)

@@ -15,9 +15,10 @@ import (
 func TestQuestionHash(t *testing.T) {
 	j := Judging{PromptHash: "a <hash>", Model: "model \"m\" é"}
 	h := &hasher{judging: j}
-	head := "Compare é & <these>.\u2028 #1234 "
-	for i, shown := range []string{head + "a dog", head + "a cat", head + "a cat", head + "ö", head, "", head + "a cow \xff\n\"", "Compare ü", head + "\U0001f98a",
-		"Compare é & <these>.\u2028 #1235 of another mark", head + "\u0301 combines"} {
+	head := "Compare é & <these>.\u2028 #1234\n"
+	for i, c := range [][2]string{{head, "a dog"}, {head, "a cat"}, {head, "a cat"}, {head, "ö"}, {head, ""}, {}, {head, "a cow \xff\n\""}, {"", "Compare ü"}, {head, "\U0001f98a"},
+		{"Compare é & <these>.\u2028 #1235\n", "of another mark"}, {head, "\u0301 combines"}, {"\xff\n", "\x80"}} {
+		shown := c[0] + c[1]
 		q := &Question{Forks: [2]Fork{{IDs: []int32{1, -2, int32(i)}}, {IDs: []int32{}}}}
 		if i%3 == 0 {
 			q.Forks[job.Reference].IDs = nil
@@ -26,12 +27,9 @@ func TestQuestionHash(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if got := h.hash(q, shown); got != job.Sum(b) {
-			t.Errorf("%q: %s, want %s", shown, got, job.Sum(b))
+		if got, err := h.hash(q, c[0], c[1]); err != nil || got != job.Sum(b) {
+			t.Errorf("%q: %s, %v, want %s", shown, got, err, job.Sum(b))
 		}
-	}
-	if p := h.prefix.Load(); p == nil || p.shown != head+"a " {
-		t.Errorf("the common beginning is %+v", p)
 	}
 }
 
@@ -49,6 +47,7 @@ func TestFillIn(t *testing.T) {
 			t.Fatalf("%s: %d pieces, %v", name, len(p.pieces), err)
 		}
 		p.pieces = nil
+		p.head.Store(nil)
 		if slow, err := p.Render(example(), s, job.Sides); err != nil || slow != fast {
 			t.Errorf("%s: %v, got\n%s\nand\n%s", name, err, slow, fast)
 		}
@@ -104,10 +103,12 @@ func BenchmarkQuestionHash(b *testing.B) {
 	h, q := &hasher{}, example()
 	q.Before, q.Start = strings.Repeat("The dog saw a cat [1] then. ", 10), "Now a hen"
 	for b.Loop() {
-		shown, err := p.Render(q, s, job.Sides)
+		head, rest, err := p.render(q, s, job.Sides)
+		if err == nil {
+			_, err = h.hash(q, head, rest)
+		}
 		if err != nil {
 			b.Fatal(err)
 		}
-		h.hash(q, shown)
 	}
 }

@@ -70,8 +70,12 @@ func (p *Prompt) request(s Settings, text string) endpoint.Request {
 // frame is the question as it is shown first, and the verdict's head.
 func (j *Judge) frame(q *Question) (job.Verdict, [2]job.Side, error) {
 	order := q.order(j.judging.Settings)
-	text, err := j.prompt.Render(q, j.judging.Settings, order)
-	return job.Verdict{Ordinal: q.Ordinal, Position: q.Position, Question: j.hasher.hash(q, text),
+	head, rest, err := j.prompt.render(q, j.judging.Settings, order)
+	if err != nil {
+		return job.Verdict{}, order, err
+	}
+	asked, err := j.hasher.hash(q, head, rest)
+	return job.Verdict{Ordinal: q.Ordinal, Position: q.Position, Question: asked,
 		JudgeModel: j.judging.Model, PromptVersion: j.prompt.Version, PromptHash: j.prompt.Hash}, order, err
 }
 

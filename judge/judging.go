@@ -140,11 +140,11 @@ func (r Record) questions(by Judging, plan *job.Plan, text *tokenizer.Tokenizer)
 	f, h := Framer{Plan: plan, Text: text, Context: by.Settings.Context, Raw: r.Format < judgingFormat}, &hasher{judging: by}
 	return func(s *job.Text, row *job.Result) (string, error) {
 		q := f.Question(s, row)
-		shown, err := p.Render(q, by.Settings, q.order(by.Settings))
+		head, rest, err := p.render(q, by.Settings, q.order(by.Settings))
 		if err != nil {
 			return "", err
 		}
-		return h.hash(q, shown), nil
+		return h.hash(q, head, rest)
 	}, nil
 }
 

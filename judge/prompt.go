@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"text/template"
 	"text/template/parse"
 
@@ -32,6 +33,7 @@ type Prompt struct {
 	pieces  []piece // of a text that only puts in what is shown; none for one that does more
 	form    form
 	raw     bool // shows control tokens as they are spelled, as judgings of format 1 did
+	head    atomic.Pointer[head]
 }
 
 // shown is what a template may use.
@@ -125,30 +127,76 @@ func (p *Prompt) parse(s Settings) (err error) {
 
 // Render is the question as the judge reads it, with the sides in that order.
 func (p *Prompt) Render(q *Question, s Settings, order [2]job.Side) (string, error) {
+	head, rest, err := p.render(q, s, order)
+	return head + rest, err
+}
+
+// render gives the question in two: what it has in common with others of its job, and
+// the rest. merge and check render a question for every verdict.
+func (p *Prompt) render(q *Question, s Settings, order [2]job.Side) (head, rest string, err error) {
 	data := &shown{Before: q.Before, Start: q.Start, Mark: q.mark(), blind: s.Blind, row: q.Row, answer: p.form.instruction}
 	for i, to := range []*shownFork{&data.A, &data.B} {
 		f := q.Forks[order[i]]
 		*to = shownFork{label(s.Blind, i, order[i]), f.Text(), f.Token, f.Rest, f.Finish}
 	}
+	h := p.headOf(data)
+	data.placed = h.placed
 	var b strings.Builder
-	b.Grow(len(p.Text) + len(p.form.instruction) + 2*(len(q.Before)+len(q.Start)) + len(data.A.Text) + len(data.B.Text))
-	if err := p.fillIn(&b, data); err != nil {
-		return "", fmt.Errorf("fill in judge prompt: %w", err)
+	b.Grow(h.follows + 2*(len(q.Before)+len(q.Start)) + len(data.A.Text) + len(data.B.Text))
+	if err := p.fillIn(&b, h.pieces, data); err != nil {
+		return "", "", fmt.Errorf("fill in judge prompt: %w", err)
 	}
-	text := strings.TrimRight(b.String(), "\n")
+	head, rest = h.text, strings.TrimRight(b.String(), "\n")
+	if rest == "" {
+		head = strings.TrimRight(head, "\n")
+	}
 	if !data.placed {
-		text += "\n\n" + p.form.instruction
+		rest += "\n\n" + p.form.instruction
 	}
-	if p.raw {
-		return text, nil
+	if !p.raw {
+		rest = plain(rest) // of all together: a token may be spelled by the end of one text and the start of the next
 	}
-	return plain(text), nil // of the whole: a token may be spelled by the end of one text and the start of the next
+	return head, rest, nil
+}
+
+// head is what questions with the same mark begin with.
+type head struct {
+	mark    string
+	text    string  // whole lines, which is what control tokens never go beyond
+	placed  bool    // the answer's form is told in it
+	pieces  []piece // that follow
+	follows int     // about the bytes of these, but for texts
+}
+
+// headOf is the head of a question. That of the last one is kept: most have the same mark.
+func (p *Prompt) headOf(q *shown) *head {
+	if h := p.head.Load(); h != nil && h.mark == q.Mark {
+		return h
+	}
+	same := &shown{Mark: q.Mark, answer: q.answer}
+	var b strings.Builder
+	n := 0
+	for ; n < len(p.pieces) && (p.pieces[n].value == nil || p.pieces[n].same); n++ {
+		p.pieces[n].fillIn(&b, same)
+	}
+	text := b.String()
+	end := strings.LastIndexByte(text, '\n') + 1
+	h := &head{mark: q.Mark, text: text[:end], placed: same.placed, pieces: append([]piece{{text: text[end:]}}, p.pieces[n:]...)}
+	if !p.raw {
+		h.text = plain(h.text)
+	}
+	for _, x := range h.pieces {
+		h.follows += len(x.text) + 32 // a label
+	}
+	p.head.Store(h)
+	return h
 }
 
 // piece of a template: a text of its own, or what is put in.
 type piece struct {
 	text  string
 	value func(*shown) string
+	same  bool // for all questions with the same mark
 }
 
 var values = map[string]func(*shown) string{
@@ -177,7 +225,8 @@ func piecesOf(t *template.Template) (pieces []piece) {
 			if !ok || values[strings.Join(field.Ident, ".")] == nil {
 				return nil
 			}
-			pieces = append(pieces, piece{value: values[strings.Join(field.Ident, ".")]})
+			name := strings.Join(field.Ident, ".")
+			pieces = append(pieces, piece{value: values[name], same: name == "Mark" || name == "Answer"})
 		default:
 			return nil
 		}
@@ -185,18 +234,23 @@ func piecesOf(t *template.Template) (pieces []piece) {
 	return pieces
 }
 
-func (p *Prompt) fillIn(b *strings.Builder, data *shown) error {
+// fillIn puts the pieces together, or, where the template does more, the whole.
+func (p *Prompt) fillIn(b *strings.Builder, pieces []piece, data *shown) error {
 	if p.pieces == nil {
 		return p.text.Execute(b, data)
 	}
-	for _, x := range p.pieces {
-		if x.value != nil {
-			b.WriteString(x.value(data))
-		} else {
-			b.WriteString(x.text)
-		}
+	for _, x := range pieces {
+		x.fillIn(b, data)
 	}
 	return nil
+}
+
+func (x piece) fillIn(b *strings.Builder, data *shown) {
+	if x.value != nil {
+		b.WriteString(x.value(data))
+	} else {
+		b.WriteString(x.text)
+	}
 }
 
 func label(blind bool, i int, side job.Side) string {
