@@ -1,7 +1,6 @@
 package columnar
 
 import (
-	"bytes"
 	"encoding/base64"
 	"errors"
 	"fmt"
@@ -101,12 +100,16 @@ func (m *messages) Message() (*ipc.Message, error) {
 
 // readUpTo reads n bytes, and takes memory for those that are there.
 func readUpTo(r io.Reader, n int64) ([]byte, error) {
-	var b bytes.Buffer
-	b.Grow(int(min(n, 1<<20)))
-	if _, err := io.CopyN(&b, r, n); err != nil {
-		return nil, noEOF(err)
+	var b []byte
+	for have := 0; int64(have) < n; have = len(b) {
+		more := make([]byte, min(n, max(1<<20, 4*int64(have))))
+		copy(more, b)
+		b = more
+		if _, err := io.ReadFull(r, b[have:]); err != nil {
+			return nil, noEOF(err)
+		}
 	}
-	return b.Bytes(), nil
+	return b, nil
 }
 
 func noEOF(err error) error {

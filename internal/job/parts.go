@@ -458,7 +458,11 @@ func readPart[T Row](ctx context.Context, s store.Store, key string, t Task) (*p
 		if err != nil {
 			return nil, &damagedError{key, err}
 		}
-		p.rows = append(p.rows, rows...)
+		if p.rows == nil { // mostly there is one batch
+			p.rows = rows
+		} else {
+			p.rows = append(p.rows, rows...)
+		}
 	}
 	return p, nil
 }

@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"math"
+	"slices"
 	"strconv"
 	"sync"
 
@@ -52,11 +53,37 @@ func LoadText(ctx context.Context, s store.Store) (*tokenizer.Tokenizer, error) 
 // Rows gives the text's results in the order of its mismatches. A fork that
 // failed or is missing says so in its row's status.
 func (r *Reader) Rows(ctx context.Context, s *job.Text) ([]job.Result, error) {
-	rows := make([]job.Result, len(s.Mismatches))
-	for i := range rows {
-		rows[i] = r.Planned(s, i)
+	return r.AppendRows(ctx, nil, s)
+}
+
+// AppendRows appends what Rows gives to dst.
+func (r *Reader) AppendRows(ctx context.Context, dst []job.Result, s *job.Text) ([]job.Result, error) {
+	first := len(dst)
+	dst = slices.Grow(dst, len(s.Mismatches))
+	for i := range s.Mismatches {
+		dst = append(dst, r.Planned(s, i))
 	}
-	return rows, r.addContinuations(ctx, s, rows)
+	return dst, r.addContinuations(ctx, s, dst[first:])
+}
+
+// Mismatches finds a text's mismatches by position. Asked in their order, it does not
+// search.
+type Mismatches struct {
+	positions []int32
+	next      int
+}
+
+// MismatchesOf are the text's.
+func MismatchesOf(s *job.Text) Mismatches { return Mismatches{positions: s.Mismatches} }
+
+// At is the place of the mismatch at a position among the text's; false if there is none.
+func (m *Mismatches) At(position int32) (int, bool) {
+	i, there := m.next, m.next < len(m.positions) && m.positions[m.next] == position
+	if !there {
+		i, there = slices.BinarySearch(m.positions, position)
+	}
+	m.next = i + 1
+	return i, there
 }
 
 // Fail marks a row, if nothing is wrong with it yet.
@@ -116,10 +143,6 @@ func number(of []float64, i int) *float64 {
 }
 
 func (r *Reader) addContinuations(ctx context.Context, s *job.Text, rows []job.Result) error {
-	at := make(map[int32]int, len(rows))
-	for i, p := range s.Mismatches {
-		at[p] = i
-	}
 	forks := make([][2]*job.Continuation, len(rows))
 	for _, side := range r.Sides {
 		if side == nil {
@@ -129,14 +152,15 @@ func (r *Reader) addContinuations(ctx context.Context, s *job.Text, rows []job.R
 		if err != nil {
 			return err
 		}
+		mismatches, shown := MismatchesOf(s), make([]string, len(cs))
 		for k := range cs {
 			c := &cs[k]
-			i, ok := at[c.Position]
+			i, ok := mismatches.At(c.Position)
 			if !ok || forks[i][c.Fork] != nil {
 				return fmt.Errorf("parts of %s hold an unplanned or second fork at position %d of text %s", side.Commit().Side, c.Position, s.ID)
 			}
 			forks[i][c.Fork] = c
-			r.addFork(&rows[i], c)
+			r.addFork(&rows[i], c, &shown[k])
 		}
 	}
 	for i := range rows {
@@ -165,7 +189,8 @@ func appendRest(dst []byte, c *job.Continuation) []byte {
 	return strconv.AppendInt(dst, int64(c.RestID), 10)
 }
 
-func (r *Reader) addFork(row *job.Result, c *job.Continuation) {
+// addFork puts a continuation into its row; text is the place for what it reads.
+func (r *Reader) addFork(row *job.Result, c *job.Continuation, text *string) {
 	if c.Error != nil {
 		reason := ""
 		if c.Message != nil {
@@ -174,11 +199,11 @@ func (r *Reader) addFork(row *job.Result, c *job.Continuation) {
 		Fail(row, InferFailed+*c.Error, "infer", reason)
 		return
 	}
-	text, replayed := r.Text.Decode(c.IDs), c.Replayed
+	*text = r.Text.Decode(c.IDs)
 	if job.Side(c.Fork) == job.Small {
-		row.ContinuationSmall, row.ContinuationSmallIDs, row.FinishSmall, row.ReplayedSmall, row.MarginSmall = &text, c.IDs, c.Finish, &replayed, c.Margin
+		row.ContinuationSmall, row.ContinuationSmallIDs, row.FinishSmall, row.ReplayedSmall, row.MarginSmall = text, c.IDs, c.Finish, &c.Replayed, c.Margin
 	} else {
-		row.ContinuationReference, row.ContinuationReferenceIDs, row.FinishReference, row.ReplayedReference, row.MarginReference = &text, c.IDs, c.Finish, &replayed, c.Margin
+		row.ContinuationReference, row.ContinuationReferenceIDs, row.FinishReference, row.ReplayedReference, row.MarginReference = text, c.IDs, c.Finish, &c.Replayed, c.Margin
 	}
 }
 

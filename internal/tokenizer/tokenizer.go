@@ -74,11 +74,14 @@ func (t *Tokenizer) Bytes(id int32) []byte {
 // a token add nothing. At the start of a text the library's Strip and Metaspace leave
 // out a space; here it stays, so that pieces of a text can be joined.
 func (t *Tokenizer) Decode(ids []int32) string {
-	var joined []byte
+	joined := make([]byte, 0, 256)
 	for _, id := range ids {
 		joined = append(joined, t.Bytes(id)...)
 	}
-	if t.decoding.fallback && !t.decoding.level && !utf8.Valid(joined) {
+	switch {
+	case utf8.Valid(joined):
+		return string(joined)
+	case t.decoding.fallback && !t.decoding.level:
 		return string(t.decodeRuns(ids))
 	}
 	return string(AppendText(nil, joined))

@@ -13,34 +13,31 @@ type shardReader struct {
 	results.Reader
 	verdicts *job.Committed[job.Verdict] // nil: not judged
 	accept   Accept
+	kept     []job.Result // of the last text
 }
 
 // Accept says whether the verdict answers the question that these results ask.
 type Accept func(s *job.Text, r *job.Result, v *job.Verdict) error
 
-// rows gives the text's results in order.
-func (r *shardReader) rows(ctx context.Context, s *job.Text) ([]job.Result, error) {
-	rows, err := r.Rows(ctx, s)
-	if err != nil {
+// rows gives the text's results in order, until the next text's are asked for.
+func (r *shardReader) rows(ctx context.Context, s *job.Text) (rows []job.Result, err error) {
+	if r.kept, err = r.AppendRows(ctx, r.kept[:0], s); err != nil {
 		return nil, err
 	}
-	return rows, r.addVerdicts(ctx, s, rows)
+	return r.kept, r.addVerdicts(ctx, s, r.kept)
 }
 
 func (r *shardReader) addVerdicts(ctx context.Context, s *job.Text, rows []job.Result) error {
-	at := make(map[int32]int, len(rows))
-	for i, p := range s.Mismatches {
-		at[p] = i
-	}
 	judged := make([]bool, len(rows))
 	if r.verdicts != nil {
 		vs, err := r.verdicts.Text(ctx, s.Ordinal)
 		if err != nil {
 			return err
 		}
+		mismatches := results.MismatchesOf(s)
 		for k := range vs {
 			v := &vs[k]
-			i, ok := at[v.Position]
+			i, ok := mismatches.At(v.Position)
 			if !ok || judged[i] {
 				return fmt.Errorf("verdicts hold an unplanned or second one at position %d of text %s", v.Position, s.ID)
 			}
