@@ -173,9 +173,7 @@ func (k *chunk) flush(v *values, from, to int) error {
 		body = appendBits(body, v, from, to)
 	} else {
 		k.rle.begin(append(body, byte(k.width())), k.width())
-		for _, i := range k.indices {
-			k.rle.put(i)
-		}
+		k.rle.putAll(k.indices)
 		body = k.rle.end()
 	}
 	k.scratch = body

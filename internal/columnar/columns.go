@@ -63,6 +63,12 @@ func (c *Columns[T]) Another() *Columns[T] {
 func (c *Columns[T]) Append(rows []T) error {
 	for i := range c.cols {
 		col, v := &c.cols[i], &c.values[i]
+		if !col.list && !col.number {
+			if err := v.appendAll(col.codec, unsafe.Add(unsafe.Pointer(unsafe.SliceData(rows)), col.offset), unsafe.Sizeof(*new(T)), len(rows)); err != nil {
+				return fmt.Errorf("column %s: %w", col.name, err)
+			}
+			continue
+		}
 		for k := range rows {
 			if err := v.append(col.codec, unsafe.Add(unsafe.Pointer(&rows[k]), col.offset)); err != nil {
 				return fmt.Errorf("column %s: %w", col.name, err)
@@ -198,8 +204,39 @@ func cast[V any](b []byte) []V {
 	return unsafe.Slice((*V)(unsafe.Pointer(unsafe.SliceData(b))), len(b)/int(unsafe.Sizeof(*new(V))))
 }
 
-// append copies the field at p.
+// appendAll copies n fields, one size after the other, that are no lists.
+func (v *values) appendAll(c codec, p unsafe.Pointer, size uintptr, n int) error {
+	width := c.of.size()
+	v.data = slices.Grow(v.data, n*width)
+	for i := range n {
+		field := unsafe.Add(p, uintptr(i)*size)
+		if c.pointer {
+			if field = *(*unsafe.Pointer)(field); field == nil {
+				v.appendNull(c)
+				continue
+			}
+			v.valid = append(v.valid, 1)
+		}
+		switch width {
+		case 0:
+			v.data = append(v.data, *(*string)(field)...)
+			v.offsets = append(v.offsets, int32(len(v.data)))
+		case 4:
+			v.data = binary.NativeEndian.AppendUint32(v.data, *(*uint32)(field))
+		case 8:
+			v.data = binary.NativeEndian.AppendUint64(v.data, *(*uint64)(field))
+		default:
+			v.data = append(v.data, *(*byte)(field))
+		}
+	}
+	return v.fits()
+}
+
+// append copies the field at p: a list, or a text that is a number in the column.
 func (v *values) append(c codec, p unsafe.Pointer) error {
+	if c.list {
+		return v.appendList(c, p)
+	}
 	if c.pointer {
 		if p = *(*unsafe.Pointer)(p); p == nil {
 			v.appendNull(c)
@@ -207,23 +244,9 @@ func (v *values) append(c codec, p unsafe.Pointer) error {
 		}
 		v.valid = append(v.valid, 1)
 	}
-	switch {
-	case c.list:
-		return v.appendList(c, p)
-	case c.number:
-		n, err := strconv.ParseInt(*(*string)(p), 10, 64)
-		if err != nil {
-			return err
-		}
-		v.data = binary.NativeEndian.AppendUint64(v.data, uint64(n))
-	case c.of == textKind:
-		v.data = append(v.data, *(*string)(p)...)
-		v.offsets = append(v.offsets, int32(len(v.data)))
-		return v.fits()
-	default:
-		v.data = append(v.data, unsafe.Slice((*byte)(p), c.of.size())...)
-	}
-	return nil
+	n, err := strconv.ParseInt(*(*string)(p), 10, 64)
+	v.data = binary.NativeEndian.AppendUint64(v.data, uint64(n))
+	return err
 }
 
 func (v *values) appendNull(c codec) {

@@ -61,15 +61,16 @@ func (w *csvWriter[T]) WriteColumns(c *Columns[T]) error {
 		at[i] = c.at(col.name)
 	}
 	for row := range c.rows {
+		buf := w.buf
 		for i, k := range at {
 			if i > 0 {
-				w.buf = append(w.buf, ',')
+				buf = append(buf, ',')
 			}
 			if v := &c.values[k]; v.isValid(row) {
-				w.appendValue(c.cols[k].codec, v, row)
+				buf = w.appendValue(buf, c.cols[k].codec, v, row)
 			}
 		}
-		w.buf = append(w.buf, '\n')
+		w.buf = append(buf, '\n')
 		if len(w.buf) >= 1<<20 {
 			if err := w.flush(); err != nil {
 				return err
@@ -89,23 +90,35 @@ func (w *csvWriter[T]) flush() error {
 func (w *csvWriter[T]) Close() error { return w.writeRows() }
 
 // appendValue appends a cell.
-func (w *csvWriter[T]) appendValue(c codec, v *values, row int) {
+func (w *csvWriter[T]) appendValue(dst []byte, c codec, v *values, row int) []byte {
 	switch {
+	case c.list && (c.of == int32Kind || c.of == int64Kind):
+		return appendWholeNumbers(dst, c, v, int(v.offsets[row]), int(v.offsets[row+1]))
 	case c.list:
 		w.scratch = appendList(w.scratch[:0], c, v, int(v.offsets[row]), int(v.offsets[row+1]))
-		w.buf = AppendCell(w.buf, w.scratch)
+		return AppendCell(dst, w.scratch)
 	case c.isText():
 		cell := v.data[v.offsets[row]:v.offsets[row+1]]
-		if first, _ := utf8.DecodeRune(cell); w.safe && strings.ContainsRune(formulaStarts, first) {
-			w.scratch = append(append(w.scratch[:0], '\''), cell...)
-			cell = w.scratch
+		if w.safe {
+			if first, _ := utf8.DecodeRune(cell); strings.ContainsRune(formulaStarts, first) {
+				w.scratch = append(append(w.scratch[:0], '\''), cell...)
+				cell = w.scratch
+			}
 		}
-		w.buf = AppendCell(w.buf, cell)
+		return AppendCell(dst, cell)
 	case c.number:
-		w.buf = appendNumber(w.buf, int64Kind, v.data, row)
-	default:
-		w.buf = appendNumber(w.buf, c.of, v.data, row)
+		return appendNumber(dst, int64Kind, v.data, row)
 	}
+	return appendNumber(dst, c.of, v.data, row)
+}
+
+// appendWholeNumbers appends a cell of the elements from to to as JSON: of its
+// characters, only a comma asks for quotes.
+func appendWholeNumbers(dst []byte, c codec, v *values, from, to int) []byte {
+	if to-from < 2 {
+		return appendList(dst, c, v, from, to)
+	}
+	return append(appendList(append(dst, '"'), c, v, from, to), '"')
 }
 
 func appendNumber(dst []byte, of kind, data []byte, i int) []byte {
@@ -172,6 +185,16 @@ func AppendCell[S string | []byte](dst []byte, cell S) []byte {
 	return append(dst, '"')
 }
 
+// quotedFor are the characters that put a cell in quotes wherever they are.
+const quotedFor = "\",\n\r"
+
+var inQuotes = func() (is [256]bool) {
+	for _, b := range []byte(quotedFor) {
+		is[b] = true
+	}
+	return is
+}()
+
 func quoted[S string | []byte](cell S) bool {
 	if len(cell) == 0 {
 		return false
@@ -179,9 +202,17 @@ func quoted[S string | []byte](cell S) bool {
 	if string(cell) == `\.` {
 		return true
 	}
-	for _, special := range []byte("\",\n\r") {
-		if indexByte(cell, special) >= 0 {
-			return true
+	if len(cell) <= 32 { // most are: four searches take longer than one look at each byte
+		for i := range len(cell) {
+			if inQuotes[cell[i]] {
+				return true
+			}
+		}
+	} else {
+		for _, special := range []byte(quotedFor) {
+			if indexByte(cell, special) >= 0 {
+				return true
+			}
 		}
 	}
 	first, _ := utf8.DecodeRuneInString(string(cell[:min(len(cell), utf8.UTFMax)]))

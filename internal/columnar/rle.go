@@ -1,6 +1,9 @@
 package columnar
 
-import "encoding/binary"
+import (
+	"encoding/binary"
+	"slices"
+)
 
 // rle appends numbers to out as Parquet's hybrid of runs and bit-packed groups of
 // eight. It cuts runs and groups where the Arrow library does.
@@ -35,6 +38,21 @@ func (e *rle) put(v uint32) {
 	}
 }
 
+// putAll puts numbers one after the other.
+func (e *rle) putAll(vs []uint32) {
+	for len(vs) > 0 {
+		if e.n == 0 && e.run == 0 && len(vs) >= 8 && slices.ContainsFunc(vs[1:8], func(v uint32) bool { return v != vs[0] }) { // no run reaches its end
+			e.group, e.current = [8]uint32(vs), vs[7]
+			e.putGroup()
+			e.endFullLiteral()
+			vs = vs[8:]
+			continue
+		}
+		e.put(vs[0])
+		vs = vs[1:]
+	}
+}
+
 // repeat puts v n times, if n is positive.
 func (e *rle) repeat(v uint32, n int) {
 	for ; n > 0 && (e.current != v || e.run <= 8); n-- {
@@ -52,10 +70,15 @@ func (e *rle) endGroup() {
 		return
 	}
 	e.putGroup()
-	if e.literal/8+1 >= 1<<6 { // the head has one byte
+	e.endFullLiteral()
+	e.run = 0
+}
+
+// endFullLiteral ends a stretch that its head, of one byte, can count no further.
+func (e *rle) endFullLiteral() {
+	if e.literal/8+1 >= 1<<6 {
 		e.endLiteral()
 	}
-	e.run = 0
 }
 
 // putGroup packs the group: its eight numbers take width bytes.
@@ -69,10 +92,15 @@ func (e *rle) putGroup() {
 	have := 0
 	for _, v := range e.group {
 		bits |= uint64(v) << have
-		for have += e.width; have >= 8; have -= 8 {
-			e.out = append(e.out, byte(bits))
-			bits >>= 8
+		if have += e.width; have >= 32 {
+			e.out = binary.LittleEndian.AppendUint32(e.out, uint32(bits))
+			bits >>= 32
+			have -= 32
 		}
+	}
+	for ; have > 0; have -= 8 {
+		e.out = append(e.out, byte(bits))
+		bits >>= 8
 	}
 	e.n = 0
 }
