@@ -3,8 +3,9 @@ VENV   := $(or $(TOKENFORK_VENV),$(CURDIR)/.venv)
 MODELS := $(or $(TOKENFORK_MODELS),$(CURDIR)/.cache/models)
 export TOKENFORK_VENV = $(VENV)
 export TOKENFORK_MODELS = $(MODELS)
+export TOKENFORK_JUDGES ?= $(abspath $(MODELS)/../judges)
 
-.PHONY: all build install setup demo test gold injections fuzz load kill-sweep damage-sweep check bench bench-plan bench-merge bench-infer clean
+.PHONY: all build install setup demo test gold injections judge-servers fuzz load kill-sweep damage-sweep check bench bench-plan bench-merge bench-infer clean
 
 all: build
 
@@ -35,12 +36,17 @@ demo: build setup ## the main job on an embedded default
 test: build setup ## all tests, with real vLLM, Slurm, S3 and readers
 	scripts/setup-slurm
 	scripts/setup-report
+	scripts/setup-judges llamacpp
 	go vet ./...
 	go test -p 2 -parallel 6 -timeout 60m $$(go list ./... | grep -v /terraform)
 	terraform/check
 
 gold: build setup ## how far the demo's judge, or JUDGE=URL, agrees with testdata/gold.csv, by prompt: PROMPTS="seed file=mine.tmpl"
 	scripts/measure-judge gold $(PROMPTS)
+
+judge-servers: build setup ## ask llama.cpp's server, also through the LiteLLM proxy, which is 0.6 GB to install
+	scripts/setup-judges llamacpp litellm
+	go test ./judge -run TestServersOfOtherKinds -count 1 -v -judge.litellm
 
 injections: setup ## how often it follows orders that are planted in the texts
 	scripts/measure-judge injections

@@ -33,7 +33,7 @@ func TestMain(m *testing.M) {
 
 // tap keeps what goes over the wire.
 type tap struct {
-	url string
+	url, key string
 
 	mu    sync.Mutex
 	calls []call
@@ -71,7 +71,7 @@ func (w *tap) judge(t *testing.T, change func(*Settings)) *Judge {
 	if err != nil {
 		t.Fatal(err)
 	}
-	client, err := endpoint.Open(t.Context(), endpoint.Config{URL: w.url, HTTP: &http.Client{Transport: w}})
+	client, err := endpoint.Open(t.Context(), endpoint.Config{URL: w.url, Key: w.key, HTTP: &http.Client{Transport: w}})
 	if err == nil {
 		err = client.Negotiate(t.Context(), p.request(s, ""))
 	}

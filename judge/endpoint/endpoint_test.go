@@ -206,8 +206,11 @@ func TestOpenRefuses(t *testing.T) {
 			return 400, `{"error":{"message":"'temperature' does not support 0 with this model"}}`
 		}}, Config{}, failure.Refused, "refuses the temperature"},
 		"nothing goes": {&fakeServer{chat: func(int, string) (int, string) { return 422, `{"detail":"no"}` }}, Config{}, failure.Refused, "422 Unprocessable Entity: no"},
-		"not a URL":    {&fakeServer{}, Config{URL: "judge:80"}, failure.Usage, "neither an http nor a unix URL"},
-		"key in URL":   {&fakeServer{}, Config{URL: "https://u:secret@h/v1"}, failure.Usage, "URL of h holds a user"},
+		"not in a gateway's list": {&fakeServer{chat: func(int, string) (int, string) {
+			return 400, `{"error":{"message":"Invalid model name passed in model=llama"}}`
+		}}, Config{Model: "llama"}, failure.Refused, "model=llama (hint: name one of these with --judge-model: m;"},
+		"not a URL":  {&fakeServer{}, Config{URL: "judge:80"}, failure.Usage, "neither an http nor a unix URL"},
+		"key in URL": {&fakeServer{}, Config{URL: "https://u:secret@h/v1"}, failure.Usage, "URL of h holds a user"},
 	} {
 		synctest.Test(t, func(t *testing.T) {
 			if c.cfg.URL == "" {
@@ -215,8 +218,8 @@ func TestOpenRefuses(t *testing.T) {
 			}
 			c.cfg.HTTP = &http.Client{Transport: c.server}
 			_, err := connect(t.Context(), c.cfg)
-			if failure.Code(err) != c.code || !strings.Contains(fmt.Sprint(err), c.says) {
-				t.Errorf("%s: got code %d, %v", name, failure.Code(err), err)
+			if said := fmt.Sprintf("%v (hint: %s)", err, failure.Hint(err)); failure.Code(err) != c.code || !strings.Contains(said, c.says) {
+				t.Errorf("%s: got code %d, %s", name, failure.Code(err), said)
 			}
 			if strings.Contains(fmt.Sprint(err), "secret") {
 				t.Errorf("%s: the message shows a secret: %v", name, err)

@@ -85,7 +85,11 @@ func (n *negotiation) adapt(ctx context.Context, f *fault) error {
 	case d.topLogprobs > 0:
 		d.fewerLogprobs("")
 	default:
-		return failure.New(failure.Refused, "see the server's log; --judge-body adds members that it wants", "the judge at %s refuses every form of question: %w", n.cfg.URL, f.error(n.Client))
+		hint := "see the server's log; --judge-body adds members that it wants"
+		if len(n.others) > 0 {
+			hint = n.listed() + "; or " + hint
+		}
+		return failure.New(failure.Refused, hint, "the judge at %s refuses every form of question: %w", n.cfg.URL, f.error(n.Client))
 	}
 	return nil
 }
@@ -112,12 +116,16 @@ func (n *negotiation) wait(ctx context.Context, f *fault) error {
 	return sleep(ctx, max(f.wait, backoff(n.failures)))
 }
 
+// listed names the models that the server has, where it lacks the one asked for.
+func (c *Client) listed() string {
+	return "name one of these with --judge-model: " + shorten(strings.Join(c.others, ", "), 300)
+}
+
 // agree keeps the dialect and says what it costs the verdicts.
 func (c *Client) agree(d dialect, got completion, want Request) error {
 	if len(c.others) > 0 {
 		if got.model != c.cfg.Model && slices.Contains(c.others, got.model) {
-			return failure.New(failure.Refused, "name one of these with --judge-model: "+shorten(strings.Join(c.others, ", "), 300),
-				"the judge at %s does not serve %q: %s answers in its place", c.cfg.URL, c.cfg.Model, got.model)
+			return failure.New(failure.Refused, c.listed(), "the judge at %s does not serve %q: %s answers in its place", c.cfg.URL, c.cfg.Model, got.model)
 		}
 		c.cfg.Log.Warn("the judge does not list the model, but answers by that name", "model", c.cfg.Model, "listed", shorten(strings.Join(c.others, ", "), 300))
 	}
