@@ -1,6 +1,9 @@
 package judge
 
-import "sync"
+import (
+	"cmp"
+	"sync"
+)
 
 // prefixes measures how little of the prompts a server would have to compute
 // that kept the beginnings of the last ones: what follows the longest beginning
@@ -9,23 +12,29 @@ type prefixes struct {
 	mu         sync.Mutex
 	last       [64]string // prompts, more than stand between neighbours in a text
 	next       int
+	block      int   // bytes of a block of the cache, 0 for 16 tokens; set before the first prompt
 	all, fresh int64 // bytes
 }
 
-// cacheBlock is about the bytes of a block of 16 tokens, the least that vLLM
-// keeps of a prompt's beginning.
-const cacheBlock = 64
+// A server keeps a prompt's beginning in whole blocks. 16 tokens are what vLLM mostly takes.
+const (
+	blockTokens   = 16
+	bytesPerToken = 4 // of a prompt, about
+)
+
+// inBlocksOf sets the size of a server's blocks, in tokens; 0 where it is not known.
+func (p *prefixes) inBlocksOf(tokens int) { p.block = tokens * bytesPerToken }
 
 // add counts a prompt that is about to be sent.
 func (p *prefixes) add(prompt string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	shared := 0
+	shared, block := 0, cmp.Or(p.block, blockTokens*bytesPerToken)
 	for _, other := range p.last {
 		shared = max(shared, commonPrefix(prompt, other))
 	}
 	p.all += int64(len(prompt))
-	p.fresh += int64(len(prompt) - min(shared, len(prompt)-1)/cacheBlock*cacheBlock)
+	p.fresh += int64(len(prompt) - min(shared, len(prompt)-1)/block*block)
 	p.last[p.next%len(p.last)] = prompt
 	p.next++
 }

@@ -21,6 +21,20 @@ func TestPrefixes(t *testing.T) {
 	}
 }
 
+// A server with larger blocks keeps less of what two prompts share.
+func TestPrefixesInBlocks(t *testing.T) {
+	for tokens, fresh := range map[int]int64{0: 641 + 1, 16: 641 + 1, 32: 641 + 1, 48: 641 + 641 - 576, 512: 641 + 641} {
+		var p prefixes
+		p.inBlocksOf(tokens)
+		head := strings.Repeat("h", 640)
+		p.add(head + "a")
+		p.add(head + "b")
+		if p.fresh != fresh {
+			t.Errorf("blocks of %d tokens: %d bytes are new, want %d", tokens, p.fresh, fresh)
+		}
+	}
+}
+
 // What all questions share comes first and what one text's share comes next,
 // so that a prefix cache leaves at most half of what the study's own layout did.
 func TestPromptsShareTheirBeginnings(t *testing.T) {

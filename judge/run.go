@@ -259,6 +259,7 @@ func (r *runner) dial(ctx context.Context, at servers) (err error) {
 	}
 	r.judging = r.named(cmp.Or(r.Model, r.client.Model()), cmp.Or(r.Identity, r.client.Identity()))
 	r.judge = newJudge(r.prompt, r.judging, r.client)
+	r.judge.sent.inBlocksOf(r.client.CacheBlock(ctx))
 	return r.apart()
 }
 

@@ -40,7 +40,7 @@ func (c *Client) Metrics(ctx context.Context) (Metrics, error) {
 	if err != nil {
 		return Metrics{}, err
 	}
-	m, err := parseMetrics(data)
+	m, err := ParseMetrics(data)
 	if err != nil {
 		return Metrics{}, &AnswerError{Reason: "GET /metrics: " + err.Error()}
 	}
@@ -54,7 +54,8 @@ var metricNames = []string{
 	"vllm:num_requests_running", "vllm:num_requests_waiting", "vllm:kv_cache_usage_perc", "vllm:cache_config_info",
 }
 
-func parseMetrics(text []byte) (Metrics, error) {
+// ParseMetrics reads what a server's /metrics says.
+func ParseMetrics(text []byte) (Metrics, error) {
 	var m Metrics
 	sums, seen := map[string]float64{}, map[string]int{}
 	lines := bufio.NewScanner(bytes.NewReader(text))

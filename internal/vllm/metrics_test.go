@@ -30,7 +30,7 @@ vllm:cache_config_info{block_size="32",cache_dtype="auto",engine="1",num_gpu_blo
 python_info 1.0
 x NaN
 `
-	got, err := parseMetrics([]byte(text))
+	got, err := ParseMetrics([]byte(text))
 	want := Metrics{
 		PromptTokens: 1040, CachedTokens: 480, GeneratedTokens: 15, PrefixQueries: 1032, PrefixHits: 480,
 		Running: 7, Waiting: 2, KVUsage: 0.375, KVCapacity: 1320, BlockSize: 32, KVCacheDType: "auto",
@@ -40,7 +40,7 @@ x NaN
 		t.Errorf("got %+v, %v\nwant %+v", got, err, want)
 	}
 	for _, bad := range []string{"a{b=c} 1", `a{b="c" 1`, "a", "a{} x", `a{b="c"}`, " {} 1 "} {
-		if _, err := parseMetrics([]byte(bad)); err == nil {
+		if _, err := ParseMetrics([]byte(bad)); err == nil {
 			t.Errorf("%q: no error", bad)
 		}
 	}

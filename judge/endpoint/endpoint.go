@@ -44,9 +44,11 @@ type Config struct {
 type Client struct {
 	cfg     Config
 	api     *openai.Client
+	wire    *wire    // under api
 	base    string   // its URL: without user and query, which Open refuses
 	host    string   // of the server, for messages
 	proxy   string   // that stands before it, "" for none
+	url     string   // where requests go: base, or any host for a socket
 	window  int      // tokens of prompt and answer that the model reads, 0 if unknown
 	others  []string // models that the server lists, where the one asked for is not among them
 	about   []string // what the server says of the model, beside its name
@@ -100,7 +102,7 @@ func Open(ctx context.Context, cfg Config) (*Client, error) {
 	}
 	own := cfg.HTTP == nil
 	cfg.setDefaults(socket)
-	c.base = base
+	c.base, c.url = base, base
 	if socket != "" {
 		c.base = "unix://" + socket
 	}
@@ -110,8 +112,9 @@ func Open(ctx context.Context, cfg Config) (*Client, error) {
 	}
 	sender := *cfg.HTTP
 	sender.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
+	c.wire = &wire{&sender, cfg.Query, cfg.Header}
 	api := openai.DefaultConfig(cfg.Key)
-	api.BaseURL, api.HTTPClient = base, &wire{&sender, cfg.Query, cfg.Header}
+	api.BaseURL, api.HTTPClient = base, c.wire
 	c.api = openai.NewClientWithConfig(api)
 	c.succeeded()
 	return c, c.findModel(ctx)

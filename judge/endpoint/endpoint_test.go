@@ -30,6 +30,8 @@ type fakeServer struct {
 	head  http.Header // added to each reply to a chat request
 	list  int         // status of the model list, 0 is 200
 
+	metrics string // of a vLLM, for the key k; "" has none
+
 	mu     sync.Mutex
 	bodies []string
 }
@@ -60,6 +62,8 @@ func (s *fakeServer) RoundTrip(r *http.Request) (*http.Response, error) {
 		}
 		w.WriteHeader(status)
 		_, _ = io.WriteString(w, reply)
+	case r.URL.Path == "/metrics" && s.metrics != "" && r.Header.Get("Authorization") == "Bearer k":
+		_, _ = io.WriteString(w, s.metrics)
 	default:
 		w.WriteHeader(404)
 	}
@@ -426,4 +430,29 @@ func TestCancelledRunEndsAtOnce(t *testing.T) {
 			t.Errorf("got %v after %s", err, time.Since(start))
 		}
 	})
+}
+
+// vLLM says how many tokens it keeps at once; of other servers nobody knows.
+func TestCacheBlock(t *testing.T) {
+	const metrics = `vllm:cache_config_info{block_size="32",cache_dtype="auto"} 1.0`
+	for _, c := range []struct {
+		url, owner, metrics string
+		want                int
+	}{
+		{"http://judge.test", "vllm", metrics, 32},
+		{"http://judge.test/v1", "vllm", metrics, 32},
+		{"http://judge.test", "", metrics, 0},
+		{"http://judge.test", "vllm", "", 0},
+		{"http://judge.test", "vllm", "<html>", 0},
+		{"http://judge.test/v1", "vllm", "other 1", 0},
+	} {
+		s := &fakeServer{owner: c.owner, metrics: c.metrics}
+		client, err := Open(t.Context(), Config{URL: c.url, Key: "k", HTTP: &http.Client{Transport: s}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := client.CacheBlock(t.Context()); got != c.want {
+			t.Errorf("%+v: got %d", c, got)
+		}
+	}
 }

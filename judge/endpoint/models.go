@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"tokenfork/internal/failure"
+	"tokenfork/internal/vllm"
 )
 
 // findModel looks the model up in the server's list, where it has one. A model
@@ -88,4 +89,31 @@ func (c *Client) listModels(ctx context.Context) ([]model, *fault) {
 		return nil, &fault{class: ServerError, foreign: true, message: err.Error() + c.proxied()}
 	}
 	return listed, nil
+}
+
+// CacheBlock is how many tokens a block of the server's prefix cache holds: what is
+// shorter is not kept. 0 where the server does not say; vLLM does, in its metrics.
+func (c *Client) CacheBlock(ctx context.Context) int {
+	root, own := strings.CutSuffix(c.url, "/v1")
+	if !c.dialect.vllm || !own {
+		return 0
+	}
+	limited, cancel := context.WithTimeout(ctx, min(c.cfg.Timeout, time.Minute))
+	defer cancel()
+	x := &exchange{most: maxReply}
+	req, err := http.NewRequestWithContext(withExchange(limited, x), http.MethodGet, root+"/metrics", nil)
+	if err != nil {
+		return 0
+	}
+	if c.cfg.Key != "" {
+		req.Header.Set("Authorization", "Bearer "+c.cfg.Key)
+	}
+	if _, err := c.wire.Do(req); err != nil || x.status != http.StatusOK {
+		return 0
+	}
+	m, err := vllm.ParseMetrics(x.body)
+	if err != nil {
+		return 0
+	}
+	return m.BlockSize
 }
