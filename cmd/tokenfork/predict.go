@@ -66,6 +66,7 @@ type predictFlags struct {
 	ModelArgs         []string      `sep:"none" placeholder:"NAME=ARGS" help:"Further flags for vllm serve of a --model."`
 	Measures          string        `enum:"all,none" default:"all" help:"With --model: entropy, AU and EU beside the predictions (all), or none."`
 	EntropyTop        int           `default:"20" placeholder:"N" help:"With --model: log-probabilities at each position that the entropy is made of. More of them make its error smaller and the answers longer."`
+	Logits            int           `placeholder:"N" help:"Keep the small model's N largest logits at each position (of --model, the first's), for the router's training set that merge --format r2r writes; R2R has 100. Needs --job."`
 	Stall             time.Duration `default:"10m" help:"Probe a server that has sent no answer for this long."`
 	AllowMixedEngines bool          `help:"Go on although another vLLM or other flags read the first texts."`
 }
@@ -121,6 +122,8 @@ func (c *predictCmd) valid() error {
 		return failure.New(failure.Usage, "give --out FILE, or --job DIR", "no place for the table is named")
 	case c.Out != "" && !strings.HasSuffix(c.Out, ".csv") && !strings.HasSuffix(c.Out, ".parquet"):
 		return failure.New(failure.Usage, "end it in .csv or .parquet", "--out %s: no format that tables are written in", c.Out)
+	case c.Logits < 0 || c.Logits > 0 && c.Job == "":
+		return failure.New(failure.Usage, "give a positive number, and a --job in which they are kept", "--logits %d", c.Logits)
 	case c.TableOnly && len(c.Shard) > 0:
 		return failure.New(failure.Usage, "leave one of them out", "--shard writes no table, --table-only nothing else")
 	}
@@ -136,7 +139,7 @@ func (c *predictCmd) corpus(ctx context.Context, con *console, s store.Store) (*
 		}
 		return corpus, err
 	}
-	o := predict.SplitOptions{Files: c.Texts, Store: s, Shards: c.Shards, Chat: c.Chat, MaxResponse: c.MaxResponse, Layout: table.R2R, Log: con.logger()}
+	o := predict.SplitOptions{Files: c.Texts, Store: s, Shards: c.Shards, Chat: c.Chat, MaxResponse: c.MaxResponse, Layout: table.R2R, Logits: c.Logits, Log: con.logger()}
 	given := [][2]string{{job.Small.String(), c.SmallModel}, {job.Reference.String(), c.ReferenceModel}}
 	if len(c.Model) > 0 {
 		var err error
@@ -219,10 +222,13 @@ func (c *predictCmd) serve(corpus *job.Corpus, r job.Reader, at *jobFlags) (*fle
 	if slices.ContainsFunc(f.Args, func(arg string) bool { return strings.HasPrefix(arg, "--speculative") }) {
 		return nil, failure.New(failure.Usage, "leave it out; infer may have it", "vLLM's scores of a prompt are wrong with speculative decoding (vllm#53488)")
 	}
-	if corpus.Top > 0 {
+	if corpus.Top > 0 || corpus.KeepsLogits(r) {
 		mode, most := "raw_logits", 20
 		if r.Entropy {
 			mode, most = "raw_logprobs", max(most, corpus.Top)
+		}
+		if corpus.KeepsLogits(r) {
+			most = max(most, corpus.Logits)
 		}
 		f.Args = append([]string{"--logprobs-mode", mode, "--max-logprobs", strconv.Itoa(most)}, f.Args...)
 	}

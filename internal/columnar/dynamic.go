@@ -13,8 +13,8 @@ import (
 )
 
 // Cell is a column of a table whose columns are known only when it is written. Value
-// points to what the column has in the next row: an int32, an int64, a string, or a
-// *float64, of which nil is null.
+// points to what the column has in the next row: an int32, an int64, a string, a *float64,
+// of which nil is null, or, in Parquet only, a list of float32 or int64.
 type Cell struct {
 	Name  string
 	Value any
@@ -82,6 +82,10 @@ func NewParquetRows(w io.Writer, cells []Cell) (Rows, error) {
 			fields[i].Type = arrow.BinaryTypes.String
 		case **float64:
 			fields[i].Type, fields[i].Nullable = arrow.PrimitiveTypes.Float64, true
+		case *[]float32:
+			fields[i].Type = arrow.ListOfNonNullable(arrow.PrimitiveTypes.Float32)
+		case *[]int64:
+			fields[i].Type = arrow.ListOfNonNullable(arrow.PrimitiveTypes.Int64)
 		default:
 			return nil, fmt.Errorf("column %s: no cell of type %T", c.Name, c.Value)
 		}
@@ -117,6 +121,14 @@ func (r *parquetCells) Write() error {
 			} else {
 				r.builder.Field(i).(*array.Float64Builder).Append(**v)
 			}
+		case *[]float32:
+			list := r.builder.Field(i).(*array.ListBuilder)
+			list.Append(true)
+			list.ValueBuilder().(*array.Float32Builder).AppendValues(*v, nil)
+		case *[]int64:
+			list := r.builder.Field(i).(*array.ListBuilder)
+			list.Append(true)
+			list.ValueBuilder().(*array.Int64Builder).AppendValues(*v, nil)
 		}
 	}
 	if r.rows++; r.rows == BatchSize {

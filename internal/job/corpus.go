@@ -33,12 +33,13 @@ type Corpus struct {
 	Format      int           `json:"format"`
 	ID          string        `json:"id"` // sha256 of the texts, models and settings, 16 hex digits
 	Models      []CorpusModel `json:"models"`
-	Chat        bool          `json:"chat"`          // prompts are messages to be put into the chat template
-	MaxResponse int           `json:"max_response"`  // tokens that are written at most where a text has no response
-	Layout      string        `json:"layout"`        // of the table: study or r2r
-	Top         int           `json:"top,omitempty"` // log-probabilities that entropy is made of; 0: the table has predictions alone
-	Fingerprint string        `json:"fingerprint"`   // sha256 over the texts
-	Sources     []string      `json:"sources"`       // as given, for people
+	Chat        bool          `json:"chat"`             // prompts are messages to be put into the chat template
+	MaxResponse int           `json:"max_response"`     // tokens that are written at most where a text has no response
+	Layout      string        `json:"layout"`           // of the table: study or r2r
+	Top         int           `json:"top,omitempty"`    // log-probabilities that entropy is made of; 0: the table has predictions alone
+	Logits      int           `json:"logits,omitempty"` // of the first model that are kept at each position
+	Fingerprint string        `json:"fingerprint"`      // sha256 over the texts
+	Sources     []string      `json:"sources"`          // as given, for people
 	Texts       int64         `json:"texts"`
 	Longest     int           `json:"longest"` // tokens of the longest text, at most
 	Shards      []Shard       `json:"shards"`  // Mismatches is 0, Cost the bytes of the texts
@@ -76,6 +77,8 @@ type Prediction struct {
 	EntropyError []float64 `col:"entropy_error,optional"` // n: how far Entropy may be off
 	AU           []float64 `col:"au,optional"`            // n; NaN where there is no evidence
 	EU           []float64 `col:"eu,optional"`            // n
+	Logits       []float64 `col:"logits,optional"`        // n times Corpus.Logits, descending at each position; of the first model
+	LogitIDs     []int32   `col:"logit_ids,optional"`     // the tokens whose they are
 	Engine       *string   `col:"engine"`                 // hash of the engine's record
 	Error        *string   `col:"error"`                  // class, nil if all is well
 	Message      *string   `col:"message"`
@@ -113,6 +116,9 @@ func (c *Corpus) Readers() []Reader {
 	}
 	return all
 }
+
+// KeepsLogits says whether the reader keeps a model's largest logits.
+func (c *Corpus) KeepsLogits(r Reader) bool { return c.Logits > 0 && r.Model == 0 && !r.Entropy }
 
 // Sides are those of the readers.
 func (c *Corpus) Sides() []string {
@@ -163,7 +169,11 @@ func (c *Corpus) Identity() (string, error) {
 	for _, m := range c.Models {
 		readers = append(readers, reader{m.Side, m.Fingerprint})
 	}
-	b, err := json.Marshal(map[string]any{"format": c.Format, "texts": c.Fingerprint, "models": readers, "chat": c.Chat, "max_response": c.MaxResponse, "layout": c.Layout, "top": c.Top})
+	said := map[string]any{"format": c.Format, "texts": c.Fingerprint, "models": readers, "chat": c.Chat, "max_response": c.MaxResponse, "layout": c.Layout, "top": c.Top}
+	if c.Logits > 0 {
+		said["logits"] = c.Logits
+	}
+	b, err := json.Marshal(said)
 	if err != nil {
 		return "", fmt.Errorf("hash the texts' settings: %w", err)
 	}

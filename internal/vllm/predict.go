@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"slices"
 	"strconv"
+	"strings"
 )
 
 // Tokenize gives the ids of a text; with special ones at its start where the
@@ -56,8 +57,9 @@ type Reading struct {
 	Best []int32 // n: the most probable next token
 	// Top are the k largest scores at each position, descending: log-probabilities in
 	// nats, or logits of a server started with --logprobs-mode raw_logits. n·k of them.
-	Top   []float64
-	Usage Usage
+	Top    []float64
+	TopIDs []int32 // whose they are
+	Usage  Usage
 }
 
 // Predict reads a text and gives, after each of its tokens, the last one included, the
@@ -113,9 +115,11 @@ func readScores(data []byte, n, k int) (*Reading, error) {
 	if l := w.Choices[0].Logprobs; l == nil || len(l.Top) != 1 {
 		return nil, &AnswerError{Reason: "no logprobs of the token that follows the text"}
 	}
-	out := &Reading{Best: make([]int32, 0, n), Top: make([]float64, 0, n*k)}
+	out := &Reading{Best: make([]int32, 0, n), Top: make([]float64, 0, n*k), TopIDs: make([]int32, 0, n*k)}
+	here := make([]scored, 0, k+1)
 	for p, tokens := range w.Choices[0].Prompt[1:] {
-		best, from := -1, len(out.Top)
+		best := -1
+		here = here[:0]
 		for key, token := range tokens {
 			id, err := strconv.ParseInt(key, 10, 32)
 			if err != nil || token.Rank == 1 && best >= 0 {
@@ -125,32 +129,43 @@ func readScores(data []byte, n, k int) (*Reading, error) {
 				best = int(id)
 			}
 			if token.Rank <= k {
-				out.Top = append(out.Top, token.Logprob)
+				here = append(here, scored{int32(id), token.Logprob})
 			}
 		}
 		if best < 0 {
 			return nil, &AnswerError{Reason: fmt.Sprintf("prompt_logprobs of position %d have no token of rank 1: %v", p+1, tokens)}
 		}
 		out.Best = append(out.Best, int32(best))
-		if err := out.sort(from, k, p+1); err != nil {
+		if err := out.add(here, k, p+1); err != nil {
 			return nil, err
 		}
 	}
-	from := len(out.Top)
-	for _, v := range w.Choices[0].Logprobs.Top[0] {
-		out.Top = append(out.Top, v)
+	here = here[:0]
+	for key, v := range w.Choices[0].Logprobs.Top[0] {
+		id, err := strconv.ParseInt(strings.TrimPrefix(key, "token_id:"), 10, 32)
+		if err != nil {
+			return nil, &AnswerError{Reason: fmt.Sprintf("top_logprobs of the token that follows the text: %q is no token_id:N", key)}
+		}
+		here = append(here, scored{int32(id), v})
 	}
-	return out, out.sort(from, k, n)
+	return out, out.add(here, k, n)
 }
 
-// sort puts the scores of one position in order, which must be k: of equal ones at the
+// scored is a token's score.
+type scored struct {
+	id    int32
+	score float64
+}
+
+// add takes the scores of one position, the largest first, which must be k: of equal ones at the
 // edge a server may give more.
-func (r *Reading) sort(from, k, position int) error {
-	here := r.Top[from:]
+func (r *Reading) add(here []scored, k, position int) error {
 	if len(here) < k {
 		return &AnswerError{Reason: fmt.Sprintf("%d scores at position %d, asked for %d", len(here), position, k)}
 	}
-	slices.SortFunc(here, func(a, b float64) int { return cmp.Compare(b, a) })
-	r.Top = r.Top[:from+k]
+	slices.SortFunc(here, func(a, b scored) int { return cmp.Or(cmp.Compare(b.score, a.score), cmp.Compare(a.id, b.id)) })
+	for _, s := range here[:k] {
+		r.Top, r.TopIDs = append(r.Top, s.score), append(r.TopIDs, s.id)
+	}
 	return nil
 }

@@ -35,6 +35,9 @@ func TestPredict(t *testing.T) {
 				if want := []float64{-0.1, -3, -1, -2, -0.2, -1.5}; !slices.Equal(read.Top, want) {
 					t.Errorf("scores %v, want %v", read.Top, want)
 				}
+				if want := []int32{7, 6, 4, 5, 9, 3}; !slices.Equal(read.TopIDs, want) {
+					t.Errorf("tokens %v, want %v", read.TopIDs, want)
+				}
 			}
 			var unfit *AnswerError
 			if !slices.Equal(got, tt.want) || tt.says != "" && (!errors.As(err, &unfit) || !strings.Contains(unfit.Reason, tt.says)) {

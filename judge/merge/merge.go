@@ -93,13 +93,14 @@ type Summary struct {
 	Jobs       []Merged            `json:"jobs"`
 	Settings   job.Settings        `json:"settings"`
 	Mismatches int64               `json:"mismatches"`
-	Repeated   int64               `json:"repeated,omitempty"` // mismatches that more than one job has, counted once
-	Judging    string              `json:"judging,omitempty"`  // whose verdicts these are
-	R2R        bool                `json:"r2r,omitempty"`      // R2R's table was written too
-	CSVSafe    bool                `json:"csv_safe,omitempty"` // formulas in CSV are quoted
-	SHA256     map[string]string   `json:"files_sha256"`       // of the results; failures.csv, which names the place, has none
-	Formats    []string            `json:"formats,omitempty"`  // that were written, unless all were
-	Parts      int                 `json:"parts,omitempty"`    // of the results in each format, if they are a dataset
+	Repeated   int64               `json:"repeated,omitempty"`  // mismatches that more than one job has, counted once
+	Judging    string              `json:"judging,omitempty"`   // whose verdicts these are
+	R2R        bool                `json:"r2r,omitempty"`       // R2R's table was written too
+	R2RParts   int                 `json:"r2r_parts,omitempty"` // of the router's training set
+	CSVSafe    bool                `json:"csv_safe,omitempty"`  // formulas in CSV are quoted
+	SHA256     map[string]string   `json:"files_sha256"`        // of the results; failures.csv, which names the place, has none
+	Formats    []string            `json:"formats,omitempty"`   // that were written, unless all were
+	Parts      int                 `json:"parts,omitempty"`     // of the results in each format, if they are a dataset
 	ByStatus   map[string]int64    `json:"by_status"`
 	Verdicts   map[string]int64    `json:"verdicts"`               // same, different
 	Finish     [2]map[string]int64 `json:"finish"`                 // by side

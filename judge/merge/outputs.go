@@ -52,6 +52,9 @@ func (s *Summary) Files() (files []string) {
 	files = append(files, FailuresKey)
 	if s.R2R {
 		files = append(files, R2RKey)
+		for part := range s.R2RParts {
+			files = append(files, trainingKey(part))
+		}
 	}
 	return files
 }
@@ -135,6 +138,9 @@ func (m *merger) write(ctx context.Context, s *spool) error {
 		whole = append(m.resultOutputs(0), whole...)
 	}
 	if err := m.writeAll(ctx, whole, s, s.texts, m.sum.count); err != nil {
+		return err
+	}
+	if err := m.writeTraining(ctx, s); err != nil {
 		return err
 	}
 	b, err := job.SealJSON(m.sum)

@@ -226,7 +226,7 @@ func (r *reading) connect(ctx context.Context) error {
 		return errors.Join(err, fleet.Close(r.servers))
 	}
 	each := inFlight
-	if r.Entropy {
+	if r.Entropy || r.Corpus.KeepsLogits(r.Reader) {
 		each = entropyInFlight
 	}
 	r.slots = make(chan fleet.Server, each*len(r.servers))
@@ -279,6 +279,10 @@ func (r *reading) k() int {
 	switch {
 	case r.Entropy:
 		return r.Corpus.Top
+	case r.Corpus.Top > 0 && r.Corpus.KeepsLogits(r.Reader):
+		return max(evidence, r.Corpus.Logits)
+	case r.Corpus.KeepsLogits(r.Reader):
+		return r.Corpus.Logits
 	case r.Corpus.Top > 0:
 		return evidence
 	}
@@ -288,7 +292,7 @@ func (r *reading) k() int {
 // fits asks a server whether its scores are what the reading needs: logits for AU and
 // EU, log-probabilities for the entropy. Probabilities are at most 1 in all.
 func (r *reading) fits(ctx context.Context, c *vllm.Client) (bool, error) {
-	if r.Corpus.Top == 0 {
+	if r.Corpus.Top == 0 && !r.Corpus.KeepsLogits(r.Reader) {
 		return true, nil // the best token is the same by both
 	}
 	probe := make([]int32, 16)
@@ -315,7 +319,7 @@ func (r *reading) unfit() error {
 		return failure.New(failure.Refused, "give a server without --logprobs-mode raw_logits too (with --max-logprobs "+strconv.Itoa(r.k())+"), or --measures none",
 			"no server of the %s model gives log-probabilities, of which the entropy is made", r.model.Side)
 	}
-	return failure.New(failure.Refused, "AU and EU need a vLLM that gives the logits of a prompt by --logprobs-mode raw_logits (0.32 does); or --measures none",
+	return failure.New(failure.Refused, "AU, EU and --logits need a vLLM that gives the logits of a prompt by --logprobs-mode raw_logits (0.32 does); without it leave --logits out and give --measures none",
 		"no server of the %s model gives logits", r.model.Side)
 }
 

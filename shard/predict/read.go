@@ -87,12 +87,17 @@ func (r *reading) measure(row *job.Prediction, read *vllm.Reading) {
 	if !r.Entropy {
 		row.Predictions = read.Best
 	}
-	for i := 0; i < len(read.Top) && r.Corpus.Top > 0; i += r.k() {
+	k := r.k()
+	for i := 0; i < len(read.Top) && r.Corpus.KeepsLogits(r.Reader); i += k {
+		row.Logits = append(row.Logits, read.Top[i:i+r.Corpus.Logits]...)
+		row.LogitIDs = append(row.LogitIDs, read.TopIDs[i:i+r.Corpus.Logits]...)
+	}
+	for i := 0; i < len(read.Top) && r.Corpus.Top > 0; i += k {
 		if r.Entropy {
-			h, within := entropy(read.Top[i:i+r.k()], r.model.VocabSize)
+			h, within := entropy(read.Top[i:i+k], r.model.VocabSize)
 			row.Entropy, row.EntropyError = append(row.Entropy, h), append(row.EntropyError, within)
 		} else {
-			au, eu := uncertainty(read.Top[i : i+r.k()])
+			au, eu := uncertainty(read.Top[i : i+evidence])
 			row.AU, row.EU = append(row.AU, au), append(row.EU, eu)
 		}
 	}

@@ -176,6 +176,9 @@ func (t *tableWriter) text(x *job.Source, k int, said []*job.Prediction) error {
 			return nil
 		}
 		whole := len(p.Predictions) == n && (t.Corpus.Top == 0 || len(p.AU) == n && len(p.EU) == n)
+		if t.Corpus.KeepsLogits(t.readers[i]) {
+			whole = whole && len(p.Logits) == n*t.Corpus.Logits && len(p.LogitIDs) == len(p.Logits)
+		}
 		if t.readers[i].Entropy {
 			whole = len(p.Entropy) == n && len(p.EntropyError) == n
 		}
