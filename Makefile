@@ -35,6 +35,7 @@ demo: build setup ## the main job on an embedded default
 # most of those that may run side by side wait for servers and for Slurm.
 test: build setup ## all tests, with real vLLM, Slurm, S3 and readers
 	scripts/setup-slurm
+	scripts/setup-podman
 	scripts/setup-report
 	scripts/setup-judges llamacpp
 	go vet ./...
@@ -73,6 +74,7 @@ check: ## style
 	gofmt -l . | (! grep .)
 	go vet ./...
 	scripts/check-imports
+	GOARCH=arm64 go vet ./...
 	go run honnef.co/go/tools/cmd/staticcheck@v0.8.2 ./...
 
 bench: bench-plan bench-merge bench-infer ## figures of docs/performance.md

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"os"
+	"regexp"
 	"strconv"
 	"strings"
 	"syscall"
@@ -28,7 +29,7 @@ type family struct {
 
 type process struct {
 	pid, ppid, sid int
-	tracker        bool // Python's, which removes shared memory when the others are gone
+	cleaner        bool // tidies up when the others are gone
 }
 
 // members lists the live processes of the family.
@@ -47,13 +48,17 @@ func (f family) members() ([]process, error) {
 			continue
 		}
 		if f.sid != 0 && p.sid == f.sid || f.descends(p.pid, parents) || hasEnv(p.pid, serverVar, f.nonce) {
-			cmdline, _ := os.ReadFile(procPath(p.pid, "cmdline")) // gone by now: no tracker
-			p.tracker = bytes.Contains(cmdline, []byte("multiprocessing.resource_tracker"))
+			cmdline, _ := os.ReadFile(procPath(p.pid, "cmdline")) // gone by now: no cleaner
+			p.cleaner = cleaners.Match(cmdline)
 			members = append(members, p)
 		}
 	}
 	return members, nil
 }
+
+// cleaners are Python's tracker, which removes shared memory, and Podman's monitor with
+// what it starts in the end, which remove the container.
+var cleaners = regexp.MustCompile(`multiprocessing\.resource_tracker|^([^\x00]*/)?conmon\x00|\x00container\x00cleanup\x00`)
 
 func (f family) descends(pid int, parents map[int]int) bool {
 	if f.root == 0 {
@@ -71,8 +76,8 @@ func (f family) descends(pid int, parents map[int]int) bool {
 const (
 	stageNone    = iota
 	stageLeader  // SIGTERM to the leader, which ends its children in order
-	stageAll     // SIGTERM to all
-	stageKill    // SIGKILL to all but the trackers
+	stageAll     // SIGTERM to all but the cleaners
+	stageKill    // SIGKILL to all but the cleaners
 	stageKillAll // SIGKILL to all
 )
 
@@ -80,7 +85,7 @@ const (
 	// leaderGrace is what the leader gets to begin. Left alone, it waits 5 s
 	// for its engine before it ends it.
 	leaderGrace  = time.Second
-	trackerGrace = 2 * time.Second
+	cleanerGrace = 10 * time.Second
 	killGrace    = 20 * time.Second // a process in the GPU's driver can be slow to go
 )
 
@@ -113,7 +118,7 @@ func (f family) end(leader int, grace time.Duration) (map[int]bool, error) {
 
 func nextStage(passed, grace time.Duration, leads bool) int {
 	switch {
-	case passed >= grace+trackerGrace:
+	case passed >= grace+cleanerGrace:
 		return stageKillAll
 	case passed >= grace:
 		return stageKill
@@ -126,9 +131,9 @@ func nextStage(passed, grace time.Duration, leads bool) int {
 func signalStage(members []process, leader, stage int) {
 	for _, p := range members {
 		switch {
-		case stage == stageKillAll, stage == stageKill && !p.tracker:
+		case stage == stageKillAll, stage == stageKill && !p.cleaner:
 			signalPID(p.pid, syscall.SIGKILL)
-		case stage == stageAll, stage == stageLeader && p.pid == leader:
+		case stage == stageAll && !p.cleaner, stage == stageLeader && p.pid == leader:
 			signalPID(p.pid, syscall.SIGTERM)
 		}
 		signalPID(p.pid, syscall.SIGCONT) // a stopped process takes no SIGTERM

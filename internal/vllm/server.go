@@ -4,12 +4,15 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"tokenfork/internal/failure"
 	"tokenfork/internal/gpu"
@@ -277,9 +280,40 @@ func (s *Server) checkReachable() error {
 		"%s vLLM serves on %s, which is not visible outside its container", s.config.Name, s.launch.dir.socket())
 }
 
+// checkEnvironment refuses a server in a container that hands on no environment: it
+// would run on any GPU, and outlive a runner that is killed. What serves at the
+// socket can be asked; where its environment cannot be read nothing is said.
+func (s *Server) checkEnvironment() error {
+	if s.config.TCP {
+		return nil
+	}
+	c, err := net.Dial("unix", s.launch.dir.socket())
+	if err != nil {
+		return fmt.Errorf("reach the %s server: %w", s.config.Name, err)
+	}
+	defer c.Close()
+	raw, err := c.(*net.UnixConn).SyscallConn()
+	if err != nil {
+		return fmt.Errorf("reach the %s server: %w", s.config.Name, err)
+	}
+	var peer *unix.Ucred
+	var peerErr error
+	if err := errors.Join(raw.Control(func(fd uintptr) { peer, peerErr = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED) }), peerErr); err != nil {
+		return fmt.Errorf("reach the %s server: %w", s.config.Name, err)
+	}
+	if _, err := os.ReadFile(procPath(int(peer.Pid), "environ")); err != nil || hasEnv(int(peer.Pid), serverVar, s.launch.nonce) {
+		return nil
+	}
+	return failure.New(failure.Other, "have the container command hand on the environment: podman --env-host, docker and enroot --env NAME for each",
+		"the %s vLLM runs without the environment that tokenfork gives it, such as CUDA_VISIBLE_DEVICES and %s", s.config.Name, serverVar)
+}
+
 // ready makes sure that it is this server which answers.
 func (s *Server) ready(ctx context.Context, took time.Duration) error {
 	if _, err := s.client.Check(ctx, Want{Model: s.launch.model}); err != nil {
+		return err
+	}
+	if err := s.checkEnvironment(); err != nil {
 		return err
 	}
 	if s.engine = s.log.engine(); s.engine == (Engine{}) {
