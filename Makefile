@@ -5,7 +5,7 @@ export TOKENFORK_VENV = $(VENV)
 export TOKENFORK_MODELS = $(MODELS)
 export TOKENFORK_JUDGES ?= $(abspath $(MODELS)/../judges)
 
-.PHONY: all build install setup demo test gold injections judge-servers fuzz load kill-sweep damage-sweep check bench bench-plan bench-merge bench-infer clean
+.PHONY: all build install setup demo test gold injections judge-servers fuzz load kill-sweep damage-sweep check check-dataset bench bench-plan bench-merge bench-infer clean
 
 all: build
 
@@ -69,6 +69,10 @@ kill-sweep: ## kills at random moments of whole runs, in a folder and in S3
 DAMAGES ?= 200
 damage-sweep: ## flipped bits, cuts and holes in every kind of file of a job
 	go test ./cmd/tokenfork -run TestDamageSweep -v -timeout 6h -damage.n $(DAMAGES)
+
+check-dataset: build ## an export of JOB, by default the demo's,, read by datasets and mlcroissant
+	rm -rf .cache/dataset && bin/tokenfork export --job $(or $(JOB),demo-job) --to .cache/dataset
+	scripts/check-dataset .cache/dataset
 
 check: ## style
 	gofmt -l . | (! grep .)

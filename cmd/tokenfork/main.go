@@ -31,6 +31,7 @@ type cli struct {
 	Report  reportCmd  `cmd:"" help:"Draw figures and tables for a paper from the results."`
 	Compare compareCmd `cmd:"" help:"Compare two jobs over the same mismatches: which continuations and verdicts differ."`
 	View    viewCmd    `cmd:"" help:"Show the texts with their mismatches in a browser, from this machine only."`
+	Export  exportCmd  `cmd:"" help:"Write the results as a dataset folder: Parquet, card, Croissant, citation, checksums."`
 	Stage   stageCmd   `cmd:"" help:"Copy models to a node's own disk, verified, once for all its tasks."`
 	Submit  submitCmd  `cmd:"" help:"Submit all stages to Slurm as dependent jobs."`
 	Status  statusCmd  `cmd:"" help:"Show progress and the commands that fix problems."`

@@ -344,3 +344,33 @@ func slice[V any](f *fields, l *array.List, all []V) error {
 	}
 	return nil
 }
+
+// ParquetField is a column of a Parquet file of ours.
+type ParquetField struct {
+	Name string
+	Type string // int32, int64, float64, bool or string
+	List bool   // of Type
+}
+
+// Fields are the file's columns, in order, whether T has them or not.
+func (g *ParquetGroups[T]) Fields() ([]ParquetField, error) {
+	schema, err := g.file.Schema()
+	if err != nil {
+		return nil, fmt.Errorf("read Parquet: %w", err)
+	}
+	var fields []ParquetField
+	for _, f := range schema.Fields() {
+		one := ParquetField{Name: f.Name}
+		kind := f.Type
+		if l, ok := kind.(*arrow.ListType); ok {
+			kind, one.List = l.Elem(), true
+		}
+		if one.Type = kind.Name(); kind.ID() == arrow.STRING {
+			one.Type = "string"
+		} else if kind.ID() == arrow.FLOAT64 {
+			one.Type = "float64"
+		}
+		fields = append(fields, one)
+	}
+	return fields, nil
+}

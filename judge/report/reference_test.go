@@ -10,9 +10,8 @@ import (
 	"tokenfork/judge/agreement"
 )
 
-// recompute runs the script that computes the tables anew over pairs of a job's
-// and a report's folder; it gives what it says of each job.
-func recompute(t *testing.T, pairs ...string) map[string]string {
+// findPython is the Python that setup-vllm installed.
+func findPython(t *testing.T) string {
 	t.Helper()
 	venv := os.Getenv("TOKENFORK_VENV")
 	if venv == "" {
@@ -22,6 +21,14 @@ func recompute(t *testing.T, pairs ...string) map[string]string {
 	if _, err := os.Stat(python); err != nil {
 		t.Fatalf("no Python environment: make it with scripts/setup-vllm, or name one by TOKENFORK_VENV: %v", err)
 	}
+	return python
+}
+
+// recompute runs the script that computes the tables anew over pairs of a job's
+// and a report's folder; it gives what it says of each job.
+func recompute(t *testing.T, pairs ...string) map[string]string {
+	t.Helper()
+	python := findPython(t)
 	cmd := exec.Command(python, append([]string{"testdata/reference.py"}, pairs...)...)
 	var stderr strings.Builder
 	cmd.Stderr = &stderr

@@ -65,14 +65,23 @@ type About struct {
 // Make writes the report. Memory: 30 bytes a mismatch, twice that while a
 // measure is sorted, and 12 bytes for each text and group.
 func Make(ctx context.Context, o Options) (*About, error) {
+	b, about, err := gather(ctx, o)
+	if err != nil {
+		return nil, err
+	}
+	return about, b.write(ctx, o.Out, about)
+}
+
+// gather reads all that the figures are made from.
+func gather(ctx context.Context, o Options) (*builder, *About, error) {
 	if o.Resamples < 1 {
-		return nil, failure.New(failure.Usage, "the usual is 1000", "%d resamples", o.Resamples)
+		return nil, nil, failure.New(failure.Usage, "the usual is 1000", "%d resamples", o.Resamples)
 	}
 	b := &builder{Bootstrap: stats.Bootstrap{Seed: o.Seed, Times: o.Resamples}}
 	about := &About{Version: version.Current().String(), Labels: len(o.Gold), Seed: o.Seed, Resamples: o.Resamples, NearTie: stats.NearTieGap, NotDrawn: map[string]string{}}
 	expected, err := b.plan(ctx, o.Store, about)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	b.sample = newSample(expected)
 	b.sample.examples.seed, b.sample.shown.seed = o.Seed, o.Seed
@@ -80,13 +89,13 @@ func Make(ctx context.Context, o Options) (*About, error) {
 		b.sample.gold = newGold(o.Gold)
 	}
 	if about.ResultsSHA256, err = b.read(ctx, o, expected); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	if b.sample.gold != nil {
 		b.sample.gold.next()
 	}
 	if b.tokens, err = readTokens(ctx, o.Store, o.TempDir, b.sums[job.RatesKey]); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	if b.tokens != nil {
 		about.RatesSHA256 = b.tokens.sha256
@@ -95,11 +104,11 @@ func Make(ctx context.Context, o Options) (*About, error) {
 			n = b.drawn.OfMismatches
 		}
 		if b.tokens.mismatches != n {
-			return nil, failure.New(failure.Refused, "merge the job again", "%s of %s has %d mismatches, its %s counts %d", ResultsKey, o.Store, n, job.RatesKey, b.tokens.mismatches)
+			return nil, nil, failure.New(failure.Refused, "merge the job again", "%s of %s has %d mismatches, its %s counts %d", ResultsKey, o.Store, n, job.RatesKey, b.tokens.mismatches)
 		}
 	}
 	about.Mismatches, about.Texts, about.Judges = int64(len(b.sample.marks)), int64(len(b.sample.starts)), b.sample.judges
-	return about, b.write(ctx, o.Out, about)
+	return b, about, nil
 }
 
 // plan reads what summary.json and job.json know, where they are there, and gives the
