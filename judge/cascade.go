@@ -58,6 +58,13 @@ func (f *firstJudge) named(model, identity string) {
 	f.about.Judging.PromptVersion, f.about.Judging.PromptHash = f.prompt.Version, f.prompt.Hash
 }
 
+// mayBe says whether nothing that is known of the first judge differs from one of a record.
+func (f *firstJudge) mayBe(known *First) bool {
+	mine := f.about.Judging
+	return known != nil && known.Below == f.about.Below && known.Judging.PromptHash == mine.PromptHash &&
+		(mine.Model == "" || mine.Model == known.Judging.Model) && (mine.Identity == "" || mine.Identity == known.Judging.Identity)
+}
+
 // dialFirst reaches the first judge, if there is one.
 func (r *runner) dialFirst(ctx context.Context, cfg endpoint.Config) (err error) {
 	f, o := r.first, r.Options.First

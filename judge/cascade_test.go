@@ -3,8 +3,10 @@ package judge
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
+	"math"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -207,5 +209,85 @@ func TestCalibrateTwoJudges(t *testing.T) {
 	}
 	if said := m.String(); !strings.Contains(said, "found: --escalate-below ") || !strings.Contains(said, "the first judge's tokens") {
 		t.Errorf("got\n%s", said)
+	}
+}
+
+// A dry run of two judges counts both: all questions for the first and, once --gold has
+// shown how often it is sure, as many for the second as a run then asks.
+func TestDryRunOfTwoJudges(t *testing.T) {
+	s := jobtest.Make(t, 12, 2)
+	strong, first := &fakeJudge{}, &fakeFirst{}
+	o := withFirst(t, options(s, strong.serve(t)), first, 0.8)
+	alone := o
+	alone.First = nil
+	one, before := dryRun(t, alone), dryRun(t, o)
+	if f := before.First; f == nil || f.Of != 0 || f.Share != 1 || f.Questions != one.Questions || f.AnswerTokens != one.Questions || before.Questions != one.Questions || before.PromptTokens != one.PromptTokens {
+		t.Fatalf("one judge %+v, two %+v, the first %+v", one, before, f)
+	}
+	labels := agreement.Labels{}
+	for k := range 12 {
+		for p := range int64(100) {
+			labels[agreement.Place{SentenceID: fmt.Sprint("s", k), Position: p}] = true
+		}
+	}
+	o.Wanted = agreement.Wanted{Agreement: 0.5, Confidence: 0.9}
+	if _, _, err := Gold(t.Context(), o, labels); err != nil {
+		t.Fatal(err)
+	}
+	after := dryRun(t, o)
+	by, err := Run(t.Context(), o)
+	if failure.Code(err) != failure.Partial {
+		t.Fatal(err)
+	}
+	escalated, decided := 0, 0
+	for _, v := range verdicts(t, s, by.ID()) {
+		switch {
+		case v.Error != nil, *v.ConfidenceSource == Identical:
+		case v.JudgeModel == "cheap":
+			decided++
+		default:
+			escalated++
+		}
+	}
+	want := float64(escalated) / float64(escalated+decided)
+	if f := after.First; f.Of == 0 || f.Share < want-0.05 || f.Share > want+0.05 || after.Questions != int64(math.Round(float64(one.Questions)*f.Share)) {
+		t.Errorf("%d of %d go on; expected %+v, %+v", escalated, escalated+decided, after, f)
+	}
+	o.Model, o.First.Model = "fake", "cheap"
+	if left := dryRun(t, o); left.Mismatches != 0 {
+		t.Errorf("judged whole, and still to do: %+v", left)
+	}
+}
+
+// The budget bounds both judges together, each at its own prices.
+func TestBudgetOfTwoJudges(t *testing.T) {
+	for name, c := range map[string]struct {
+		budget, first endpoint.Budget
+		spent         func(first, strong int) float64
+		most          float64
+	}{
+		"tokens": {endpoint.Budget{Tokens: 15_000}, endpoint.Budget{}, func(first, strong int) float64 { return float64(51*first + 110*strong) }, 15_000},
+		"dollars": {endpoint.Budget{Dollars: 0.06, PriceIn: 1, PriceOut: 2}, endpoint.Budget{PriceIn: 10, PriceOut: 10},
+			func(first, strong int) float64 { return (510*float64(first) + 120*float64(strong)) / 1e6 }, 0.06},
+	} {
+		s := jobtest.Make(t, 60, 1)
+		strong, first := &fakeJudge{}, &fakeFirst{}
+		o := withFirst(t, options(s, strong.serve(t)), first, 0.8)
+		for _, connect := range []struct {
+			to     *func(context.Context) (Backend, error)
+			budget endpoint.Budget
+		}{{&o.Connect, c.budget}, {&o.First.Connect, c.first}} {
+			open := *connect.to
+			*connect.to = func(ctx context.Context) (Backend, error) {
+				b, err := open(ctx)
+				b.Budget = connect.budget
+				return b, err
+			}
+		}
+		_, err := Run(t.Context(), o)
+		_, asked := strong.counts()
+		if spent := c.spent(first.asked, asked); failure.Code(err) != failure.Stopped || !errors.Is(err, endpoint.ErrBudget) || spent > c.most || first.asked == 0 {
+			t.Errorf("%s: spent %v on %d and %d questions: %v", name, spent, first.asked, asked, err)
+		}
 	}
 }

@@ -1,6 +1,7 @@
 package judge
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -39,6 +40,22 @@ type Estimate struct {
 	ComputedTokens int64   // of the prompt tokens, those that a prefix cache does not hold
 	AnswerTokens   int64
 	BytesPerToken  float64 // by the job's tokenizer, over the sampled contexts and continuations
+
+	First *Escalation // of two judges: this is the estimate of the second
+}
+
+// Escalation is what the first of two judges takes, and what it leaves to the second.
+type Escalation struct {
+	Estimate
+	Share float64 // of its questions that go on
+	Of    int     // its answers to --gold that the share is from; 0: not known, and everything goes on
+}
+
+// leave keeps the share of the questions.
+func (e *Estimate) leave(share float64) {
+	for _, n := range []*int64{&e.Questions, &e.PromptTokens, &e.ComputedTokens, &e.AnswerTokens} {
+		*n = int64(math.Round(float64(*n) * share))
+	}
 }
 
 // Throughput is what one GPU does with a judge, in tokens per second.
@@ -272,16 +289,23 @@ func oneIf(is bool) int {
 	return 0
 }
 
-// likely is the judging by what is known without a server: of a judge at a URL
-// the job's own by that name and these settings, if there is one.
+// likely is the judging by what is known without a server: of judges at URLs
+// the job's own by these names and settings, if there is one.
 func (r *runner) likely(ctx context.Context) (Judging, error) {
+	if r.first != nil {
+		r.first.named(r.Options.First.Model, r.Options.First.Identity)
+	}
 	j := r.named(r.Model, r.Identity)
-	if r.Identity != "" {
+	if r.Identity != "" && (r.first == nil || r.first.about.Judging.Identity != "") {
 		return j, nil
 	}
 	all, err := Judgings(ctx, r.Store)
 	for _, known := range all {
-		if r.named(r.Model, known.Identity).ID() == known.ID() {
+		like := r.named(r.Model, cmp.Or(r.Identity, known.Identity))
+		if r.first != nil && r.first.mayBe(known.First) {
+			like.First = known.First
+		}
+		if like.ID() == known.ID() {
 			return known.Judging, err
 		}
 	}
@@ -313,6 +337,14 @@ func DryRun(ctx context.Context, o Options) (*Estimate, error) {
 	if err != nil {
 		return nil, err
 	}
+	by := []*Estimator{e}
+	if r.first != nil {
+		first, err := newEstimator(e.framer, e.rows, r.first.about.Judging.Settings)
+		if err != nil {
+			return nil, err
+		}
+		by = append(by, first)
+	}
 	mismatches := int64(0)
 	for _, k := range shards {
 		mismatches += int64(r.job.Shards[k].Mismatches)
@@ -324,38 +356,81 @@ func DryRun(ctx context.Context, o Options) (*Estimate, error) {
 		return 1
 	})
 	for _, k := range shards[:min(len(shards), sampledShards)] {
-		if err := r.sampleShard(ctx, e, k); err != nil {
+		if err := r.sampleShard(ctx, by, k); err != nil {
 			return nil, err
 		}
 	}
 	est := e.Estimate(mismatches)
+	if r.first != nil {
+		share, of, err := r.escalatedOfGold(ctx)
+		if err != nil {
+			return nil, err
+		}
+		est.First = &Escalation{by[1].Estimate(mismatches), share, of}
+		est.leave(share)
+	}
 	return &est, nil
 }
 
-// sampleShard shows the estimator a shard, with its continuations where they are there.
-func (r *runner) sampleShard(ctx context.Context, e *Estimator, k int) error {
+// escalatedOfGold is the share of the first judge's answers to --gold, as the job
+// keeps them, that are not sure enough; 1 of none.
+func (r *runner) escalatedOfGold(ctx context.Context) (share float64, of int, err error) {
+	kept, err := goldAnswers(ctx, r.Store)
+	if err != nil {
+		return 1, 0, err
+	}
+	f := r.first
+	unsure := 0
+	for _, v := range kept {
+		if v.PromptHash != f.prompt.Hash || r.Options.First.Model != "" && v.JudgeModel != r.Options.First.Model || r.Options.First.Model == "" && v.JudgeModel == r.Model {
+			continue
+		}
+		of++
+		unsure += oneIf(!sure(&v, f.about.Below))
+	}
+	if of == 0 {
+		return 1, 0, nil
+	}
+	return float64(unsure) / float64(of), of, nil
+}
+
+// sampleShard shows the estimators a shard, with its continuations where they are there.
+func (r *runner) sampleShard(ctx context.Context, by []*Estimator, k int) error {
 	run, err := r.shardRun(ctx, k)
 	if errors.Is(err, fs.ErrNotExist) {
 		m, err := job.OpenManifest(ctx, r.Store, k)
 		if err != nil {
 			return err
 		}
-		return eachText(m, e.Planned)
+		return eachText(m, func(s *job.Text) error {
+			for _, e := range by {
+				if err := e.Planned(s); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
 	}
 	if err != nil {
 		return err
 	}
 	return eachText(run.manifest, func(s *job.Text) error {
 		var rows []job.Result
-		return e.add(s, false, func(i int) (_ *job.Result, err error) {
-			if rows == nil {
-				rows, err = run.results.Rows(ctx, s)
-			}
+		for _, e := range by {
+			err := e.add(s, false, func(i int) (_ *job.Result, err error) {
+				if rows == nil {
+					rows, err = run.results.Rows(ctx, s)
+				}
+				if err != nil {
+					return nil, err
+				}
+				return &rows[i], nil
+			})
 			if err != nil {
-				return nil, err
+				return err
 			}
-			return &rows[i], nil
-		})
+		}
+		return nil
 	})
 }
 

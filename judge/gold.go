@@ -71,7 +71,7 @@ func (g *goldRun) shard(ctx context.Context, k int) error {
 	if err := g.remember(ctx, k); err != nil {
 		return err
 	}
-	kept := openJournal(ctx, g.Store, g.task(k), "gold", time.Minute)
+	kept := openJournal(ctx, g.Store, g.task(k), goldAttempt, time.Minute)
 	asks, actx := errgroup.WithContext(ctx)
 	asks.SetLimit(g.client.InFlight())
 	err = g.texts(ctx, run, func(s *job.Text, rows []job.Result) error {

@@ -43,12 +43,25 @@ func openJournal(ctx context.Context, s store.Store, t job.Task, attempt string,
 // readJournals gives the verdicts that attempts at the task left. A damaged
 // file's are asked for again.
 func readJournals(ctx context.Context, s store.Store, t job.Task) ([]job.Verdict, error) {
+	return readAnswers(ctx, s, t.Prefix(), "")
+}
+
+// goldAttempt names the journals of --gold, as attempts name those of runs.
+const goldAttempt = "gold"
+
+// goldAnswers gives the verdicts that the job keeps of --gold, by all its judges.
+func goldAnswers(ctx context.Context, s store.Store) ([]job.Verdict, error) {
+	return readAnswers(ctx, s, "parts/judge/", goldAttempt)
+}
+
+// readAnswers gives the verdicts in journals under a prefix, of one attempt or, for "", of all.
+func readAnswers(ctx context.Context, s store.Store, prefix, attempt string) ([]job.Verdict, error) {
 	var all []job.Verdict
-	for o, err := range s.List(ctx, t.Prefix()) {
+	for o, err := range s.List(ctx, prefix) {
 		if err != nil {
-			return nil, fmt.Errorf("list the answers of %s: %w", t, err)
+			return nil, fmt.Errorf("list the answers in %s of %s: %w", prefix, s, err)
 		}
-		if !strings.HasSuffix(o.Key, journalSuffix) {
+		if !strings.HasSuffix(o.Key, journalSuffix) || attempt != "" && path.Base(path.Dir(o.Key)) != attempt {
 			continue
 		}
 		b, err := store.ReadAll(ctx, s, o.Key)

@@ -245,12 +245,17 @@ func (r *runner) record() Record { return Record{r.judging, r.prompt.Text, r.Fla
 // dial reaches the servers, settles with them how they are asked, and learns what the judges are.
 func (r *runner) dial(ctx context.Context, at servers) (err error) {
 	if at.first != nil {
-		if err := r.dialFirst(ctx, at.first.Config); err != nil {
+		first := at.first.Config
+		first.Budget.Tokens, first.Budget.Dollars = at.judge.Budget.Tokens, at.judge.Budget.Dollars
+		if err := r.dialFirst(ctx, first); err != nil {
 			return err
 		}
 	}
 	cfg := at.judge.Config
 	cfg.Log, cfg.Body = r.Log, r.Settings.Body
+	if r.first != nil {
+		cfg.Beside = r.first.client
+	}
 	if r.client, err = endpoint.Open(ctx, cfg); err != nil {
 		return err
 	}
@@ -309,7 +314,7 @@ func (r *runner) work(admit context.Context, at servers) error {
 	if f := r.first; f != nil {
 		u := f.client.Usage()
 		r.Log.Info("first judge used", "judge", f.client.Describe(), "requests", u.Requests, "prompt_tokens", u.PromptTokens, "cached_tokens", u.CachedTokens, "completion_tokens", u.CompletionTokens,
-			"escalated", r.escalated.Load())
+			"dollars", u.Dollars, "escalated", r.escalated.Load())
 	}
 	u := r.client.Usage()
 	r.Log.Info("judge used", "requests", u.Requests, "prompt_tokens", u.PromptTokens, "cached_tokens", u.CachedTokens,

@@ -37,8 +37,8 @@ func (f *judgeRates) Validate() error {
 }
 
 // describe prints an estimate of a judging: dollars by the prices if there are
-// any, else GPU hours by the rates.
-func (f *judgeRates) describe(w io.Writer, what string, e *judge.Estimate, prices priceFlags) error {
+// any, which the flags of that name give, else GPU hours by the rates.
+func (f *judgeRates) describe(w io.Writer, what string, e *judge.Estimate, prices priceFlags, flag string) error {
 	l := &lines{w: w}
 	if e.Mismatches == 0 {
 		l.add("judge     %s: no mismatch is left to judge", what)
@@ -47,10 +47,28 @@ func (f *judgeRates) describe(w io.Writer, what string, e *judge.Estimate, price
 	cost := fmt.Sprintf("%.2f GPU hours (--judge-prefill-rate %g --judge-decode-rate %g)",
 		e.GPUHours(judge.Throughput{Prefill: f.JudgePrefillRate, Decode: f.JudgeDecodeRate}), f.JudgePrefillRate, f.JudgeDecodeRate)
 	if b := (endpoint.Budget{PriceIn: prices.PriceIn, PriceOut: prices.PriceOut}); b.PriceIn > 0 || b.PriceOut > 0 {
-		cost = fmt.Sprintf("$%.2f (--price-in %g --price-out %g)", e.Dollars(b), b.PriceIn, b.PriceOut)
+		cost = fmt.Sprintf("$%.2f (%s-in %g %s-out %g)", e.Dollars(b), flag, b.PriceIn, flag, b.PriceOut)
 	}
 	l.add("%-9s %s: about %s questions, %s prompt tokens (%s after the prefix cache), %s answer tokens: %s", "judge", what,
 		count(e.Questions), count(e.PromptTokens), count(e.ComputedTokens), count(e.AnswerTokens), cost)
+	return l.err
+}
+
+// describeFirst prints the first of two judges, and what it leaves to the other.
+func (c *judgeCmd) describeFirst(w io.Writer, first *judge.Escalation) error {
+	in, out := c.firstPrices()
+	if err := c.describe(w, "first, for one word", &first.Estimate, priceFlags{PriceIn: in, PriceOut: out}, "--first-price"); err != nil {
+		return err
+	}
+	l := &lines{w: w}
+	if in == 0 && out == 0 {
+		l.add("          its GPU hours are by the rates of the judge: a smaller model takes fewer")
+	}
+	if first.Of == 0 {
+		l.add("          it is not known how many of its verdicts are sure: below, the judge is asked all questions; judge --job J --gold FILE tells")
+	} else {
+		l.add("          %.1f %% of its %d answers to --gold are below --escalate-below: as many questions go to the judge", 100*first.Share, first.Of)
+	}
 	return l.err
 }
 
@@ -107,7 +125,7 @@ func (c *planCmd) dryRun(ctx context.Context, con *console, o shard.Options) err
 	}
 	for i, what := range []string{"with an analysis", "--verdict-only"} {
 		est := by[i].Estimate(e.Mismatches)
-		if err := c.describe(con.out, what, &est, c.priceFlags); err != nil {
+		if err := c.describe(con.out, what, &est, c.priceFlags, "--price"); err != nil {
 			return err
 		}
 	}
@@ -123,6 +141,9 @@ func (c *planCmd) dryRun(ctx context.Context, con *console, o shard.Options) err
 
 // dryRun estimates what the judging would take. It needs no server.
 func (c *judgeCmd) dryRun(ctx context.Context, con *console) error {
+	if err := c.firstFlags.check(true); err != nil {
+		return err
+	}
 	o, err := c.judge(ctx, con, c.at(), &c.workFlags)
 	if err != nil {
 		return err
@@ -144,7 +165,12 @@ func (c *judgeCmd) describeJob(ctx context.Context, con *console, o judge.Option
 	if c.VerdictOnly {
 		what = "--verdict-only"
 	}
-	if err := c.describe(con.out, what, e, c.priceFlags); err != nil {
+	if e.First != nil {
+		if err := c.describeFirst(con.out, e.First); err != nil {
+			return err
+		}
+	}
+	if err := c.describe(con.out, what, e, c.priceFlags, "--price"); err != nil {
 		return err
 	}
 	return describeSample(con.out, e)
@@ -178,6 +204,12 @@ func (c *submitCmd) describeCost(ctx context.Context, con *console, flags []stri
 	}
 	if o.Store, err = c.open(ctx, o.Log); err != nil {
 		return err
+	}
+	if err = j.check(true); err != nil {
+		return err
+	}
+	if j.JudgeFirst != "" {
+		o.First = &judge.FirstOptions{Model: modelName(j.JudgeFirst, j.JudgeFirstModel), Below: *j.EscalateBelow}
 	}
 	if c.Judge == noJudge {
 		return describeInfer(ctx, con.out, o)

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"os"
+	"strings"
 
 	"tokenfork/internal/failure"
 	"tokenfork/internal/fleet"
@@ -16,6 +17,8 @@ type firstFlags struct {
 	JudgeFirst      string   `placeholder:"URL|local" help:"A cheaper judge that is asked first, for one word; where it is unsure, --judge is asked. Its key: TOKENFORK_JUDGE_FIRST_KEY."`
 	JudgeFirstModel string   `placeholder:"NAME|PATH" help:"The first judge: as its server calls it, or a model folder or cached hub name for --judge-first local."`
 	JudgeFirstArgs  string   `placeholder:"ARGS" help:"Further flags for vllm serve of a local first judge."`
+	FirstPriceIn    *float64 `placeholder:"$" help:"Dollars per million tokens of questions to the first judge (0 for a server of your own)."`
+	FirstPriceOut   *float64 `placeholder:"$" help:"Dollars per million tokens of its answers."`
 	EscalateBelow   *float64 `placeholder:"P" help:"Probability of the first judge's verdict below which --judge is asked; --gold finds it."`
 }
 
@@ -24,8 +27,8 @@ type firstFlags struct {
 func (f *firstFlags) check(judging bool) error {
 	usage := func(hint, format string, args ...any) error { return failure.New(failure.Usage, hint, format, args...) }
 	switch {
-	case f.JudgeFirst == "" && (f.JudgeFirstModel != "" || f.JudgeFirstArgs != "" || f.EscalateBelow != nil):
-		return usage("add --judge-first URL or local", "--judge-first-model, --judge-first-args and --escalate-below without --judge-first")
+	case f.JudgeFirst == "" && (f.JudgeFirstModel != "" || f.JudgeFirstArgs != "" || f.FirstPriceIn != nil || f.FirstPriceOut != nil || f.EscalateBelow != nil):
+		return usage("add --judge-first URL or local", "--judge-first-model, --judge-first-args, --first-price-in, --first-price-out and --escalate-below without --judge-first")
 	case f.JudgeFirst == "":
 		return nil
 	case f.JudgeFirst == "local" && f.JudgeFirstModel == "":
@@ -39,7 +42,31 @@ func (f *firstFlags) check(judging bool) error {
 }
 
 func (f *judgeFlags) firstConfig() endpoint.Config {
-	return endpoint.Config{URL: f.JudgeFirst, Model: f.JudgeFirstModel, Key: os.Getenv("TOKENFORK_JUDGE_FIRST_KEY"), InFlight: f.JudgeInFlight, Timeout: f.JudgeTimeout}
+	in, out := f.firstPrices()
+	return endpoint.Config{Budget: endpoint.Budget{PriceIn: in, PriceOut: out}, URL: f.JudgeFirst, Model: f.JudgeFirstModel, Key: os.Getenv("TOKENFORK_JUDGE_FIRST_KEY"), InFlight: f.JudgeInFlight, Timeout: f.JudgeTimeout}
+}
+
+// firstPrices are the first judge's, 0 where none are given.
+func (f *firstFlags) firstPrices() (in, out float64) {
+	if f.FirstPriceIn != nil {
+		in = *f.FirstPriceIn
+	}
+	if f.FirstPriceOut != nil {
+		out = *f.FirstPriceOut
+	}
+	return in, out
+}
+
+// checkPrices refuses a budget that could not count the first judge.
+func (f *judgeFlags) checkPrices() error {
+	in, out := f.firstPrices()
+	switch {
+	case in < 0 || out < 0:
+		return failure.New(failure.Usage, "give dollars per million tokens", "--first-price-in %g --first-price-out %g: a price is negative", in, out)
+	case f.JudgeFirst != "local" && strings.HasPrefix(f.Budget, "$") && (f.FirstPriceIn == nil || f.FirstPriceOut == nil):
+		return failure.New(failure.Usage, "add --first-price-in and --first-price-out, 0 for a server of your own", "a dollar budget needs the prices of the first judge too")
+	}
+	return nil
 }
 
 // addFirst adds the first judge to the options, if there is one. It gives its model
@@ -47,6 +74,9 @@ func (f *judgeFlags) firstConfig() endpoint.Config {
 func (f *judgeFlags) addFirst(o *judge.Options, j *jobFlags, w *workFlags) (*fleet.Model, error) {
 	if f.JudgeFirst == "" {
 		return nil, nil
+	}
+	if err := f.checkPrices(); err != nil {
+		return nil, err
 	}
 	o.First = &judge.FirstOptions{Model: modelName(f.JudgeFirst, f.JudgeFirstModel)}
 	if f.EscalateBelow != nil {

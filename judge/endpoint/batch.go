@@ -47,14 +47,14 @@ func (c *Client) Line(i BatchItem) ([]byte, error) {
 func (c *Client) Submit(ctx context.Context, file []byte, items []BatchItem) (id string, err error) {
 	var need cost
 	for _, i := range items {
-		need = need.plus(c.ledger.bound(i.Request))
+		need = need.plus(c.cfg.Budget.bound(i.Request))
 	}
 	if !c.ledger.try(need) {
 		return "", failure.New(failure.Stopped, "give a higher --budget, or judge without --batch", "%w: a batch of %d questions may cost %d tokens in, %d out, beside %s",
 			ErrBudget, len(items), need.prompt, need.completion, c.ledger)
 	}
 	if id, err = c.create(ctx, file); err != nil {
-		c.ledger.settle(need, usage{}, &fault{})
+		c.ledger.settle(need, cost{})
 		return "", fmt.Errorf("submit a batch to the judge: %w", err)
 	}
 	c.holds.Store(id, need)
@@ -131,7 +131,7 @@ func (c *Client) Collect(ctx context.Context, id string, r Request, each func(id
 		return fmt.Errorf("ask after batch %s: %w", id, err)
 	}
 	if hold, ok := c.holds.LoadAndDelete(id); ok {
-		c.ledger.settle(hold.(cost), usage{}, &fault{}) // each answer counts below
+		c.ledger.settle(hold.(cost), cost{}) // each answer counts below
 	}
 	if b.OutputFileID == nil || *b.OutputFileID == "" {
 		return nil
@@ -176,7 +176,7 @@ func (c *Client) batchLine(line []byte, r Request, each func(string, *Reply, err
 	if f != nil {
 		return nil
 	}
-	c.ledger.spend(got.used)
+	c.ledger.spend(c.cfg.Budget.cost(max(got.used.prompt, 0), max(got.used.completion, 0)))
 	c.count.add(got.used)
 	reply, f := c.reply(got, r)
 	if f != nil {

@@ -27,17 +27,31 @@ func (b Budget) Price(prompt, completion int64) float64 {
 // ErrBudget ends a run whose next question might exceed the budget.
 var ErrBudget = errors.New("the budget is used up")
 
-// cost is tokens that were or may be used.
-type cost struct{ prompt, completion int64 }
+// cost is tokens that were or may be used, and their price.
+type cost struct {
+	prompt, completion int64
+	dollars            float64
+}
+
+// cost of so many tokens.
+func (b Budget) cost(prompt, completion int64) cost {
+	return cost{prompt, completion, b.Price(prompt, completion)}
+}
 
 func (c cost) tokens() int64 { return c.prompt + c.completion }
 
-func (c cost) plus(d cost) cost  { return cost{c.prompt + d.prompt, c.completion + d.completion} }
-func (c cost) minus(d cost) cost { return cost{c.prompt - d.prompt, c.completion - d.completion} }
+func (c cost) plus(d cost) cost {
+	return cost{c.prompt + d.prompt, c.completion + d.completion, c.dollars + d.dollars}
+}
 
-// ledger holds what was spent and what the requests under way may still cost.
+func (c cost) minus(d cost) cost {
+	return cost{c.prompt - d.prompt, c.completion - d.completion, c.dollars - d.dollars}
+}
+
+// ledger holds what was spent and what the requests under way may still cost, of
+// one client or of several with prices of their own.
 type ledger struct {
-	budget Budget
+	budget Budget // its bounds
 
 	mu      sync.Mutex
 	spent   cost
@@ -52,13 +66,13 @@ func newLedger(b Budget) *ledger { return &ledger{budget: b, change: make(chan s
 const templateTokens = 256
 
 // bound is the most that a request can cost: no token is shorter than a byte.
-func (l *ledger) bound(r Request) cost {
-	return cost{int64(len(r.Prompt) + templateTokens), int64(r.MaxTokens)}
+func (b Budget) bound(r Request) cost {
+	return b.cost(int64(len(r.Prompt)+templateTokens), int64(r.MaxTokens))
 }
 
 func (l *ledger) exceeded(c cost) bool {
 	b := l.budget
-	return b.Tokens > 0 && c.tokens() > b.Tokens || b.Dollars > 0 && b.Price(c.prompt, c.completion) > b.Dollars
+	return b.Tokens > 0 && c.tokens() > b.Tokens || b.Dollars > 0 && c.dollars > b.Dollars
 }
 
 // reserve sets need aside. While requests under way hold too much it waits for
@@ -98,30 +112,36 @@ func (l *ledger) try(need cost) bool {
 }
 
 // spend counts what was not set aside.
-func (l *ledger) spend(u usage) {
+func (l *ledger) spend(c cost) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.spent = l.spent.plus(cost{max(u.prompt, 0), max(u.completion, 0)})
+	l.spent = l.spent.plus(c)
 }
 
-// settle replaces a reservation by what was used: by the reservation itself
-// where that can't be known.
-func (l *ledger) settle(hold cost, u usage, f *fault) {
+// used is what a reservation came to: the reservation itself where that can't be known.
+func (b Budget) used(hold cost, u usage, f *fault) cost {
 	if f != nil && !f.unknown {
 		u = usage{max(u.prompt, 0), max(u.completion, 0), 0}
 	}
-	used := hold
+	prompt, completion := hold.prompt, hold.completion
 	if u.prompt != unknown {
-		used.prompt = u.prompt
+		prompt = u.prompt
 	}
 	if u.completion != unknown {
-		used.completion = u.completion
+		completion = u.completion
 	}
+	return b.cost(prompt, completion)
+}
+
+// settle replaces a reservation by what was used.
+func (l *ledger) settle(hold, used cost) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.spent = l.spent.plus(used)
 	l.held = l.held.minus(hold)
-	l.holders--
+	if l.holders--; l.holders == 0 {
+		l.held = cost{} // sums of dollars are not exact
+	}
 	close(l.change)
 	l.change = make(chan struct{})
 }
@@ -130,8 +150,8 @@ func (l *ledger) String() string {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	s := fmt.Sprintf("%d tokens in, %d out", l.spent.prompt, l.spent.completion)
-	if l.budget.PriceIn > 0 || l.budget.PriceOut > 0 {
-		s += fmt.Sprintf(", $%.4f", l.budget.Price(l.spent.prompt, l.spent.completion))
+	if l.spent.dollars > 0 {
+		s += fmt.Sprintf(", $%.4f", l.spent.dollars)
 	}
 	return s
 }

@@ -67,7 +67,7 @@ func TestUnansweredRequestCountsInFull(t *testing.T) {
 		s := &fakeServer{chat: obliging(func(string) (int, string) { return -1, "" })}
 		c := open(t, s, func(cfg *Config) { cfg.Budget.Tokens = 1200; cfg.Patience = time.Hour })
 		_, err := c.Ask(t.Context(), question)
-		bound := c.ledger.bound(question).tokens() // 361: fits three times beside the probe
+		bound := c.cfg.Budget.bound(question).tokens() // 361: fits three times beside the probe
 		if n := int64(len(s.bodies) - 1); !errors.Is(err, ErrBudget) || n != (1200-15)/bound {
 			t.Errorf("got %v after %d requests of at most %d tokens", err, n, bound)
 		}

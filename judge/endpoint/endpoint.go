@@ -34,6 +34,7 @@ type Config struct {
 	Timeout  time.Duration // of one request (5 min)
 	Patience time.Duration // without any answer, before the run stops (10 min)
 	Budget   Budget
+	Beside   *Client         // a client whose budget bounds this one's requests too, each at its own prices
 	Query    url.Values      // added to each request's URL, for gateways
 	Header   http.Header     // added to each request, shown nowhere
 	Body     json.RawMessage // an object, merged into each question; see ParseBody
@@ -97,6 +98,9 @@ func Open(ctx context.Context, cfg Config) (*Client, error) {
 		return nil, err
 	}
 	c := &Client{ledger: newLedger(cfg.Budget)}
+	if cfg.Beside != nil {
+		c.ledger = cfg.Beside.ledger
+	}
 	if c.body, err = bodyMembers(cfg.Body); err != nil {
 		return nil, err
 	}
@@ -244,7 +248,7 @@ func (c *Client) once(ctx context.Context, r Request) (*Reply, *fault) {
 		return nil, &fault{fatal: err}
 	}
 	got, f := c.paid(ctx, c.dialect, r)
-	c.obeyQuota(got.header, c.ledger.bound(r).tokens())
+	c.obeyQuota(got.header, c.cfg.Budget.bound(r).tokens())
 	if f != nil {
 		c.pace.failed(f)
 		if f.throttled {
@@ -288,12 +292,12 @@ func (c *Client) mayTell() bool {
 
 // paid sends the question when the budget allows it.
 func (c *Client) paid(ctx context.Context, d dialect, r Request) (completion, *fault) {
-	hold, err := c.ledger.reserve(ctx, c.ledger.bound(r))
+	hold, err := c.ledger.reserve(ctx, c.cfg.Budget.bound(r))
 	if err != nil {
 		return completion{}, &fault{fatal: err}
 	}
 	got, f := c.send(ctx, d, r)
-	c.ledger.settle(hold, got.used, f)
+	c.ledger.settle(hold, c.cfg.Budget.used(hold, got.used, f))
 	if f == nil {
 		c.succeeded()
 		c.count.add(got.used)
