@@ -1,6 +1,7 @@
 package shard
 
 import (
+	"tokenfork/internal/cost"
 	"tokenfork/internal/fork"
 	"tokenfork/internal/job"
 )
@@ -8,20 +9,10 @@ import (
 // Throughput is what one GPU of a side's server does, in tokens per second.
 type Throughput struct {
 	Prefill float64 // prompt tokens that are not in the prefix cache
-	Decode  float64 // generated tokens of forks at decodeAt tokens of context
+	Decode  float64 // generated tokens of forks, as internal/cost counts them
 }
 
-// Attention reads the whole context, so that tokens cost more the further into
-// a text they are: twice the base at these positions. A stated decode rate
-// holds at decodeAt. The figures come from forks of texts of 2,000 to 8,000
-// tokens on one H200, see docs/plan.md.
-const (
-	decodeDoubles  = 2400
-	decodeAt       = 2500
-	prefillDoubles = 50_000
-	cacheBlock     = 16   // tokens the prefix cache shares at a time
-	leastCost      = 1e-6 // of a text, so that even texts without work are spread evenly
-)
+const leastCost = 1e-6 // GPU seconds of a text, so that even texts without work are spread evenly
 
 // Work is what a side's server has to do, in tokens.
 type Work struct {
@@ -176,14 +167,14 @@ func (w *walker) expected(q, left int32) int32 {
 
 func (w *walker) generate(q, left int32) {
 	w.work.Requests++
-	w.work.Prefill += int64(q%cacheBlock + 1)
+	w.work.Prefill += int64(q%cost.Block + 1)
 	w.last = max(w.last, q)
 	w.tokens(q, w.expected(q, left))
 }
 
 func (w *walker) tokens(q, n int32) {
 	w.work.Generated += int64(n)
-	w.cost += float64(n) * (decodeDoubles + float64(q)) / (decodeDoubles + decodeAt) / w.rate.Decode
+	w.cost += cost.Decoded(n, q) / w.rate.Decode
 }
 
 // done gives the model's work and its cost in seconds of one GPU.
@@ -191,7 +182,7 @@ func (w *walker) done() (Work, float64) {
 	if w.work.Requests > 0 {
 		w.work.Prefill += int64(w.last)
 	}
-	prefill := float64(w.work.Prefill) * (1 + float64(w.last)/2/prefillDoubles) / w.rate.Prefill
+	prefill := cost.Prefilled(w.work.Prefill, w.last) / w.rate.Prefill
 	return w.work, w.cost + prefill
 }
 

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -24,16 +25,27 @@ type priceFlags struct {
 
 // judgeRates are the throughput by which dry runs estimate a judge's GPU hours.
 type judgeRates struct {
-	JudgePrefillRate float64 `default:"4100" placeholder:"N" help:"Prompt tokens a second that a GPU computes with the judge, for --dry-run."`
-	JudgeDecodeRate  float64 `default:"1450" placeholder:"N" help:"Tokens a second that a GPU generates with the judge, for --dry-run."`
+	JudgePrefillRate float64 `placeholder:"N" help:"Prompt tokens a second that a GPU computes with the judge, for --dry-run (default: 4100)."`
+	JudgeDecodeRate  float64 `placeholder:"N" help:"Tokens a second that a GPU generates with the judge, for --dry-run (default: 1450)."`
 }
 
 // Validate checks what kong cannot.
 func (f *judgeRates) Validate() error {
-	if f.JudgePrefillRate > 0 && f.JudgeDecodeRate > 0 {
+	if f.JudgePrefillRate >= 0 && f.JudgeDecodeRate >= 0 {
 		return nil
 	}
 	return fmt.Errorf("--judge-prefill-rate %g --judge-decode-rate %g: want positive numbers", f.JudgePrefillRate, f.JudgeDecodeRate)
+}
+
+// settle takes the rates that were measured, or the defaults, where the flags give none.
+func (f *judgeRates) settle(file *ratesFlag) error {
+	measured, err := file.read()
+	if err != nil {
+		return err
+	}
+	f.JudgePrefillRate = cmp.Or(f.JudgePrefillRate, measured.JudgePrefill, 4100)
+	f.JudgeDecodeRate = cmp.Or(f.JudgeDecodeRate, measured.JudgeDecode, 1450)
+	return nil
 }
 
 // describe prints an estimate of a judging: dollars by the prices if there are
@@ -96,6 +108,9 @@ func describeSample(w io.Writer, e *judge.Estimate) error {
 
 // dryRun estimates the job and its judging, with an analysis and without.
 func (c *planCmd) dryRun(ctx context.Context, con *console, o shard.Options) error {
+	if err := c.settle(&c.ratesFlag); err != nil {
+		return err
+	}
 	text, err := tokenizer.Parse(o.Tokenizer.JSON())
 	if err != nil {
 		return err
@@ -141,7 +156,7 @@ func (c *planCmd) dryRun(ctx context.Context, con *console, o shard.Options) err
 
 // dryRun estimates what the judging would take. It needs no server.
 func (c *judgeCmd) dryRun(ctx context.Context, con *console) error {
-	if err := c.firstFlags.check(true); err != nil {
+	if err := cmp.Or(c.firstFlags.check(true), c.settle(&c.ratesFlag)); err != nil {
 		return err
 	}
 	o, err := c.judge(ctx, con, c.at(), &c.workFlags)
@@ -192,6 +207,9 @@ func describeInfer(ctx context.Context, w io.Writer, o judge.Options) error {
 // those that its tasks would get.
 func (c *submitCmd) describeCost(ctx context.Context, con *console, flags []string) error {
 	if _, err := fmt.Fprintln(con.out, "--- cost"); err != nil {
+		return err
+	}
+	if err := c.settle(&c.ratesFlag); err != nil {
 		return err
 	}
 	j, err := c.judgeCommand(flags)

@@ -31,6 +31,7 @@ type judgeCmd struct {
 	workFlags   `embed:""`
 	judgeFlags  `embed:""`
 	judgeRates  `embed:""`
+	ratesFlag   `embed:""`
 	Shard       []int  `placeholder:"K,…" help:"Shards to judge (default: every one that is not)."`
 	Retry       bool   `help:"Do again what failed or is damaged in finished shards."`
 	Gold        string `type:"existingfile" placeholder:"FILE" help:"Measure the judge against the labels in this file: of mismatches of the job or, without --job, of pairs of texts in the file."`

@@ -23,20 +23,21 @@ type cli struct {
 
 	Predict predictCmd `cmd:"" help:"Make a table from texts: each model's prediction at every position."`
 
-	Run     runCmd     `cmd:"" help:"Plan, infer, judge and merge, on this machine."`
-	Plan    planCmd    `cmd:"" help:"Find the mismatches in a table and split its texts into shards."`
-	Infer   inferCmd   `cmd:"" help:"Generate the continuation of every fork, to the end of its sentence."`
-	Judge   judgeCmd   `cmd:"" help:"Ask a judge whether the two continuations of each mismatch mean the same."`
-	Merge   mergeCmd   `cmd:"" help:"Merge finished shards into one result table (Arrow, Parquet, CSV)."`
-	Report  reportCmd  `cmd:"" help:"Draw figures and tables for a paper from the results."`
-	Compare compareCmd `cmd:"" help:"Compare two jobs over the same mismatches: which continuations and verdicts differ."`
-	View    viewCmd    `cmd:"" help:"Show the texts with their mismatches in a browser, from this machine only."`
-	Export  exportCmd  `cmd:"" help:"Write the results as a dataset folder: Parquet, card, Croissant, citation, checksums."`
-	Stage   stageCmd   `cmd:"" help:"Copy models to a node's own disk, verified, once for all its tasks."`
-	Submit  submitCmd  `cmd:"" help:"Submit all stages to Slurm as dependent jobs."`
-	Status  statusCmd  `cmd:"" help:"Show progress and the commands that fix problems."`
-	Check   checkCmd   `cmd:"" help:"Verify every file of a job and list missing or damaged ones."`
-	Doctor  doctorCmd  `cmd:"" help:"Check this node: GPUs, vLLM, models, store, Slurm."`
+	Run       runCmd       `cmd:"" help:"Plan, infer, judge and merge, on this machine."`
+	Plan      planCmd      `cmd:"" help:"Find the mismatches in a table and split its texts into shards."`
+	Infer     inferCmd     `cmd:"" help:"Generate the continuation of every fork, to the end of its sentence."`
+	Judge     judgeCmd     `cmd:"" help:"Ask a judge whether the two continuations of each mismatch mean the same."`
+	Merge     mergeCmd     `cmd:"" help:"Merge finished shards into one result table (Arrow, Parquet, CSV)."`
+	Report    reportCmd    `cmd:"" help:"Draw figures and tables for a paper from the results."`
+	Compare   compareCmd   `cmd:"" help:"Compare two jobs over the same mismatches: which continuations and verdicts differ."`
+	View      viewCmd      `cmd:"" help:"Show the texts with their mismatches in a browser, from this machine only."`
+	Export    exportCmd    `cmd:"" help:"Write the results as a dataset folder: Parquet, card, Croissant, citation, checksums."`
+	Stage     stageCmd     `cmd:"" help:"Copy models to a node's own disk, verified, once for all its tasks."`
+	Calibrate calibrateCmd `cmd:"" help:"Measure how fast this node runs a job's models, for the estimates of plan, judge and submit."`
+	Submit    submitCmd    `cmd:"" help:"Submit all stages to Slurm as dependent jobs."`
+	Status    statusCmd    `cmd:"" help:"Show progress and the commands that fix problems."`
+	Check     checkCmd     `cmd:"" help:"Verify every file of a job and list missing or damaged ones."`
+	Doctor    doctorCmd    `cmd:"" help:"Check this node: GPUs, vLLM, models, store, Slurm."`
 }
 
 func main() {

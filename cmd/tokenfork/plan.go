@@ -14,6 +14,7 @@ import (
 	"time"
 	"unicode/utf8"
 
+	"tokenfork/infer"
 	"tokenfork/internal/failure"
 	"tokenfork/internal/job"
 	"tokenfork/internal/model"
@@ -44,6 +45,7 @@ type planFlags struct {
 	tableFlags  `embed:""`
 	labelFlags  `embed:""`
 	shardFlags  `embed:""`
+	ratesFlag   `embed:""`
 	sampleFlags `embed:""`
 }
 
@@ -94,8 +96,8 @@ type shardFlags struct {
 	ShardGPUs   int           `name:"shard-gpus" default:"1" placeholder:"N" help:"GPUs that a task has, for --shard-time and for the layout that --dry-run shows."`
 	ShardCost   float64       `placeholder:"S" help:"In place of --shards: GPU seconds of a task."`
 	GPUMemory   int64         `name:"gpu-memory" default:"80" placeholder:"GIB" help:"Memory of a GPU, for the layout that --dry-run shows where this machine has no GPUs."`
-	PrefillRate []float64     `default:"60000,9300" placeholder:"SMALL,REFERENCE" help:"Prompt tokens a second that a GPU computes with each model."`
-	DecodeRate  []float64     `default:"8000,3300" placeholder:"SMALL,REFERENCE" help:"Tokens a second that a GPU generates with each model at position 2500."`
+	PrefillRate []float64     `placeholder:"SMALL,REFERENCE" help:"Prompt tokens a second that a GPU computes with each model (default: 60000,9300)."`
+	DecodeRate  []float64     `placeholder:"SMALL,REFERENCE" help:"Tokens a second that a GPU generates with each model at position 2500 (default: 8000,3300)."`
 }
 
 // sampleFlags leave texts out.
@@ -191,7 +193,11 @@ func (f *planFlags) options(ctx context.Context, con *console, jf *jobFlags, mf 
 	if o.Sources, err = f.sources(ctx, jf.options(log)); err != nil {
 		return o, err
 	}
-	if o.Shards, o.Throughput, err = f.shards(); err != nil {
+	rates, err := f.read()
+	if err != nil {
+		return o, err
+	}
+	if o.Shards, o.Throughput, err = f.shards(rates); err != nil {
 		return o, err
 	}
 	return o, mf.load(&o)
@@ -301,7 +307,7 @@ func (f *tableFlags) sources(ctx context.Context, o store.Options) ([]table.Sour
 	return all, nil
 }
 
-func (f *shardFlags) shards() (shard.Shards, [2]shard.Throughput, error) {
+func (f *shardFlags) shards(measured *infer.Rates) (shard.Shards, [2]shard.Throughput, error) {
 	s, rates := shard.Shards{Count: 1}, [2]shard.Throughput{}
 	said := 0
 	if f.Shards != 0 {
@@ -319,11 +325,12 @@ func (f *shardFlags) shards() (shard.Shards, [2]shard.Throughput, error) {
 	if s.Count < 1 && s.Cost <= 0 {
 		return s, rates, failure.New(failure.Usage, "give a positive number", "--shards %d --shard-time %s --shard-gpus %d --shard-cost %g", f.Shards, f.ShardTime, f.ShardGPUs, f.ShardCost)
 	}
-	if len(f.PrefillRate) != 2 || len(f.DecodeRate) != 2 || min(f.PrefillRate[0], f.PrefillRate[1], f.DecodeRate[0], f.DecodeRate[1]) <= 0 {
+	prefill, decode := givenOr(f.PrefillRate, measured.Prefill, [2]float64{60_000, 9300}), givenOr(f.DecodeRate, measured.Decode, [2]float64{8000, 3300})
+	if len(prefill) != 2 || len(decode) != 2 || !(min(prefill[0], prefill[1], decode[0], decode[1]) > 0) {
 		return s, rates, failure.New(failure.Usage, "give two positive numbers: small's, reference's", "--prefill-rate and --decode-rate take a rate per model")
 	}
 	for side := range rates {
-		rates[side] = shard.Throughput{Prefill: f.PrefillRate[side], Decode: f.DecodeRate[side]}
+		rates[side] = shard.Throughput{Prefill: prefill[side], Decode: decode[side]}
 	}
 	return s, rates, nil
 }

@@ -25,6 +25,7 @@ type submitCmd struct {
 	nodeFlags    `embed:""`
 	priceFlags   `embed:""`
 	judgeRates   `embed:""`
+	ratesFlag    `embed:""`
 	Predict      []string `type:"existingfile" sep:"none" placeholder:"FILE" help:"Submit predict over these texts, and the step that writes their table and plans the job. What follows is submitted once that is planned."`
 	PredictFlags string   `placeholder:"FLAGS" help:"Further flags of tokenfork predict, with --predict: --shards 40 --reference-tp 2."`
 	PlanFlags    string   `placeholder:"FLAGS" help:"Further flags of tokenfork plan, with --predict: --shards 100."`
