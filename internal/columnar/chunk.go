@@ -2,15 +2,16 @@ package columnar
 
 import (
 	"encoding/binary"
+	"hash/crc32"
 	"math/bits"
 
 	"github.com/apache/arrow/go/v15/arrow/memory"
 	"github.com/apache/arrow/go/v15/parquet"
-	"github.com/apache/arrow/go/v15/parquet/compress"
-	"github.com/apache/arrow/go/v15/parquet/file"
 	"github.com/apache/arrow/go/v15/parquet/metadata"
 	"github.com/apache/arrow/go/v15/parquet/schema"
 	"github.com/klauspost/compress/zstd"
+	"github.com/parquet-go/parquet-go/encoding/thrift"
+	"github.com/parquet-go/parquet-go/format"
 )
 
 const (
@@ -21,9 +22,9 @@ const (
 
 // chunk encodes one column of a row group as the Arrow library's writer does, in the
 // same bytes and a quarter of the time: the library makes a new compressor for every
-// page, and goes through every value several times. Two things differ. Pages begin
-// where rows do, as version 2 demands; and statistics count a list's values also
-// where a batch has as many null lists as values.
+// page, and goes through every value several times. Three things differ. Pages have
+// checksums. They begin where rows do, as version 2 demands; and statistics count a
+// list's values also where a batch has as many null lists as values.
 type chunk struct {
 	codec
 	descr   *schema.Column
@@ -35,36 +36,24 @@ type chunk struct {
 	scratch []byte // what is to be compressed
 	page    metadata.TypedStatistics
 	all     metadata.TypedStatistics
-	pager   file.PageWriter // writes headers
 
 	// What the chunk is so far.
 	dictionary []byte // its page
-	pages      pageSink
+	pages      []byte
 	count      int32 // of pages
 	info       metadata.ChunkMetaInfo
 	statistics metadata.EncodedStatistics
 }
 
-// pageSink holds pages.
-type pageSink struct{ b []byte }
-
-func (s *pageSink) Write(p []byte) (int, error) { s.b = append(s.b, p...); return len(p), nil }
-
-// Tell is asked by the library's writer; where pages are is settled later.
-func (s *pageSink) Tell() int64 { return int64(len(s.b)) }
-
-func newChunk(c codec, descr *schema.Column, z *zstd.Encoder) (*chunk, error) {
-	k := &chunk{codec: c, descr: descr, z: z}
-	var err error
-	k.pager, err = file.NewPageWriter(&k.pages, compress.Codecs.Uncompressed, 0, nil, 0, 0, memory.DefaultAllocator, false, nil, nil)
-	return k, err
+func newChunk(c codec, descr *schema.Column, z *zstd.Encoder) *chunk {
+	return &chunk{codec: c, descr: descr, z: z}
 }
 
 // encode makes the chunk that of the first rows of v.
 func (k *chunk) encode(v *values, rows int) error {
 	k.memo.reset()
 	k.page, k.all = metadata.NewStatistics(k.descr, memory.DefaultAllocator), metadata.NewStatistics(k.descr, memory.DefaultAllocator)
-	k.dictionary, k.pages.b, k.count, k.info = k.dictionary[:0], k.pages.b[:0], 0, metadata.ChunkMetaInfo{IndexPageOffset: -1}
+	k.dictionary, k.pages, k.count, k.info = k.dictionary[:0], k.pages[:0], 0, metadata.ChunkMetaInfo{IndexPageOffset: -1}
 	from := 0 // of the open page
 	for row := 0; row < rows; {
 		to := k.batch(v, row, rows)
@@ -82,7 +71,9 @@ func (k *chunk) encode(v *values, rows int) error {
 		}
 	}
 	if k.of != boolKind {
-		k.writeDictionary()
+		if err := k.writeDictionary(); err != nil {
+			return err
+		}
 	}
 	var err error
 	k.statistics, err = k.encoded(k.all)
@@ -194,17 +185,39 @@ func (k *chunk) flush(v *values, from, to int) error {
 	}
 	k.all.Merge(k.page)
 	k.page.Reset()
-	size := int32(repetition + definition + len(body))
-	p := file.NewDataPageV2WithStats(memory.NewBufferBytes(page), int32(k.levels), int32(nulls), int32(to-from), k.encoding(),
-		int32(definition), int32(repetition), size, true, said)
-	defer p.Release()
-	written, err := k.pager.WriteDataPage(p)
+	before, size := len(k.pages), repetition+definition+len(body)
+	k.pages, err = appendPage(k.pages, page, format.PageHeader{Type: format.DataPageV2, UncompressedPageSize: int32(size), DataPageHeaderV2: thrift.New(format.DataPageHeaderV2{
+		NumValues: int32(k.levels), NumNulls: int32(nulls), NumRows: int32(to - from), Encoding: format.Encoding(k.encoding()),
+		DefinitionLevelsByteLength: int32(definition), RepetitionLevelsByteLength: int32(repetition), Statistics: pageStatistics(said)})}) // compressed, by default
+	written := len(k.pages) - before
 	k.count++
 	k.info.NumValues += int64(k.levels)
-	k.info.CompressedSize += written
-	k.info.UncompressedSize += int64(size) + written - int64(len(page))
+	k.info.CompressedSize += int64(written)
+	k.info.UncompressedSize += int64(size + written - len(page))
 	k.indices, k.levels = k.indices[:0], 0
 	return err
+}
+
+// appendPage appends a page with its header, to which it adds size and checksum.
+func appendPage(dst, page []byte, head format.PageHeader) ([]byte, error) {
+	head.CompressedPageSize, head.CRC = int32(len(page)), int32(crc32.ChecksumIEEE(page))
+	b, err := thrift.Marshal(new(thrift.CompactProtocol), head)
+	return append(append(dst, b...), page...), err
+}
+
+// pageStatistics are statistics as a page's header has them.
+func pageStatistics(said metadata.EncodedStatistics) (s format.Statistics) {
+	s.NullCount, s.DistinctCount = said.NullCount, said.DistinctCount
+	if said.HasMin {
+		s.MinValue = append([]byte{}, said.Min...) // an empty text is a value
+	}
+	if said.HasMax {
+		s.MaxValue = append([]byte{}, said.Max...)
+	}
+	if said.Signed {
+		s.Min, s.Max = s.MinValue, s.MaxValue
+	}
+	return s
 }
 
 func (k *chunk) encoding() parquet.Encoding {
@@ -275,27 +288,15 @@ func appendBits(dst []byte, v *values, from, to int) []byte {
 	return dst
 }
 
-// writeDictionary makes the page of the chunk's distinct values, with its header in
-// Thrift's compact protocol.
-func (k *chunk) writeDictionary() {
+// writeDictionary makes the page of the chunk's distinct values.
+func (k *chunk) writeDictionary() (err error) {
 	k.scratch = k.memo.appendPlain(k.scratch[:0], k.of)
 	body := k.z.EncodeAll(k.scratch, nil)
-	const dictionaryPage = 2 // PageType
-	head := appendField(nil, 1, dictionaryPage)
-	head = appendField(head, 1, len(k.scratch))
-	head = appendField(head, 1, len(body))
-	head = append(head, 4<<4|12)          // a struct, four fields on
-	head = appendField(head, 1, k.memo.n) // values
-	head = appendField(head, 1, 0)        // plain
-	head = append(head, 1<<4|2, 0, 0)     // not sorted; the ends of both structs
-	k.dictionary = append(append(k.dictionary, head...), body...)
+	k.dictionary, err = appendPage(k.dictionary, body, format.PageHeader{Type: format.DictionaryPage, UncompressedPageSize: int32(len(k.scratch)),
+		DictionaryPageHeader: thrift.New(format.DictionaryPageHeader{NumValues: int32(k.memo.n), Encoding: format.Plain})})
 	k.info.CompressedSize += int64(len(k.dictionary))
-	k.info.UncompressedSize += int64(len(head) + len(k.scratch))
-}
-
-// appendField appends a 32-bit field, so many ids after the last one.
-func appendField(dst []byte, after byte, n int) []byte {
-	return binary.AppendVarint(append(dst, after<<4|5), int64(n))
+	k.info.UncompressedSize += int64(len(k.dictionary) - len(body) + len(k.scratch))
+	return err
 }
 
 // finish says in the file's metadata where the chunk is, if it begins at a place in the file.

@@ -28,9 +28,11 @@ type Columns[T any] struct {
 // NewColumns has no rows yet. Of the options, those that choose and type columns count.
 func NewColumns[T any](opts ...Option) *Columns[T] {
 	o := newOptions(opts)
-	c := &Columns[T]{cols: o.apply(columnsOf[T]())}
-	c.schema = o.schema(c.cols)
-	c.values = make([]values, len(c.cols))
+	return columnsLike[T](o.apply(columnsOf[T]()), o)
+}
+
+func columnsLike[T any](cols []column, o *options) *Columns[T] {
+	c := &Columns[T]{cols: cols, schema: o.schema(cols), values: make([]values, len(cols))}
 	c.Reset()
 	return c
 }
@@ -76,6 +78,17 @@ func (c *Columns[T]) Append(rows []T) error {
 		}
 	}
 	c.rows += len(rows)
+	return nil
+}
+
+// appendRow copies a row whose fields, which are no lists, lie at these places, by column.
+func (c *Columns[T]) appendRow(fields []unsafe.Pointer) error {
+	for i, p := range fields {
+		if err := c.values[i].appendAll(c.cols[i].codec, p, 0, 1); err != nil {
+			return fmt.Errorf("column %s: %w", c.cols[i].name, err)
+		}
+	}
+	c.rows++
 	return nil
 }
 

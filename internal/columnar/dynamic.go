@@ -4,7 +4,9 @@ import (
 	"encoding/csv"
 	"fmt"
 	"io"
+	"reflect"
 	"strconv"
+	"unsafe"
 
 	"github.com/apache/arrow/go/v15/arrow"
 	"github.com/apache/arrow/go/v15/arrow/array"
@@ -68,8 +70,42 @@ func (r *csvCells) Close() error {
 	return r.w.Error()
 }
 
-// NewParquetRows writes zstd-compressed Parquet in row groups of BatchSize rows.
+// NewParquetRows writes Parquet as NewParquetWriter does, in row groups of BatchSize rows.
+// A table with lists is written by the Arrow library, without checksums.
 func NewParquetRows(w io.Writer, cells []Cell) (Rows, error) {
+	r := &parquetCells{}
+	var cols []column
+	for _, c := range cells {
+		at := reflect.ValueOf(c.Value)
+		codec, ok := columnTypes[at.Type().Elem()]
+		if !ok || codec.list {
+			return newListRows(w, cells)
+		}
+		cols, r.cells = append(cols, column{name: c.Name, codec: codec}), append(r.cells, at.UnsafePointer())
+	}
+	var err error
+	r.file, err = newParquetWriter(w, columnsLike[struct{}](cols, newOptions(nil)), BatchSize)
+	return r, err
+}
+
+type parquetCells struct {
+	cells []unsafe.Pointer
+	file  *parquetWriter[struct{}]
+}
+
+func (r *parquetCells) Write() error {
+	if err := r.file.columns.appendRow(r.cells); err != nil {
+		return err
+	}
+	if r.file.columns.Len() == BatchSize {
+		return r.file.flush()
+	}
+	return nil
+}
+
+func (r *parquetCells) Close() error { return r.file.Close() }
+
+func newListRows(w io.Writer, cells []Cell) (Rows, error) {
 	fields := make([]arrow.Field, len(cells))
 	for i, c := range cells {
 		fields[i] = arrow.Field{Name: c.Name}
@@ -95,10 +131,10 @@ func NewParquetRows(w io.Writer, cells []Cell) (Rows, error) {
 	if err != nil {
 		return nil, fmt.Errorf("start Parquet: %w", err)
 	}
-	return &parquetCells{cells: cells, builder: array.NewRecordBuilder(memory.DefaultAllocator, schema), file: file}, nil
+	return &listCells{cells: cells, builder: array.NewRecordBuilder(memory.DefaultAllocator, schema), file: file}, nil
 }
 
-type parquetCells struct {
+type listCells struct {
 	cells   []Cell
 	builder *array.RecordBuilder
 	file    *pqarrow.FileWriter
@@ -106,7 +142,7 @@ type parquetCells struct {
 	begun   bool
 }
 
-func (r *parquetCells) Write() error {
+func (r *listCells) Write() error {
 	for i, c := range r.cells {
 		switch v := c.Value.(type) {
 		case *int32:
@@ -137,14 +173,14 @@ func (r *parquetCells) Write() error {
 	return nil
 }
 
-func (r *parquetCells) flush() error {
+func (r *listCells) flush() error {
 	r.rows, r.begun = 0, true
 	record := r.builder.NewRecord()
 	defer record.Release()
 	return r.file.Write(record)
 }
 
-func (r *parquetCells) Close() error {
+func (r *listCells) Close() error {
 	if r.rows > 0 || !r.begun { // a table without rows has a schema all the same
 		if err := r.flush(); err != nil {
 			return err

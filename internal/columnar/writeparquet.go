@@ -24,10 +24,14 @@ import (
 
 const parquetMagic = "PAR1"
 
-// NewParquetWriter writes zstd-compressed Parquet with the Arrow schema kept in
-// it, a row group for each batch. The columns of a batch are encoded side by side.
+// NewParquetWriter writes zstd-compressed Parquet with checksums and the Arrow schema
+// kept in it, a row group for each batch. The columns of a batch are encoded side by side.
 func NewParquetWriter[T any](w io.Writer, opts ...Option) (Writer[T], error) {
-	pw := &parquetWriter[T]{w: w, columns: NewColumns[T](opts...), rowGroup: newOptions(opts).batch}
+	return newParquetWriter(w, NewColumns[T](opts...), newOptions(opts).batch)
+}
+
+func newParquetWriter[T any](w io.Writer, columns *Columns[T], rowGroup int) (*parquetWriter[T], error) {
+	pw := &parquetWriter[T]{w: w, columns: columns, rowGroup: rowGroup}
 	if err := pw.open(); err != nil {
 		return nil, fmt.Errorf("start Parquet: %w", err)
 	}
@@ -66,11 +70,7 @@ func (w *parquetWriter[T]) open() error {
 		return err
 	}
 	for i, c := range w.columns.cols {
-		k, err := newChunk(c.codec, sc.Column(i), z)
-		if err != nil {
-			return err
-		}
-		w.chunks = append(w.chunks, k)
+		w.chunks = append(w.chunks, newChunk(c.codec, sc.Column(i), z))
 	}
 	return w.write([]byte(parquetMagic))
 }
@@ -134,7 +134,7 @@ func (w *parquetWriter[T]) WriteColumns(c *Columns[T]) error {
 		if err := w.write(k.dictionary); err != nil {
 			return err
 		}
-		if err := w.write(k.pages.b); err != nil {
+		if err := w.write(k.pages); err != nil {
 			return err
 		}
 		if _, err := m.WriteTo(writerFunc(w.write)); err != nil {
