@@ -44,8 +44,8 @@ func givenOr(flag []float64, measured, otherwise [2]float64) []float64 {
 
 // calibrateCmd measures rates.
 type calibrateCmd struct {
-	jobFlags      `embed:""`
-	modelFlags    `embed:""`
+	jobFlags      `embed:"" group:"Job and store"`
+	modelFlags    `embed:"" group:"Models"`
 	VLLM          string        `name:"vllm" default:"vllm" placeholder:"CMD" env:"TOKENFORK_VLLM" help:"Command that runs vLLM, container or environment included."`
 	SmallArgs     string        `placeholder:"ARGS" help:"Further flags for vllm serve of the small model, as for infer."`
 	ReferenceArgs string        `placeholder:"ARGS" help:"Further flags for vllm serve of the reference model, as for infer."`

@@ -9,7 +9,7 @@ import (
 
 // checkCmd reads a job again, whole.
 type checkCmd struct {
-	jobFlags `embed:""`
+	jobFlags `embed:"" group:"Job and store"`
 }
 
 // Help shows how it is used.

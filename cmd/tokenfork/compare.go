@@ -11,7 +11,7 @@ import (
 // compareCmd compares the results of two jobs over the same mismatches.
 type compareCmd struct {
 	Jobs       []string `arg:"" name:"job" placeholder:"DIR|s3://…" help:"Two merged jobs over the same table."`
-	storeFlags `embed:""`
+	storeFlags `embed:"" group:"Job and store"`
 	JSON       bool   `name:"json" help:"Print the comparison as JSON."`
 	Out        string `placeholder:"DIR|s3://…" help:"Write the figure, the tables (CSV, LaTeX) and compare.json there as well."`
 	Seed       uint64 `default:"1" help:"Seed of the bootstrap."`

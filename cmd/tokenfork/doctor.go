@@ -11,8 +11,8 @@ import (
 
 // doctorCmd checks this node.
 type doctorCmd struct {
-	storeFlags `embed:""`
-	modelFlags `embed:""`
+	storeFlags `embed:"" group:"Job and store"`
+	modelFlags `embed:"" group:"Models"`
 	Job        string        `placeholder:"DIR|s3://…" help:"Check that this node reaches the job, and that the models are its."`
 	VLLM       string        `name:"vllm" default:"vllm" placeholder:"CMD" env:"TOKENFORK_VLLM" help:"Command that runs vLLM; empty where this node needs none."`
 	Grace      time.Duration `default:"20s" help:"As given to infer and submit."`

@@ -11,7 +11,7 @@ import (
 
 // exportCmd makes a dataset of the results.
 type exportCmd struct {
-	jobFlags  `embed:""`
+	jobFlags  `embed:"" group:"Job and store"`
 	To        string `required:"" placeholder:"DIR|s3://…" help:"Where the dataset goes: an empty folder or a new one."`
 	Seed      uint64 `default:"1" help:"Seed of the bootstrap."`
 	Resamples int    `default:"1000" help:"Bootstrap resamples of whole texts."`

@@ -16,10 +16,10 @@ import (
 
 // inferCmd carries the forks on.
 type inferCmd struct {
-	jobFlags   `embed:""`
-	workFlags  `embed:""`
-	modelFlags `embed:""`
-	inferFlags `embed:""`
+	jobFlags   `embed:"" group:"Job and store"`
+	workFlags  `embed:"" group:"Servers"`
+	modelFlags `embed:"" group:"Models"`
+	inferFlags `embed:"" group:"Inference"`
 	Shard      []int  `placeholder:"K,…" help:"Shards to work on (default: every unfinished one)."`
 	Retry      bool   `help:"Do again what failed or is damaged in finished shards."`
 	Side       string `enum:"small,reference,both" default:"both" help:"Which model's server to run: small, reference or both."`

@@ -16,12 +16,12 @@ import (
 // jobFlags say where the job is; every stage takes them.
 type jobFlags struct {
 	Job        string `required:"" placeholder:"DIR|s3://…" help:"The job: a folder, or a prefix in S3."`
-	storeFlags `embed:""`
+	storeFlags `embed:"" group:"Job and store"`
 }
 
 // storeFlags say how a store is reached.
 type storeFlags struct {
-	s3Flags      `embed:""`
+	s3Flags      `embed:"" group:"Job and store"`
 	SingleWriter bool   `help:"Allow a store without conditional writes; you ensure that no task runs twice at once."`
 	Tmp          string `type:"path" placeholder:"DIR" env:"TMPDIR" help:"Folder for temporary files (default: $TMPDIR)."`
 }

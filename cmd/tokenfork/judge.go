@@ -27,15 +27,15 @@ import (
 // judgeCmd asks whether continuations mean the same.
 type judgeCmd struct {
 	Job         string `placeholder:"DIR|s3://…" help:"The job: a folder, or a prefix in S3."`
-	storeFlags  `embed:""`
-	workFlags   `embed:""`
-	judgeFlags  `embed:""`
-	judgeRates  `embed:""`
-	ratesFlag   `embed:""`
+	storeFlags  `embed:"" group:"Job and store"`
+	workFlags   `embed:"" group:"Servers"`
+	judgeFlags  `embed:"" group:"Judge"`
+	judgeRates  `embed:"" group:"Costs"`
+	ratesFlag   `embed:"" group:"Costs"`
 	Shard       []int  `placeholder:"K,…" help:"Shards to judge (default: every one that is not)."`
 	Retry       bool   `help:"Do again what failed or is damaged in finished shards."`
 	Gold        string `type:"existingfile" placeholder:"FILE" help:"Measure the judge against the labels in this file: of mismatches of the job or, without --job, of pairs of texts in the file."`
-	wantedFlags `embed:""`
+	wantedFlags `embed:"" group:"Judge"`
 	DryRun      bool `help:"Estimate questions, tokens and cost from a sample of the job's questions, and ask nothing."`
 }
 
@@ -76,8 +76,8 @@ type judgeFlags struct {
 	JudgeArgs        string            `placeholder:"ARGS" help:"Further flags for vllm serve of a local judge."`
 	Batch            bool              `help:"Send the questions through the OpenAI Batch API: cheaper, within a day."`
 	Budget           string            `placeholder:"N|$N" help:"Stop before this run uses more tokens, or dollars by the prices; go on later."`
-	priceFlags       `embed:""`
-	firstFlags       `embed:""`
+	priceFlags       `embed:"" group:"Costs"`
+	firstFlags       `embed:"" group:"Judge"`
 
 	kept *fleet.Pool `kong:"-"` // of run: servers of the judge's model that already run
 }

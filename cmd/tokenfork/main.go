@@ -20,6 +20,7 @@ import (
 
 type cli struct {
 	Version kong.VersionFlag `help:"Print version, commit and Go version."`
+	Config  configFlag       `placeholder:"FILE.yaml" help:"Values of flags, by name; see tokenfork config."`
 
 	Predict predictCmd `cmd:"" help:"Make a table from texts: each model's prediction at every position."`
 
@@ -37,6 +38,7 @@ type cli struct {
 	Submit    submitCmd    `cmd:"" help:"Submit all stages to Slurm as dependent jobs."`
 	Status    statusCmd    `cmd:"" help:"Show progress and the commands that fix problems."`
 	Check     checkCmd     `cmd:"" help:"Verify every file of a job and list missing or damaged ones."`
+	Show      configCmd    `cmd:"" name:"config" help:"Show a command's flags as they are set, and by what: flag, environment, file or default."`
 	Doctor    doctorCmd    `cmd:"" help:"Check this node: GPUs, vLLM, models, store, Slurm."`
 }
 
@@ -54,17 +56,9 @@ func main() {
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	exit := -1
 	stdout, stderr = terminal.NewWriter(stdout), terminal.NewWriter(stderr)
-	parser, err := kong.New(&cli{},
-		kong.Name("tokenfork"),
-		kong.WithHyphenPrefixedParameters(true), // --small-args "--dtype float32"
-		kong.Description("Label where two language models part ways, and whether it matters."),
-		kong.Vars{"version": "tokenfork " + version.Current().String()},
-		kong.Writers(stdout, stderr),
-		kong.Exit(func(code int) { exit = code }),
-		kong.BindTo(ctx, (*context.Context)(nil)),
-		kong.Bind(&console{stdout, stderr}),
-		kong.ConfigureHelp(kong.HelpOptions{Compact: true}),
-	)
+	c := &cli{}
+	parser, err := newParser(c, stdout, stderr, kong.Exit(func(code int) { exit = code }),
+		kong.BindTo(ctx, (*context.Context)(nil)), kong.Bind(&console{stdout, stderr}, c))
 	if err != nil {
 		panic(err) // the cli struct itself is wrong
 	}
@@ -73,14 +67,30 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		return exit // --help, --version
 	}
 	if err != nil {
-		err = failure.New(failure.Usage, "see tokenfork --help", "%w", err)
+		err = badUsage(err)
 	} else {
 		err = kctx.Run()
 	}
 	if ctx.Err() != nil && failure.Code(err) == failure.Other { // whatever was under way failed of it
 		err = failure.New(failure.Stopped, "run the same command again", "stopped on request: %w", err)
 	}
+	if err != nil {
+		if similar := similarFile(err, args); similar != "" {
+			err = fmt.Errorf("%w%s", err, similar)
+		}
+	}
 	return report(stderr, err)
+}
+
+func newParser(c *cli, stdout, stderr io.Writer, options ...kong.Option) (*kong.Kong, error) {
+	return kong.New(c, append(options,
+		kong.Name("tokenfork"),
+		kong.WithHyphenPrefixedParameters(true), // --small-args "--dtype float32"
+		kong.Description("Label where two language models part ways, and whether it matters."),
+		kong.Vars{"version": "tokenfork " + version.Current().String()},
+		kong.Writers(stdout, stderr),
+		kong.ConfigureHelp(kong.HelpOptions{Compact: true}),
+	)...)
 }
 
 // console is where a command writes: results to out, everything else to err. Both

@@ -21,9 +21,9 @@ type mergeCmd struct {
 	Job          string            `placeholder:"DIR|s3://…" help:"The job: a folder, or a prefix in S3."`
 	Out          string            `placeholder:"DIR|s3://…" help:"Where the results of several jobs go."`
 	Tag          map[string]string `placeholder:"JOB=NAME" mapsep:"," help:"Name a job in a column job, where tables use the same sentence ids."`
-	storeFlags   `embed:""`
-	workFlags    `embed:""`
-	judgeFlags   `embed:""`
+	storeFlags   `embed:"" group:"Job and store"`
+	workFlags    `embed:"" group:"Servers"`
+	judgeFlags   `embed:"" group:"Judge"`
 	Judging      string   `placeholder:"ID" help:"Which of the job's judgings to merge, if there are several and no --judge is given."`
 	Format       string   `enum:"results,r2r" default:"results" help:"r2r also writes r2r.csv, which R2R's step 4 reads."`
 	Formats      []string `enum:"parquet,arrow,csv" default:"parquet,arrow,csv" help:"Formats to write the results in: parquet, arrow, csv."`

@@ -26,11 +26,11 @@ import (
 
 // planCmd turns a table into a job.
 type planCmd struct {
-	jobFlags   `embed:""`
-	modelFlags `embed:""`
-	planFlags  `embed:""`
-	priceFlags `embed:""`
-	judgeRates `embed:""`
+	jobFlags   `embed:"" group:"Job and store"`
+	modelFlags `embed:"" group:"Models"`
+	planFlags  `embed:"" group:"Table"`
+	priceFlags `embed:"" group:"Costs"`
+	judgeRates `embed:"" group:"Costs"`
 	DryRun     bool `help:"Print counts and estimates, those of judging included, without writing a job."`
 }
 
@@ -42,11 +42,11 @@ type modelFlags struct {
 
 // planFlags are the table's, the labels' and the shards'.
 type planFlags struct {
-	tableFlags  `embed:""`
-	labelFlags  `embed:""`
-	shardFlags  `embed:""`
-	ratesFlag   `embed:""`
-	sampleFlags `embed:""`
+	tableFlags  `embed:"" group:"Table"`
+	labelFlags  `embed:"" group:"Labels"`
+	shardFlags  `embed:"" group:"Shards"`
+	ratesFlag   `embed:"" group:"Costs"`
+	sampleFlags `embed:"" group:"Sample"`
 }
 
 // Help shows how it is used.

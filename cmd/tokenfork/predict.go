@@ -28,10 +28,10 @@ type predictCmd struct {
 	Texts        []string `arg:"" optional:"" type:"existingfile" help:"The texts: JSON Lines, JSON, CSV, Parquet or Arrow files with a prompt and a response, a text or a chat per row, or plain text files. Without them, the texts that the job has."`
 	Out          string   `placeholder:"FILE|s3://…" help:"The table: .csv or .parquet (with --job: table.parquet in the job)."`
 	Job          string   `placeholder:"DIR|s3://…" help:"Keep texts and predictions in this job (default: in a folder beside the table, until it is whole)."`
-	storeFlags   `embed:""`
-	workFlags    `embed:""`
-	modelFlags   `embed:""`
-	predictFlags `embed:""`
+	storeFlags   `embed:"" group:"Job and store"`
+	workFlags    `embed:"" group:"Servers"`
+	modelFlags   `embed:"" group:"Models"`
+	predictFlags `embed:"" group:"Prediction"`
 	Shard        []int `placeholder:"K,…" help:"Work on these shards only, and write no table."`
 	Retry        bool  `help:"Also with --shard, read again what failed or is damaged in finished shards."`
 	TableOnly    bool  `help:"Start nothing: write the table from what is finished."`
@@ -54,7 +54,7 @@ type textFlags struct {
 
 // predictFlags say what is read, and by which servers.
 type predictFlags struct {
-	textFlags         `embed:""`
+	textFlags         `embed:"" group:"Texts"`
 	Shards            int           `placeholder:"N" help:"Cut the texts into so many shards (default: by their size)."`
 	SmallURL          []string      `name:"small-url" placeholder:"URL" help:"Servers of the small model that already run."`
 	ReferenceURL      []string      `name:"reference-url" placeholder:"URL" help:"Servers of the reference model that already run."`

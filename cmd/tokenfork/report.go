@@ -13,7 +13,7 @@ import (
 
 // reportCmd makes figures and tables of the results.
 type reportCmd struct {
-	jobFlags  `embed:""`
+	jobFlags  `embed:"" group:"Job and store"`
 	Out       string `placeholder:"DIR|s3://…" help:"Where the report goes (default: report in the job)."`
 	Seed      uint64 `default:"1" help:"Seed of the bootstrap and of the choice of examples."`
 	Resamples int    `default:"1000" help:"Bootstrap resamples of whole texts."`

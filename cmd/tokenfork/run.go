@@ -14,13 +14,13 @@ import (
 
 // runCmd is plan, infer, judge and merge in order, and perhaps predict before them.
 type runCmd struct {
-	jobFlags   `embed:""`
-	workFlags  `embed:""`
-	modelFlags `embed:""`
-	planFlags  `embed:""`
-	inferFlags `embed:""`
-	judgeFlags `embed:""`
-	textFlags  `embed:""`
+	jobFlags   `embed:"" group:"Job and store"`
+	workFlags  `embed:"" group:"Servers"`
+	modelFlags `embed:"" group:"Models"`
+	planFlags  `embed:"" group:"Table"`
+	inferFlags `embed:"" group:"Inference"`
+	judgeFlags `embed:"" group:"Judge"`
+	textFlags  `embed:"" group:"Texts"`
 	Texts      []string `type:"existingfile" sep:"none" placeholder:"FILE" help:"Begin with these texts instead of a table: have both models read them, as predict does."`
 }
 

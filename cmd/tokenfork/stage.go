@@ -13,7 +13,7 @@ type stageCmd struct {
 	Sources   []string `arg:"" name:"folder" help:"Folders to copy: a path, or s3://bucket/prefix with a SHA256SUMS at or below it."`
 	To        string   `required:"" placeholder:"DIR" type:"path" help:"Folder of the copies, on the node's own disk."`
 	NoWeights bool     `help:"Leave out the weights that a safetensors index names: enough to plan."`
-	s3Flags   `embed:""`
+	s3Flags   `embed:"" group:"Job and store"`
 }
 
 // Help shows how it is used.

@@ -22,7 +22,7 @@ import (
 
 // statusCmd says how far a job is.
 type statusCmd struct {
-	jobFlags `embed:""`
+	jobFlags `embed:"" group:"Job and store"`
 	Shard    int           `default:"-1" placeholder:"K" help:"Look at one shard only."`
 	Watch    bool          `help:"Look again and again, until nothing runs or waits."`
 	Every    time.Duration `default:"30s" help:"How often --watch looks."`

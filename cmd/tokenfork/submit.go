@@ -19,13 +19,13 @@ import (
 
 // submitCmd hands a job's stages to Slurm.
 type submitCmd struct {
-	jobFlags     `embed:""`
-	modelFlags   `embed:""`
-	clusterFlags `embed:""`
-	nodeFlags    `embed:""`
-	priceFlags   `embed:""`
-	judgeRates   `embed:""`
-	ratesFlag    `embed:""`
+	jobFlags     `embed:"" group:"Job and store"`
+	modelFlags   `embed:"" group:"Models"`
+	clusterFlags `embed:"" group:"Slurm"`
+	nodeFlags    `embed:"" group:"Nodes"`
+	priceFlags   `embed:"" group:"Costs"`
+	judgeRates   `embed:"" group:"Costs"`
+	ratesFlag    `embed:"" group:"Costs"`
 	Predict      []string `type:"existingfile" sep:"none" placeholder:"FILE" help:"Submit predict over these texts, and the step that writes their table and plans the job. What follows is submitted once that is planned."`
 	PredictFlags string   `placeholder:"FLAGS" help:"Further flags of tokenfork predict, with --predict: --shards 40 --reference-tp 2."`
 	PlanFlags    string   `placeholder:"FLAGS" help:"Further flags of tokenfork plan, with --predict: --shards 100."`

@@ -14,7 +14,7 @@ import (
 
 // viewCmd serves the texts to a browser.
 type viewCmd struct {
-	jobFlags `embed:""`
+	jobFlags `embed:"" group:"Job and store"`
 }
 
 // Run is the command. It ends when it is interrupted.
