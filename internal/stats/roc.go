@@ -51,7 +51,7 @@ func ascending(v float32) uint32 {
 // NewRanking takes the rows in the order of Falling. row says whether row i
 // counts, whether it is a hit, and which of the clusters it is of.
 func NewRanking(order []int32, values []float32, clusters int, row func(i int32) (counts, hit bool, cluster int)) *Ranking {
-	r := &Ranking{clusters: clusters}
+	r := &Ranking{clusters: clusters, rows: make([]uint32, 0, len(order)), values: make([]float32, 0, len(order))}
 	for _, i := range order {
 		counts, hit, cluster := row(i)
 		if !counts {
@@ -78,16 +78,21 @@ func (r *Ranking) Hits() int64 { return r.hits }
 
 // Areas are the area under the ROC curve (ties count half) and the average
 // precision (the sum of precision times the gain in recall over the thresholds),
-// with intervals over clusters if rows of MinClusters are here.
+// with intervals over clusters if rows of MinClusters are here. Of many rows, the
+// intervals are those of ranges of the value.
 func (r *Ranking) Areas(b Bootstrap) (auc, ap Estimate) {
 	a, p := r.areas(slices.Repeat([]uint16{1}, r.clusters))
 	auc, ap = Point(a), Point(p)
 	if r.rowClusters() < MinClusters {
 		return auc, ap
 	}
+	areas := r.areas
+	if len(r.rows) > rankedRows {
+		areas = r.ranges().areas
+	}
 	aucs, aps := make([]float64, b.Times), make([]float64, b.Times)
 	b.Each(r.clusters, func(resample int, weight []uint16) {
-		aucs[resample], aps[resample] = r.areas(weight)
+		aucs[resample], aps[resample] = areas(weight)
 	})
 	auc.Interval, ap.Interval = Percentiles(aucs), Percentiles(aps)
 	return auc, ap

@@ -151,11 +151,12 @@ func (b *builder) prediction() []*figure {
 	roc.picture = &picture{width: columnWidth, height: 1.25 * figureHeight, panels: []panel{{x: "false positive rate", y: "true positive rate (recall)", xRange: &[2]float64{0, 1}, yRange: &[2]float64{0, 1},
 		series: []*series{{look: look{color: grey, dashes: dotted}, marks: []mark{{0, stats.Point(0)}, {1, stats.Point(1)}}}}}}}
 	pr.picture = &picture{width: columnWidth, height: 1.25 * figureHeight, panels: []panel{{x: "recall", y: "precision", xRange: &[2]float64{0, 1}, yRange: &[2]float64{0, 1}}}}
+	texts := b.sample.texts()
 	for k := range job.Measures {
 		m := k%2*3 + k/2 // both sides' of one, then of the next
 		name, order := job.Measures[m], stats.Falling(b.sample.measures[m])
 		for i, v := range b.sample.variants() {
-			r := b.sample.rank(v, b.sample.measures[m], order)
+			r := b.sample.rank(v, b.sample.measures[m], order, texts)
 			if r.Hits() == 0 || r.Hits() == r.N() {
 				continue
 			}

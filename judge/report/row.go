@@ -1,7 +1,6 @@
 package report
 
 import (
-	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -13,6 +12,7 @@ import (
 	"tokenfork/internal/columnar"
 	"tokenfork/internal/failure"
 	"tokenfork/internal/job"
+	"tokenfork/internal/ordered"
 	"tokenfork/internal/store"
 )
 
@@ -116,13 +116,26 @@ func each[T any](ctx context.Context, s store.Store, key, tempDir, want string, 
 	if err != nil {
 		return "", damaged(s, key, err)
 	}
-	for r, err := range rows.Rows() {
-		if err != nil {
-			return "", damaged(s, key, err)
+	batches := func(yield func([]T, error) bool) {
+		for batch, err := range rows.Batches() {
+			if err != nil {
+				err = damaged(s, key, err)
+			}
+			if !yield(batch, err) {
+				return
+			}
 		}
-		if err := cmp.Or(ctx.Err(), f(r)); err != nil {
-			return "", fmt.Errorf("read %s of %s: %w", key, s, err)
+	}
+	// One core decodes while another counts.
+	if err := ordered.Map(ctx, 1, batches, func(batch []T) []T { return batch }, func(batch []T) error {
+		for i := range batch {
+			if err := f(&batch[i]); err != nil {
+				return fmt.Errorf("read %s of %s: %w", key, s, err)
+			}
 		}
+		return nil
+	}); err != nil {
+		return "", err
 	}
 	return l.sha256, nil
 }

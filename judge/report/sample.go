@@ -245,15 +245,26 @@ func (s *sample) divergence(v variant, group func(row int) int32) *stats.Groupin
 	return g
 }
 
+// texts gives each row's text, by its number.
+func (s *sample) texts() []int32 {
+	texts := make([]int32, len(s.marks))
+	for i, from := range s.starts {
+		to := len(texts)
+		if i+1 < len(s.starts) {
+			to = int(s.starts[i+1])
+		}
+		for row := int(from); row < to; row++ {
+			texts[row] = int32(i)
+		}
+	}
+	return texts
+}
+
 // rank ranks the rows with a verdict and a value under the variant: how well the
 // measure tells divergence. order is that of stats.Falling.
-func (s *sample) rank(v variant, measure []float32, order []int32) *stats.Ranking {
-	return stats.NewRanking(order, measure, len(s.starts), func(i int32) (counts, hit bool, sentence int) {
-		sentence, exact := slices.BinarySearch(s.starts, i)
-		if !exact {
-			sentence--
-		}
+func (s *sample) rank(v variant, measure []float32, order, texts []int32) *stats.Ranking {
+	return stats.NewRanking(order, measure, len(s.starts), func(i int32) (counts, hit bool, text int) {
 		m := s.marks[i]
-		return m&judged != 0 && m&v.drop == 0, m&diverged != 0, sentence
+		return m&judged != 0 && m&v.drop == 0, m&diverged != 0, int(texts[i])
 	})
 }
