@@ -175,7 +175,6 @@ func (j *Judge) votes(ctx context.Context, q *Question, question string, order [
 	}
 	var all []answer
 	for _, k := range askings {
-		j.sent.add(k.request.Prompt)
 		a, err := j.vote(ctx, k)
 		if err != nil {
 			return answer{}, err
@@ -227,6 +226,7 @@ const (
 // vote asks until there is a verdict, or no point in going on.
 func (j *Judge) vote(ctx context.Context, k asking) (answer, error) {
 	if a, ok := j.batched.LoadAndDelete(requestID(k.request)); ok {
+		j.sent.add(k.request.Prompt)
 		return a.(answer).named(j.judging.Settings.Blind, k.order), nil
 	}
 	r := k.request
@@ -234,6 +234,7 @@ func (j *Judge) vote(ctx context.Context, k asking) (answer, error) {
 	l := limit{least: k.request.MaxTokens}
 	counted := false
 	for asked := 1; ; asked++ {
+		j.sent.add(r.Prompt) // again, too: most of it is in the cache then
 		reply, err := j.asker.Ask(ctx, r)
 		var a answer
 		if err == nil {

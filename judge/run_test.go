@@ -352,12 +352,15 @@ func TestAccept(t *testing.T) {
 	}
 }
 
-// killedMain judges a job until it is killed.
+// killedMain judges a job until it is killed, by a prompt of its own if a file is named.
 func killedMain() int {
 	s, err := store.Open(context.Background(), os.Args[2], store.Options{})
 	if err == nil {
 		o := options(s, os.Args[3])
 		o.PartEvery = 20 * time.Millisecond
+		if len(os.Args) > 4 {
+			o.Settings.Prompt, o.PartEvery = "file="+os.Args[4], time.Second
+		}
 		_, err = Run(context.Background(), o)
 	}
 	fmt.Println(err)
