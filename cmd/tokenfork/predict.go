@@ -64,7 +64,7 @@ type predictFlags struct {
 	Model             []string      `sep:"none" placeholder:"NAME=PATH" help:"In place of a small model and a reference, a model under its name in a table of the study's layout; repeat it. The last one tokenises, and writes what is missing."`
 	ModelURL          []string      `name:"model-url" sep:"none" placeholder:"NAME=URL" help:"A server of a --model that already runs."`
 	ModelArgs         []string      `sep:"none" placeholder:"NAME=ARGS" help:"Further flags for vllm serve of a --model."`
-	Measures          string        `enum:"all,none" default:"all" help:"With --model: entropy, AU and EU beside the predictions (all), or none."`
+	Measures          string        `enum:"all,pairs,none" default:"all" help:"With --model: entropy, AU and EU beside the predictions (all), these and each model compared with the last (pairs), or none."`
 	EntropyTop        int           `default:"20" placeholder:"N" help:"With --model: log-probabilities at each position that the entropy is made of. More of them make its error smaller and the answers longer."`
 	Logits            int           `placeholder:"N" help:"Keep the small model's N largest logits at each position (of --model, the first's), for the router's training set that merge --format r2r writes; R2R has 100. Needs --job."`
 	Stall             time.Duration `default:"10m" help:"Probe a server that has sent no answer for this long."`
@@ -146,8 +146,8 @@ func (c *predictCmd) corpus(ctx context.Context, con *console, s store.Store) (*
 		if given, err = c.named("--model", c.Model); err != nil {
 			return nil, err
 		}
-		if o.Layout = table.Study; c.Measures == "all" {
-			o.Top = c.EntropyTop
+		if o.Layout = table.Study; c.Measures != "none" {
+			o.Top, o.Pairs = c.EntropyTop, c.Measures == "pairs"
 		}
 	}
 	var models []*model.Model

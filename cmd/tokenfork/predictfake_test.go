@@ -330,6 +330,10 @@ func TestPredictMeasures(t *testing.T) {
 	at, own := filepath.Join(j.dir, "urls.csv"), filepath.Join(j.dir, "own.csv")
 	must(t, []int{0}, slices.Concat(common, []string{"--out", at, "--shards", "2"}, urls)...)
 	j.measured(t, at)
+	pairs := filepath.Join(j.dir, "pairs.csv")
+	must(t, []int{0}, slices.Concat(common, []string{"--out", pairs, "--measures", "pairs"}, urls)...)
+	j.measured(t, pairs)
+	j.compared(t, pairs)
 	must(t, []int{0}, append(append(common, "--out", own), ownedFakes(t, j.dir)[4:]...)...)
 	a, err := os.ReadFile(at)
 	b, err2 := os.ReadFile(own)
@@ -342,6 +346,63 @@ func TestPredictMeasures(t *testing.T) {
 	}
 	must(t, []int{0}, slices.Concat(common, []string{"--out", filepath.Join(j.dir, "none.csv"), "--measures", "none"}, half)...)
 	must(t, []int{failure.Usage}, slices.Concat(common, []string{"--out", at, "--model", "../x=" + dir(0)}, urls)...)
+}
+
+// compared compares the columns of pairs in a table of TestPredictMeasures with what the models say.
+func (j *fakeTexts) compared(t *testing.T, path string) {
+	t.Helper()
+	b, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	rows, err := csv.NewReader(bytes.NewReader(b)).ReadAll()
+	if err != nil {
+		t.Fatal(err)
+	}
+	at := func(column string) int { return slices.Index(rows[0], column) }
+	if at("32.0_KL") >= 0 || at("32.0_reference_logprob") >= 0 {
+		t.Error("the reference is compared with itself")
+	}
+	var prefix []int32
+	known, apart := 0, 0
+	for i, row := range rows[1:] {
+		if row[at("32.0_token_id")] == "0" {
+			prefix = nil
+		}
+		id, err := strconv.Atoi(row[at("1.5_real_token")])
+		if err != nil {
+			t.Fatal(err)
+		}
+		prefix = append(prefix, int32(id))
+		var by [2]map[int32]float64
+		for side, m := range j.models {
+			by[side] = map[int32]float64{}
+			best, all := m.Next(prefix), m.Logprobs(prefix)
+			for rank, lp := range all {
+				by[side][int32((int(best)+rank)%len(all))] = lp
+			}
+		}
+		exact := 0.0
+		for id, lp := range by[job.Reference] {
+			exact += math.Exp(lp) * (lp - by[job.Small][id])
+		}
+		bound, err := strconv.ParseFloat(row[at("1.5_KL")], 64)
+		if err != nil || bound > exact+1e-9 || bound < 0 || row[at("7.0_KL")] != row[at("1.5_KL")] {
+			t.Fatalf("row %d: the bound is %g, the divergence %g: %v", i, bound, exact, err)
+		}
+		if exact > 0.1 && bound > exact/2 {
+			apart++
+		}
+		if said := row[at("1.5_reference_logprob")]; said != "" {
+			known++
+			if lp, err := strconv.ParseFloat(said, 64); err != nil || math.Abs(lp-by[job.Reference][j.models[job.Small].Next(prefix)]) > 1e-9 {
+				t.Errorf("row %d: the reference gives the small model's token %s, want %g", i, said, by[job.Reference][j.models[job.Small].Next(prefix)])
+			}
+		}
+	}
+	if known < len(rows)/4 || apart < len(rows)/8 {
+		t.Errorf("of %d rows %d have the reference's log-probability, and %d a bound that says something", len(rows)-1, known, apart)
+	}
 }
 
 // measured compares a table of TestPredictMeasures with what the models say.

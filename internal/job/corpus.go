@@ -37,6 +37,7 @@ type Corpus struct {
 	MaxResponse int           `json:"max_response"`     // tokens that are written at most where a text has no response
 	Layout      string        `json:"layout"`           // of the table: study or r2r
 	Top         int           `json:"top,omitempty"`    // log-probabilities that entropy is made of; 0: the table has predictions alone
+	Pairs       bool          `json:"pairs,omitempty"`  // the table compares each model with the last; needs Top
 	Logits      int           `json:"logits,omitempty"` // of the first model that are kept at each position
 	Fingerprint string        `json:"fingerprint"`      // sha256 over the texts
 	Sources     []string      `json:"sources"`          // as given, for people
@@ -77,6 +78,8 @@ type Prediction struct {
 	EntropyError []float64 `col:"entropy_error,optional"` // n: how far Entropy may be off
 	AU           []float64 `col:"au,optional"`            // n; NaN where there is no evidence
 	EU           []float64 `col:"eu,optional"`            // n
+	TopLogprobs  []float64 `col:"top_logprobs,optional"`  // n times Corpus.Top, descending at each position; with Corpus.Pairs, of a reading for the entropy
+	TopIDs       []int32   `col:"top_ids,optional"`       // the tokens whose they are
 	Logits       []float64 `col:"logits,optional"`        // n times Corpus.Logits, descending at each position; of the first model
 	LogitIDs     []int32   `col:"logit_ids,optional"`     // the tokens whose they are
 	Engine       *string   `col:"engine"`                 // hash of the engine's record
@@ -170,6 +173,9 @@ func (c *Corpus) Identity() (string, error) {
 		readers = append(readers, reader{m.Side, m.Fingerprint})
 	}
 	said := map[string]any{"format": c.Format, "texts": c.Fingerprint, "models": readers, "chat": c.Chat, "max_response": c.MaxResponse, "layout": c.Layout, "top": c.Top}
+	if c.Pairs {
+		said["pairs"] = true
+	}
 	if c.Logits > 0 {
 		said["logits"] = c.Logits
 	}

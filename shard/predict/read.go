@@ -88,6 +88,9 @@ func (r *reading) measure(row *job.Prediction, read *vllm.Reading) {
 		row.Predictions = read.Best
 	}
 	k := r.k()
+	if r.Entropy && r.Corpus.Pairs {
+		row.TopLogprobs, row.TopIDs = read.Top, read.TopIDs
+	}
 	for i := 0; i < len(read.Top) && r.Corpus.KeepsLogits(r.Reader); i += k {
 		row.Logits = append(row.Logits, read.Top[i:i+r.Corpus.Logits]...)
 		row.LogitIDs = append(row.LogitIDs, read.TopIDs[i:i+r.Corpus.Logits]...)

@@ -28,6 +28,7 @@ type SplitOptions struct {
 	MaxResponse int
 	Layout      string // of the table
 	Top         int    // log-probabilities that entropy is made of; 0: no measures
+	Pairs       bool   // compare each model with the last; needs Top
 	Logits      int    // of the first model that are kept at each position
 	Log         *slog.Logger
 }
@@ -42,7 +43,7 @@ const (
 // Split reads the texts and writes them to the job's store as shards, in their order.
 // If the same texts for the same models are there already it writes nothing.
 func Split(ctx context.Context, o SplitOptions) (*job.Corpus, error) {
-	s := &splitter{SplitOptions: o, corpus: &job.Corpus{Format: job.Format, Models: o.Models, Chat: o.Chat, MaxResponse: o.MaxResponse, Layout: o.Layout, Top: o.Top, Logits: o.Logits, Sources: o.Files}}
+	s := &splitter{SplitOptions: o, corpus: &job.Corpus{Format: job.Format, Models: o.Models, Chat: o.Chat, MaxResponse: o.MaxResponse, Layout: o.Layout, Top: o.Top, Pairs: o.Pairs, Logits: o.Logits, Sources: o.Files}}
 	if err := s.measure(); err != nil {
 		return nil, err
 	}

@@ -99,7 +99,7 @@ type tableWriter struct {
 }
 
 // measures are a model's at one position; nil where one is not defined.
-type measures struct{ entropy, within, au, eu *float64 }
+type measures struct{ entropy, within, au, eu, divergence, logprob *float64 }
 
 // columns are those of the layout.
 func (t *tableWriter) columns() []columnar.Cell {
@@ -124,6 +124,10 @@ func (t *tableWriter) columns() []columnar.Cell {
 			add("entropy_error", &m.within)
 			add("AU", &m.au)
 			add("EU", &m.eu)
+			if t.Corpus.Pairs && i < len(models)-1 {
+				add("KL", &m.divergence)
+				add("reference_logprob", &m.logprob)
+			}
 		}
 	}
 	return append(all, columnar.Cell{Name: "token_type", Value: &t.kind})
@@ -180,7 +184,7 @@ func (t *tableWriter) text(x *job.Source, k int, said []*job.Prediction) error {
 			whole = whole && len(p.Logits) == n*t.Corpus.Logits && len(p.LogitIDs) == len(p.Logits)
 		}
 		if t.readers[i].Entropy {
-			whole = len(p.Entropy) == n && len(p.EntropyError) == n
+			whole = len(p.Entropy) == n && len(p.EntropyError) == n && (!t.Corpus.Pairs || len(p.TopLogprobs) == n*t.Corpus.Top && len(p.TopIDs) == n*t.Corpus.Top)
 		}
 		if !whole || p.Read != tokens.Read {
 			task := t.Corpus.Task(k, t.readers[i].Side)
@@ -216,6 +220,32 @@ func (t *tableWriter) position(said []*job.Prediction, i int) {
 		default:
 			t.predictions[r.Model] = said[j].Predictions[i]
 		}
+	}
+	if t.Corpus.Pairs {
+		t.pairs(said, i)
+	}
+}
+
+// pairs compares each model's distribution at a position with that of the last model, the reference.
+func (t *tableWriter) pairs(said []*job.Prediction, i int) {
+	k := t.Corpus.Top
+	top := func(p *job.Prediction) ([]int32, []float64) {
+		return p.TopIDs[i*k : (i+1)*k], p.TopLogprobs[i*k : (i+1)*k]
+	}
+	var ids []int32 // the reference's, which is read first
+	var logprobs []float64
+	for j, r := range t.readers {
+		if !r.Entropy {
+			continue
+		}
+		if r.Model == len(t.Corpus.Models)-1 {
+			ids, logprobs = top(said[j])
+			continue
+		}
+		others, theirs := top(said[j])
+		bound := divergence(ids, logprobs, others, theirs)
+		m := &t.measures[r.Model]
+		m.divergence, m.logprob = &bound, logprobOf(t.predictions[r.Model], ids, logprobs)
 	}
 }
 
