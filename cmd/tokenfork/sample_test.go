@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 
+	"tokenfork/internal/failure"
 	"tokenfork/judge/merge"
 )
 
@@ -81,7 +82,11 @@ func TestPilot(t *testing.T) {
 	if said := do(4, append(f.args(pilot), "--sample", "0.25")...); !strings.Contains(said, "holds 24 of 24 texts") {
 		t.Errorf("a smaller sample: %s", said)
 	}
+}
+
+// TestSampleFlags refuses values that are no samples before anything is read.
+func TestSampleFlags(t *testing.T) {
 	for _, flags := range [][]string{{"--sample", "0"}, {"--sample", "1.5"}, {"--grow", "-3"}, {"--sample", "5", "--grow", "all"}, {"--sample", "NaN"}, {"--replay", "x"}} {
-		do(80, append(f.args(pilot), flags...)...)
+		must(t, []int{failure.Usage}, append([]string{"plan", "none.csv", "--job", t.TempDir()}, flags...)...)
 	}
 }
