@@ -118,6 +118,8 @@ var remedies = []struct {
 		"lower --gpu-memory-utilization, or end what else uses the GPU"},
 	{regexp.MustCompile(`No available memory for the cache blocks|KV cache is needed, which is larger than the available`),
 		"raise --gpu-memory-utilization, lower --max-model-len, or give the model more GPUs (tensor parallel)"},
+	{regexp.MustCompile(`Insufficient space in /dev/shm`),
+		"give the container the host's shared memory (podman or docker run --ipc=host) or more of its own (--shm-size)"},
 	{regexp.MustCompile(`(?i)address already in use`),
 		"another server holds the port"},
 	{regexp.MustCompile(`error: (unrecognized arguments|argument )`),

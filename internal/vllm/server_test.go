@@ -106,15 +106,19 @@ func TestDeathErrorShowsLogTail(t *testing.T) {
 	}
 }
 
-func TestRemedyForSlices(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "log")
-	line := "(EngineCore pid=7) ERROR 11-23 16:10:35 [core.py:133] ValueError: invalid literal for int() with base 10: 'MIG-2222-b'\n"
-	if err := os.WriteFile(path, []byte(line), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	err := serverLog{path: path}.death("small", "exited before it was ready: exit status 1")
-	if !strings.Contains(failure.Hint(err), "takes no MIG slices") {
-		t.Errorf("hint %q of %v", failure.Hint(err), err)
+func TestRemedies(t *testing.T) {
+	for line, hint := range map[string]string{
+		"ValueError: invalid literal for int() with base 10: 'MIG-2222-b'":                                                            "takes no MIG slices",
+		"RuntimeError: Insufficient space in /dev/shm for shared-memory allocation: 160 MiB required, 62 MiB free. Increase /dev/shm": "--ipc=host",
+	} {
+		path := filepath.Join(t.TempDir(), "log")
+		if err := os.WriteFile(path, []byte("(EngineCore pid=7) ERROR 11-23 16:10:35 [core.py:133] "+line+"\n"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		err := serverLog{path: path}.death("small", "exited before it was ready: exit status 1")
+		if !strings.Contains(failure.Hint(err), hint) {
+			t.Errorf("hint %q of %v", failure.Hint(err), err)
+		}
 	}
 }
 
