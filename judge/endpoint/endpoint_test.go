@@ -205,6 +205,9 @@ func TestOpenRefuses(t *testing.T) {
 			return 200, `{"model":"m","choices":[{"message":{"content":"{\"b\":"}}]}`
 		}}, Config{Model: "llama"}, failure.Refused, `does not serve "llama": m answers in its place`},
 		"key refused": {&fakeServer{list: 401}, Config{Key: "sk-1"}, failure.Refused, "refuses the key: 401"},
+		"key refused by LiteLLM": {&fakeServer{list: 404, chat: func(int, string) (int, string) {
+			return 400, `{"error":{"message":"No connected db.","type":"no_db_connection","param":null,"code":"400"}}`
+		}}, Config{Model: "m", Key: "sk-1"}, failure.Refused, "refuses the key: 400 Bad Request: No connected db. (hint: set TOKENFORK_JUDGE_KEY"},
 		"server down": {&fakeServer{list: 502}, Config{}, failure.Stopped, "502"},
 		"no temperature": {&fakeServer{chat: func(int, string) (int, string) {
 			return 400, `{"error":{"message":"'temperature' does not support 0 with this model"}}`

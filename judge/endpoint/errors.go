@@ -134,7 +134,8 @@ func (c *Client) refused(status int, w words, h http.Header) *fault {
 	switch {
 	case status >= 300 && status < 400:
 		f.fatal = failure.New(failure.Refused, "give --judge the URL that answers", "the judge at %s redirects to %q: not followed, for it would get the key", c.cfg.URL, bare(h.Get("Location")))
-	case status == http.StatusUnauthorized, status == http.StatusProxyAuthRequired:
+	case status == http.StatusUnauthorized, status == http.StatusProxyAuthRequired,
+		strings.Contains(said, "no connected db"): // LiteLLM without a database, to a key that is not its own
 		f.class = Rejected
 		f.denied = failure.New(failure.Refused, "set TOKENFORK_JUDGE_KEY (or OPENAI_API_KEY, which is sent over https only) to a key that may use the model",
 			"the judge at %s refuses the key: %s", c.cfg.URL, f.said(c))
