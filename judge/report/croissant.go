@@ -58,9 +58,7 @@ func (d *dataset) responsible() object {
 	for _, m := range d.Models {
 		models = append(models, m.Side+" model "+m.Name)
 	}
-	for _, judge := range sortedKeys(d.Judges) {
-		judges = append(judges, judge)
-	}
+	judges = append(judges, sortedKeys(d.Judges)...)
 	collection := fmt.Sprintf("Predictions of two language models (%s) along the same texts; where they differ, each continuation was generated to the end of its sentence.", strings.Join(models, "; "))
 	return object{
 		"rai:hasSyntheticData":             true,
