@@ -24,22 +24,24 @@ type cli struct {
 
 	Predict predictCmd `cmd:"" help:"Make a table from texts: each model's prediction at every position."`
 
-	Run       runCmd       `cmd:"" help:"Plan, infer, judge and merge, on this machine."`
-	Plan      planCmd      `cmd:"" help:"Find the mismatches in a table and split its texts into shards."`
-	Infer     inferCmd     `cmd:"" help:"Generate the continuation of every fork, to the end of its sentence."`
-	Judge     judgeCmd     `cmd:"" help:"Ask a judge whether the two continuations of each mismatch mean the same."`
-	Merge     mergeCmd     `cmd:"" help:"Merge finished shards into one result table (Arrow, Parquet, CSV)."`
-	Report    reportCmd    `cmd:"" help:"Draw figures and tables for a paper from the results."`
-	Compare   compareCmd   `cmd:"" help:"Compare two jobs over the same mismatches: which continuations and verdicts differ."`
-	View      viewCmd      `cmd:"" help:"Show the texts with their mismatches in a browser, from this machine only."`
-	Export    exportCmd    `cmd:"" help:"Write the results as a dataset folder: Parquet, card, Croissant, citation, checksums."`
-	Stage     stageCmd     `cmd:"" help:"Copy models to a node's own disk, verified, once for all its tasks."`
-	Calibrate calibrateCmd `cmd:"" help:"Measure how fast this node runs a job's models, for the estimates of plan, judge and submit."`
-	Submit    submitCmd    `cmd:"" help:"Submit all stages to Slurm as dependent jobs."`
-	Status    statusCmd    `cmd:"" help:"Show progress and the commands that fix problems."`
-	Check     checkCmd     `cmd:"" help:"Verify every file of a job and list missing or damaged ones."`
-	Show      configCmd    `cmd:"" name:"config" help:"Show a command's flags as they are set, and by what: flag, environment, file or default."`
-	Doctor    doctorCmd    `cmd:"" help:"Check this node: GPUs, vLLM, models, store, Slurm."`
+	Run        runCmd        `cmd:"" help:"Plan, infer, judge and merge, on this machine."`
+	Plan       planCmd       `cmd:"" help:"Find the mismatches in a table and split its texts into shards."`
+	Infer      inferCmd      `cmd:"" help:"Generate the continuation of every fork, to the end of its sentence."`
+	Judge      judgeCmd      `cmd:"" help:"Ask a judge whether the two continuations of each mismatch mean the same."`
+	Merge      mergeCmd      `cmd:"" help:"Merge finished shards into one result table (Arrow, Parquet, CSV)."`
+	Report     reportCmd     `cmd:"" help:"Draw figures and tables for a paper from the results."`
+	Compare    compareCmd    `cmd:"" help:"Compare two jobs over the same mismatches: which continuations and verdicts differ."`
+	View       viewCmd       `cmd:"" help:"Show the texts with their mismatches in a browser, from this machine only."`
+	Export     exportCmd     `cmd:"" help:"Write the results as a dataset folder: Parquet, card, Croissant, citation, checksums."`
+	Stage      stageCmd      `cmd:"" help:"Copy models to a node's own disk, verified, once for all its tasks."`
+	Calibrate  calibrateCmd  `cmd:"" help:"Measure how fast this node runs a job's models, for the estimates of plan, judge and submit."`
+	Submit     submitCmd     `cmd:"" help:"Submit all stages to Slurm as dependent jobs."`
+	Status     statusCmd     `cmd:"" help:"Show progress and the commands that fix problems."`
+	Check      checkCmd      `cmd:"" help:"Verify every file of a job and list missing or damaged ones."`
+	Show       configCmd     `cmd:"" name:"config" help:"Show a command's flags as they are set, and by what: flag, environment, file or default."`
+	Completion completionCmd `cmd:"" help:"Print the lines that turn on completion in bash, zsh or fish."`
+	Man        manCmd        `cmd:"" help:"Print the manual page."`
+	Doctor     doctorCmd     `cmd:"" help:"Check this node: GPUs, vLLM, models, store, Slurm."`
 }
 
 func main() {
@@ -61,6 +63,9 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		kong.BindTo(ctx, (*context.Context)(nil)), kong.Bind(&console{stdout, stderr}, c))
 	if err != nil {
 		panic(err) // the cli struct itself is wrong
+	}
+	if len(args) > 0 && args[0] == completeCommand {
+		return complete(parser)
 	}
 	kctx, err := parser.Parse(args)
 	if exit >= 0 {
