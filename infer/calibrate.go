@@ -105,8 +105,8 @@ type load struct {
 // request is one of a load, with its work as the estimates count it.
 type request struct {
 	vllm.CompletionRequest
-	work    func(vllm.Usage) float64 // of the phase that the request is for
-	blocks float64                   // prompt tokens that a continuation computes beyond the cache
+	work   func(vllm.Usage) float64 // of the phase that the request is for
+	blocks float64                  // prompt tokens that a continuation computes beyond the cache
 }
 
 // forks give the load of a side: each text up to its last rest, and then its rests.
