@@ -23,7 +23,7 @@ func (exportCmd) Help() string {
   tokenfork export --job ./job --to ./dataset
   hf upload OWNER/NAME ./dataset . --repo-type dataset
 
-The results' Parquet files are copied as they are: for several, merge with --parts. README.md, croissant.json and CITATION.cff say
+The results' Parquet files are copied as they are: for several, merge with --partition N. README.md, croissant.json and CITATION.cff say
 TO FILL IN where only you know what to write. Nothing is uploaded.`
 }
 
