@@ -25,16 +25,18 @@ type priceFlags struct {
 
 // judgeRates are the throughput by which dry runs estimate a judge's GPU hours.
 type judgeRates struct {
-	JudgePrefillRate float64 `placeholder:"N" help:"Prompt tokens a second that a GPU computes with the judge, for --dry-run (default: 4100)."`
-	JudgeDecodeRate  float64 `placeholder:"N" help:"Tokens a second that a GPU generates with the judge, for --dry-run (default: 1450)."`
+	JudgePrefillRate *float64 `placeholder:"N" help:"Prompt tokens a second that a GPU computes with the judge, for --dry-run (default: 4100)."`
+	JudgeDecodeRate  *float64 `placeholder:"N" help:"Tokens a second that a GPU generates with the judge, for --dry-run (default: 1450)."`
 }
 
 // Validate checks what kong cannot.
 func (f *judgeRates) Validate() error {
-	if f.JudgePrefillRate >= 0 && f.JudgeDecodeRate >= 0 {
-		return nil
+	for name, rate := range map[string]*float64{"--judge-prefill-rate": f.JudgePrefillRate, "--judge-decode-rate": f.JudgeDecodeRate} {
+		if rate != nil && !(*rate > 0) {
+			return fmt.Errorf("%s %g: want a positive number", name, *rate)
+		}
 	}
-	return fmt.Errorf("--judge-prefill-rate %g --judge-decode-rate %g: want positive numbers", f.JudgePrefillRate, f.JudgeDecodeRate)
+	return nil
 }
 
 // settle takes the rates that were measured, or the defaults, where the flags give none.
@@ -43,8 +45,12 @@ func (f *judgeRates) settle(file *ratesFlag) error {
 	if err != nil {
 		return err
 	}
-	f.JudgePrefillRate = cmp.Or(f.JudgePrefillRate, measured.JudgePrefill, 4100)
-	f.JudgeDecodeRate = cmp.Or(f.JudgeDecodeRate, measured.JudgeDecode, 1450)
+	if f.JudgePrefillRate == nil {
+		f.JudgePrefillRate = new(cmp.Or(measured.JudgePrefill, 4100))
+	}
+	if f.JudgeDecodeRate == nil {
+		f.JudgeDecodeRate = new(cmp.Or(measured.JudgeDecode, 1450))
+	}
 	return nil
 }
 
@@ -57,7 +63,7 @@ func (f *judgeRates) describe(w io.Writer, what string, e *judge.Estimate, price
 		return l.err
 	}
 	cost := fmt.Sprintf("%.2f GPU hours (--judge-prefill-rate %g --judge-decode-rate %g)",
-		e.GPUHours(judge.Throughput{Prefill: f.JudgePrefillRate, Decode: f.JudgeDecodeRate}), f.JudgePrefillRate, f.JudgeDecodeRate)
+		e.GPUHours(judge.Throughput{Prefill: *f.JudgePrefillRate, Decode: *f.JudgeDecodeRate}), *f.JudgePrefillRate, *f.JudgeDecodeRate)
 	if b := (endpoint.Budget{PriceIn: prices.PriceIn, PriceOut: prices.PriceOut}); b.PriceIn > 0 || b.PriceOut > 0 {
 		cost = fmt.Sprintf("$%.2f (%s-in %g %s-out %g)", e.Dollars(b), flag, b.PriceIn, flag, b.PriceOut)
 	}

@@ -39,8 +39,8 @@ type Server struct {
 const (
 	pollEvery      = 200 * time.Millisecond
 	reachableEvery = 10 // polls
-	progressEvery  = 50 // polls
-	maxStarts      = 4  // further ports, and one start without unknown flags
+	progressEvery  = 10 * time.Second
+	maxStarts      = 4 // further ports, and one start without unknown flags
 )
 
 // Start starts a server and returns when it answers under the name it was
@@ -215,6 +215,7 @@ func (s *Server) awaitReady(ctx context.Context) error {
 	defer cancel()
 	poll := time.NewTicker(pollEvery)
 	defer poll.Stop()
+	told := start
 	for n := 1; ; n++ {
 		select {
 		case <-s.guarded.done:
@@ -231,7 +232,8 @@ func (s *Server) awaitReady(ctx context.Context) error {
 				return err
 			}
 		}
-		if n%progressEvery == 0 {
+		if time.Since(told) >= progressEvery { // a poll can take long on a busy node
+			told = time.Now()
 			s.config.Logger.Info(fmt.Sprintf("loading, %s of %s", time.Since(start).Round(time.Second), s.config.StartTimeout),
 				"last", s.log.last())
 		}
