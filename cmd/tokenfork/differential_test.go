@@ -352,7 +352,7 @@ func (d *differential) carryOn(x *randomText, p, side int, token int32) carried 
 	var gaps []float64
 	c, asked := d.follow(prev, token, func(taken []int32) (int32, bool) {
 		prefix := slices.Concat(x.real[:p], []int32{token}, taken)
-		gaps = append(gaps, d.models[model].Gap(prefix))
+		gaps = append(gaps[:len(taken)], d.models[model].Gap(prefix)) // a look ahead whose token is kept asks twice
 		return d.models[model].Next(prefix), true
 	})
 	if asked && p+1+d.limit > d.maxLen {
