@@ -122,10 +122,11 @@ func (c *Calibration) forks(side job.Side) func(s served) load {
 			if tokens += int64(last); len(l.prefill) > 0 && tokens > s.capacity/2 {
 				break
 			}
+			ends := fork.SentenceEnds(c.plan.Ends, x.Real, nil)
 			l.prefill = append(l.prefill, &request{CompletionRequest: vllm.CompletionRequest{Prompt: w.encoded.Prompt(int(max(last, 1))), MaxTokens: 1},
 				work: func(u vllm.Usage) float64 { return cost.Prefilled(int64(u.PromptTokens-max(u.CachedTokens, 0)), last) }})
 			for _, r := range w.rests {
-				expected := expectedTokens(c.plan.Ends, x.Real, r.At, int32(r.wants()))
+				expected := fork.Expected(ends, r.At, int32(r.wants()))
 				l.decode = append(l.decode, &request{blocks: float64(r.At%cost.Block + 1),
 					CompletionRequest: vllm.CompletionRequest{Prompt: w.encoded.Prompt(int(r.At), r.forced()...), MaxTokens: r.wants(), StopTokenIDs: vllm.NewSequence(c.plan.Ends.IDs()),
 						Margins: set.Margins, Sampling: vllm.Sampling{Temperature: set.Temperature, TopP: set.TopP}},
@@ -134,22 +135,6 @@ func (c *Calibration) forks(side job.Side) func(s served) load {
 		}
 		return l
 	}
-}
-
-// expectedTokens are those that plan expects a rest at q to take: as many as the real text to the end of its sentence.
-func expectedTokens(ends fork.Ends, real []int32, q, left int32) int32 {
-	n := int32(1)
-	for at := q; at < int32(len(real)) && n < left; at++ {
-		before := fork.None
-		if at > 0 {
-			before = real[at-1]
-		}
-		if end, _ := ends.End(before, real[at]); end {
-			break
-		}
-		n = at - q + 1
-	}
-	return min(n, left)
 }
 
 // questions are pieces of the texts, as long as a judge's questions, under ids that its model has.

@@ -40,7 +40,7 @@ type walker struct {
 	replay bool
 
 	real   []int32
-	end    []int32 // by position: the first one from here at which the real text ends a sentence; n if none
+	end    []int32 // fork.SentenceEnds
 	leave  []int32 // by position: the first one from here at which the recorded prediction is not the real token
 	budget []int32 // by position: most tokens asked of the rest that begins there with the recorded prediction
 	cost   float64
@@ -51,20 +51,8 @@ type walker struct {
 
 // text prepares for the real tokens of a text.
 func (w *walker) text(real []int32) {
-	n := len(real)
 	w.real = real
-	w.end = resize(w.end, n+2)
-	w.end[n], w.end[n+1] = int32(n), int32(n)
-	for q := n - 1; q >= 0; q-- {
-		w.end[q] = w.end[q+1]
-		prev := fork.None
-		if q > 0 {
-			prev = real[q-1]
-		}
-		if end, lookahead := w.ends.End(prev, real[q]); end && !(lookahead && q+1 < n && w.ends.ContinuesDecimal(real[q+1])) {
-			w.end[q] = int32(q)
-		}
-	}
+	w.end = fork.SentenceEnds(w.ends, real, w.end)
 }
 
 // model prepares for a model's recorded predictions, n+1 of them.
@@ -153,23 +141,18 @@ func (w *walker) share(q, left int32) {
 		w.generate(q, left)
 		return
 	}
-	w.work.Shared += int64(w.expected(q, min(had, left)))
+	w.work.Shared += int64(fork.Expected(w.end, q, min(had, left)))
 	if left > had {
 		w.budget[q] = left
-		w.tokens(q, w.expected(q, left)-w.expected(q, had))
+		w.tokens(q, fork.Expected(w.end, q, left)-fork.Expected(w.end, q, had))
 	}
-}
-
-// expected is how many tokens a rest at q takes: as many as the real text to its sentence end.
-func (w *walker) expected(q, left int32) int32 {
-	return min(max(1, w.end[q]-q), left)
 }
 
 func (w *walker) generate(q, left int32) {
 	w.work.Requests++
 	w.work.Prefill += int64(q%cost.Block + 1)
 	w.last = max(w.last, q)
-	w.tokens(q, w.expected(q, left))
+	w.tokens(q, fork.Expected(w.end, q, left))
 }
 
 func (w *walker) tokens(q, n int32) {

@@ -65,7 +65,7 @@ func TestWalkerAsWalk(t *testing.T) {
 		}
 		generated := 0
 		for q, left := range most {
-			generated += int(w.expected(q, int32(left)))
+			generated += int(fork.Expected(w.end, q, int32(left)))
 		}
 		if got := w.work; got.Replayed != int64(replayed) || got.Requests != int64(len(most)) || got.Generated != int64(generated) {
 			t.Fatalf("%v\n%v\nlimit %d: %+v, want %d replayed, %d rests, %d generated", real, recorded, limit, got, replayed, len(most), generated)

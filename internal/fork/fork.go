@@ -2,7 +2,11 @@
 // from token ids alone, and how much of it the table already tells.
 package fork
 
-import "tokenfork/internal/job"
+import (
+	"slices"
+
+	"tokenfork/internal/job"
+)
 
 // Ends says where sentences end. internal/tokenizer's Ends is one.
 type Ends interface {
@@ -164,3 +168,22 @@ func before(real []int32, p int) int32 {
 	}
 	return real[p-1]
 }
+
+// SentenceEnds gives, for each position of a text and the one behind it, the first from
+// there on at which the text ends a sentence; the text's length if none does. It uses dst.
+func SentenceEnds(ends Ends, real, dst []int32) []int32 {
+	n := len(real)
+	dst = slices.Grow(dst[:0], n+1)[:n+1]
+	dst[n] = int32(n)
+	for q := n - 1; q >= 0; q-- {
+		dst[q] = dst[q+1]
+		if end, lookahead := ends.End(before(real, q), real[q]); end && !(lookahead && q+1 < n && ends.ContinuesDecimal(real[q+1])) {
+			dst[q] = int32(q)
+		}
+	}
+	return dst
+}
+
+// Expected is how many tokens a rest at q is expected to take of the left: as many as the
+// real text to the end of its sentence. ends are SentenceEnds.
+func Expected(ends []int32, q, left int32) int32 { return min(max(1, ends[q]-q), left) }
