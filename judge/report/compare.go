@@ -4,12 +4,9 @@ import (
 	"cmp"
 	"context"
 	"encoding/binary"
-	"encoding/json"
-	"errors"
 	"fmt"
 	"hash/maphash"
 	"io"
-	"io/fs"
 	"maps"
 	"slices"
 	"strings"
@@ -227,15 +224,12 @@ func (c *comparer) read(ctx context.Context, i int, b *builder, f func(*compared
 		_, err := each(ctx, s, key, c.TempDir, b.sums[key], func(r *compared) error {
 			meter.Add(1)
 			if r.MeaningMatch != nil && r.JudgeModel != nil && r.PromptVersion != nil {
-				c.judges[i][*r.JudgeModel+", prompt "+*r.PromptVersion] = true
+				c.judges[i][judgeName(*r.JudgeModel, *r.PromptVersion)] = true
 			}
 			return f(r)
 		})
-		if errors.Is(err, fs.ErrNotExist) {
-			return failure.New(failure.Refused, "run `"+job.Command(s, "merge")+"` first", "no %s at %s", key, s)
-		}
 		if err != nil {
-			return err
+			return unmerged(s, key, err)
 		}
 	}
 	return nil
@@ -325,15 +319,9 @@ func (c *comparer) differ(ctx context.Context, jobs [2]*builder) error {
 	for _, side := range job.Sides {
 		var engines [2]map[string]any
 		for i, s := range c.Stores {
-			b, err := store.ReadAll(ctx, s, job.EngineKey(side))
-			if errors.Is(err, fs.ErrNotExist) {
-				break
-			}
-			if err != nil {
+			var err error
+			if engines[i], err = engineRecord(ctx, s, side); err != nil {
 				return err
-			}
-			if err := json.Unmarshal(b, &engines[i]); err != nil {
-				return failure.New(failure.Refused, "restore it, or remove it", "%s of %s is damaged: %w", job.EngineKey(side), s, err)
 			}
 		}
 		if engines[0] != nil && engines[1] != nil {

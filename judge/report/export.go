@@ -145,17 +145,9 @@ func (d *dataset) describeModels(ctx context.Context, s store.Store) error {
 
 // engineOf says what of a side's engine touches its answers, without arguments and paths.
 func engineOf(ctx context.Context, s store.Store, side job.Side) (string, error) {
-	key := job.EngineKey(side)
-	b, err := store.ReadAll(ctx, s, key)
-	if errors.Is(err, fs.ErrNotExist) {
-		return "", nil
-	}
-	if err != nil {
-		return "", fmt.Errorf("read %s of %s: %w", key, s, err)
-	}
-	var e map[string]any
-	if err := json.Unmarshal(b, &e); err != nil {
-		return "", failure.New(failure.Refused, job.Command(s, "check")+" names what is damaged", "%s of %s is damaged: %w", key, s, err)
+	e, err := engineRecord(ctx, s, side)
+	if e == nil || err != nil {
+		return "", err
 	}
 	said := []string{"vLLM"}
 	for _, name := range []string{"version", "dtype", "quantization", "kv_cache_dtype", "tensor_parallel", "max_model_len", "deterministic"} {
@@ -183,12 +175,9 @@ func (d *dataset) copyData(ctx context.Context, o Options, b *builder) error {
 	}
 	for i, key := range keys {
 		f := datasetFile{Name: fmt.Sprintf("data/train-%05d-of-%05d.parquet", i, len(keys))}
-		l, err := fetch(ctx, o.Store, key, o.TempDir)
+		l, err := fetch(ctx, o.Store, key, o.TempDir, b.sums[key])
 		if err != nil {
 			return err
-		}
-		if want := b.sums[key]; want != "" && want != l.sha256 {
-			return errors.Join(damaged(o.Store, key, fmt.Errorf("its sha256 is %s, not %s", l.sha256, want)), l.close())
 		}
 		f.SHA256 = l.sha256
 		err = o.Out.Replace(ctx, f.Name, func(w io.Writer) (err error) {

@@ -165,11 +165,8 @@ func (b *builder) read(ctx context.Context, o Options, expected int64) (string, 
 			meter.Add(1)
 			return b.sample.add(r)
 		})
-		if errors.Is(err, fs.ErrNotExist) {
-			return "", failure.New(failure.Refused, "run `"+job.Command(o.Store, "merge")+"` first", "no %s at %s", key, o.Store)
-		}
 		if err != nil {
-			return "", err
+			return "", unmerged(o.Store, key, err)
 		}
 		sums = append(sums, sum)
 	}

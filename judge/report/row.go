@@ -4,9 +4,11 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 
 	"tokenfork/internal/columnar"
@@ -61,9 +63,9 @@ type local struct {
 	remove bool
 }
 
-// fetch opens a Parquet object. One that is not in a folder is copied to
-// tempDir first: its footer comes last and has to be read first.
-func fetch(ctx context.Context, s store.Store, key, tempDir string) (*local, error) {
+// fetch opens a Parquet object, whose sha256 must be want where that is known. One that is
+// not in a folder is copied to tempDir first: its footer comes last and has to be read first.
+func fetch(ctx context.Context, s store.Store, key, tempDir, want string) (*local, error) {
 	r, err := s.Open(ctx, key)
 	if err != nil {
 		return nil, err
@@ -86,7 +88,9 @@ func fetch(ctx context.Context, s store.Store, key, tempDir string) (*local, err
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("fetch %s of %s: %w", key, s, err), l.close())
 	}
-	l.sha256 = hex.EncodeToString(h.Sum(nil))
+	if l.sha256 = hex.EncodeToString(h.Sum(nil)); want != "" && want != l.sha256 {
+		return nil, errors.Join(damaged(s, key, fmt.Errorf("its sha256 is %s, not %s", l.sha256, want)), l.close())
+	}
 	return l, nil
 }
 
@@ -104,14 +108,11 @@ func (l *local) close() error {
 // each reads a Parquet object's rows, one after the other, and gives its sha256, which
 // must be want where that is known.
 func each[T any](ctx context.Context, s store.Store, key, tempDir, want string, f func(*T) error) (sum string, err error) {
-	l, err := fetch(ctx, s, key, tempDir)
+	l, err := fetch(ctx, s, key, tempDir, want)
 	if err != nil {
 		return "", err
 	}
 	defer func() { err = errors.Join(err, l.close()) }()
-	if want != "" && want != l.sha256 {
-		return "", damaged(s, key, fmt.Errorf("its sha256 is %s, not %s", l.sha256, want))
-	}
 	rows, err := columnar.ReadParquet[T](l)
 	if err != nil {
 		return "", damaged(s, key, err)
@@ -139,6 +140,33 @@ func each[T any](ctx context.Context, s store.Store, key, tempDir, want string, 
 	}
 	return l.sha256, nil
 }
+
+// unmerged says, of an error that results are not there, how they come about.
+func unmerged(s store.Store, key string, err error) error {
+	if errors.Is(err, fs.ErrNotExist) {
+		return failure.New(failure.Refused, "run `"+job.Command(s, "merge")+"` first", "no %s at %s", key, s)
+	}
+	return err
+}
+
+// engineRecord is what is recorded of a side's engine; nil without a record.
+func engineRecord(ctx context.Context, s store.Store, side job.Side) (e map[string]any, err error) {
+	key := job.EngineKey(side)
+	b, err := store.ReadAll(ctx, s, key)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read %s of %s: %w", key, s, err)
+	}
+	if err := json.Unmarshal(b, &e); err != nil {
+		return nil, damaged(s, key, err)
+	}
+	return e, nil
+}
+
+// judgeName names who gave a verdict.
+func judgeName(model, prompt string) string { return model + ", prompt " + prompt }
 
 // damaged says that an object of the results is.
 func damaged(s store.Store, key string, err error) error {

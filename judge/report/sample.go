@@ -145,7 +145,7 @@ func (s *sample) addConfidence(r *row) {
 		return
 	}
 	if r.JudgeModel != nil && r.PromptVersion != nil {
-		s.judges[*r.JudgeModel+", prompt "+*r.PromptVersion]++
+		s.judges[judgeName(*r.JudgeModel, *r.PromptVersion)]++
 	}
 	source := "none"
 	if r.ConfidenceSource != nil {

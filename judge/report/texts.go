@@ -97,7 +97,7 @@ func show(r *row, marks uint16) shownRow {
 	if r.JudgeModel != nil {
 		s.Judge = *r.JudgeModel
 		if r.PromptVersion != nil {
-			s.Judge += ", prompt " + *r.PromptVersion
+			s.Judge = judgeName(*r.JudgeModel, *r.PromptVersion)
 		}
 	}
 	return s
@@ -192,10 +192,17 @@ func (s *textSample) shown() []*shownText {
 
 // textsPage is what the page needs.
 type textsPage struct {
-	About      *About
-	Texts      []*shownText
-	Mismatches int64 // shown
-	Paging     *paging
+	About  *About
+	Texts  []*shownText
+	Paging *paging
+}
+
+// Mismatches is how many are shown.
+func (p *textsPage) Mismatches() (n int64) {
+	for _, t := range p.Texts {
+		n += int64(len(t.Rows))
+	}
+	return n
 }
 
 // paging is where a page is among the pages of View.
@@ -207,9 +214,6 @@ type paging struct {
 
 func (b *builder) writeTexts(ctx context.Context, out store.Store, about *About) error {
 	page := textsPage{About: about, Texts: b.sample.shown.shown()}
-	for _, t := range page.Texts {
-		page.Mismatches += int64(len(t.Rows))
-	}
 	return out.Replace(ctx, TextsKey, page.write)
 }
 

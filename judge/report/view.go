@@ -6,7 +6,6 @@ import (
 	"crypto/subtle"
 	"errors"
 	"fmt"
-	"io/fs"
 	"net"
 	"net/http"
 	"net/netip"
@@ -17,7 +16,6 @@ import (
 	"sync"
 
 	"tokenfork/internal/columnar"
-	"tokenfork/internal/failure"
 	"tokenfork/internal/job"
 	"tokenfork/internal/progress"
 	"tokenfork/internal/stats"
@@ -96,18 +94,12 @@ func NewView(ctx context.Context, o Options, token string) (_ *View, err error) 
 }
 
 func (v *View) open(ctx context.Context, o Options, key, sum string, read func(int64)) error {
-	l, err := fetch(ctx, o.Store, key, o.TempDir)
-	if errors.Is(err, fs.ErrNotExist) {
-		return failure.New(failure.Refused, "run `"+job.Command(o.Store, "merge")+"` first", "no %s at %s", key, o.Store)
-	}
+	l, err := fetch(ctx, o.Store, key, o.TempDir, sum)
 	if err != nil {
-		return err
+		return unmerged(o.Store, key, err)
 	}
 	f := &viewFile{local: l}
 	v.files = append(v.files, f)
-	if sum != "" && sum != l.sha256 {
-		return damaged(o.Store, key, fmt.Errorf("its sha256 is %s, not %s", l.sha256, sum))
-	}
 	rows, err := columnar.ReadParquet[index](l)
 	if err != nil {
 		return damaged(o.Store, key, err)
@@ -194,9 +186,6 @@ func (v *View) servePage(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	page := textsPage{About: v.about, Texts: texts, Paging: &paging{Page: k + 1, Pages: max(1, len(v.pages)), None: r.URL.Query().Has("none")}}
-	for _, t := range texts {
-		page.Mismatches += int64(len(t.Rows))
-	}
 	b, err := page.pageBytes()
 	if err != nil {
 		http.Error(w, err.Error(), http.StatusInternalServerError)
