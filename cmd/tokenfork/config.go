@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -104,7 +105,7 @@ func (f *configFile) read(r io.Reader, app *kong.Application) error {
 	return pairs(root.Content[0], func(name string, line int, value *yaml.Node) error {
 		flags, ok := commands[name]
 		if !ok || all[name] != nil && value.Kind != yaml.MappingNode {
-			return setFlag(f.general, all, name, line, value, keys(commands))
+			return setFlag(f.general, all, name, line, value, slices.Sorted(maps.Keys(commands)))
 		}
 		f.commands[name] = map[string]any{}
 		return pairs(value, func(flag string, line int, value *yaml.Node) error {
@@ -135,7 +136,7 @@ func pairs(n *yaml.Node, f func(name string, line int, value *yaml.Node) error) 
 func setFlag(to map[string]any, flags map[string]*kong.Flag, name string, line int, n *yaml.Node, others []string) error {
 	flag, ok := flags[name]
 	if !ok {
-		return fmt.Errorf("line %d: no flag is called %s%s", line, name, didYouMean(name, append(keys(flags), others...)))
+		return fmt.Errorf("line %d: no flag is called %s%s", line, name, didYouMean(name, append(slices.Sorted(maps.Keys(flags)), others...)))
 	}
 	v, err := configValue(n, flag)
 	if err != nil {
@@ -184,15 +185,6 @@ func joined(list []any, sep rune) string {
 		words = append(words, fmt.Sprint(v))
 	}
 	return strings.Join(words, string(sep))
-}
-
-func keys[V any](m map[string]V) []string {
-	var names []string
-	for name := range m {
-		names = append(names, name)
-	}
-	slices.Sort(names)
-	return names
 }
 
 // didYouMean is the likeliest of the names for a mistyped one, as a question; nothing if

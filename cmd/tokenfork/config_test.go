@@ -49,7 +49,7 @@ judge:
 		t.Fatal(err)
 	}
 	if code, _, said := runSays(t, "config", "infer", "--config", path); code != failure.Usage || !strings.Contains(said, "judge is set a second time") {
-		t.Errorf("a name that is there twice: %d %s", code, said)
+		t.Errorf("a repeated name: %d %s", code, said)
 	}
 	if err := os.WriteFile(path, []byte(strings.Replace(string(text), "judge: http://127.0.0.1:1\n", "", 1)), 0o600); err != nil {
 		t.Fatal(err)

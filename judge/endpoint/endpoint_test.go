@@ -435,7 +435,7 @@ func TestCancelledRunEndsAtOnce(t *testing.T) {
 	})
 }
 
-// vLLM says how many tokens it keeps at once; of other servers nobody knows.
+// vLLM says how many tokens a block of its cache has; other servers do not.
 func TestCacheBlock(t *testing.T) {
 	const metrics = `vllm:cache_config_info{block_size="32",cache_dtype="auto"} 1.0`
 	for _, c := range []struct {
