@@ -5,7 +5,7 @@ export TOKENFORK_VENV = $(VENV)
 export TOKENFORK_MODELS = $(MODELS)
 export TOKENFORK_JUDGES ?= $(abspath $(MODELS)/../judges)
 
-.PHONY: all build install setup demo test gold injections judge-servers fuzz load kill-sweep damage-sweep check check-dataset bench bench-plan bench-merge bench-infer clean
+.PHONY: all build install setup demo test gold injections judge-servers fuzz load kill-sweep damage-sweep check check-dataset release check-reproducible bench bench-plan bench-merge bench-infer clean
 
 all: build
 
@@ -79,6 +79,7 @@ check: ## style
 	go vet ./...
 	scripts/check-imports
 	GOARCH=arm64 go vet ./...
+	scripts/check-release
 	go run honnef.co/go/tools/cmd/staticcheck@v0.8.2 ./...
 
 bench: bench-plan bench-merge bench-infer ## figures of docs/performance.md
@@ -92,5 +93,11 @@ bench-merge: build setup ## against a polars script that writes the same rows
 bench-infer: build setup ## against R2R's two ways, on the demo's table and real vLLM
 	scripts/bench-infer
 
+release: ## archives, SBOMs and checksums of HEAD, in dist/
+	scripts/release
+
+check-reproducible: ## a release built twice is the same bytes, with a valid SBOM
+	scripts/check-reproducible
+
 clean:
-	rm -rf bin demo-job
+	rm -rf bin dist demo-job
