@@ -8,7 +8,7 @@ import (
 	"fmt"
 )
 
-// Exit codes, documented in docs/exit-codes.md. Any other code is a failure too.
+// Exit codes, documented in docs/errors.md. Any other code is a failure too.
 const (
 	Partial = 3  // done, but some rows failed and are listed
 	Refused = 4  // refused: incomplete, damaged or unfit input
