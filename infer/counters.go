@@ -33,25 +33,29 @@ func spent(u vllm.Usage, generated int) job.Counters {
 func (w *text) count(a *vllm.Completion) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.counters.Add(spent(a.Usage, len(a.TokenIDs)))
+	c := spent(a.Usage, len(a.TokenIDs))
+	w.counters.Add(c)
+	if w.spent != nil {
+		w.spent(c)
+	}
 }
 
-// countSaved adds what was not generated because the table or another fork has it.
-func (w *text) countSaved() {
-	for _, b := range w.forks {
-		w.counters[ReplayedTokens] += int64(b.replayed)
-	}
-	for _, r := range w.rests {
-		if r.audits != nil {
-			continue
+// countSaved adds what was not generated for forks of one rest, or of none, because the
+// table or another fork has it.
+func (w *text) countSaved(forks []*branch) job.Counters {
+	replayed, longest, all := 0, 0, 0
+	for _, b := range forks {
+		n := 0
+		if b.rest != nil {
+			n = len(b.tail.IDs) - 1 - b.replayed
 		}
-		longest, all := 0, 0
-		for _, b := range r.sharers {
-			n := len(b.tail.IDs) - 1 - b.replayed
-			longest, all = max(longest, n), all+n
-		}
-		w.counters[SharedTokens] += int64(all - longest)
+		replayed, longest, all = replayed+b.replayed, max(longest, n), all+n
 	}
+	c := job.Counters{ReplayedTokens: int64(replayed), SharedTokens: int64(all - longest)}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.counters.Add(c)
+	return c
 }
 
 // countIdeal adds the least prompt tokens that a server with this block size

@@ -62,7 +62,7 @@ func Run(ctx context.Context, o Options) error {
 	if err != nil {
 		return err
 	}
-	total, err := forks(ctx, o.Store, plan, todo)
+	lanes, err := newLanes(ctx, &o, plan, todo)
 	if err != nil {
 		return err
 	}
@@ -79,13 +79,19 @@ func Run(ctx context.Context, o Options) error {
 	if err != nil {
 		return err
 	}
-	meter := progress.New(o.Console, "infer", "forks", total)
-	defer meter.Close()
 	var sum stage.Summary
+	var meters []*progress.Lane
+	for _, l := range lanes {
+		if l != nil {
+			l.sum = &sum
+			meters = append(meters, l.meter)
+		}
+	}
+	defer progress.NewLanes(o.Console, "infer", "forks", meters...).Close()
 	g, gctx := errgroup.WithContext(work)
 	for _, side := range job.Sides {
-		if len(todo[side]) > 0 {
-			g.Go(func() error { return runSide(ctx, gctx, &o, plan, side, fleets[side], todo[side], meter, &sum) })
+		if l := lanes[side]; l != nil {
+			g.Go(func() error { return l.runSide(ctx, gctx, fleets[side], todo[side]) })
 		}
 	}
 	if err := g.Wait(); err != nil {
@@ -94,26 +100,34 @@ func Run(ctx context.Context, o Options) error {
 	return sum.Result("forks failed", "`"+job.Command(o.Store, "merge", "--judge", "none")+"` lists them in failures.csv")
 }
 
-// forks is how many there are in the shards to do; -1 where job.json is not at
-// hand: a task needs its manifest only. A damaged one is refused all the same.
-func forks(ctx context.Context, s store.Store, plan *job.Plan, todo [2][]int) (int64, error) {
-	j, err := job.Load(ctx, s)
-	if errors.Is(err, fs.ErrNotExist) {
-		return -1, nil
+// newLanes are those of the sides that have something to do, with what the shards hold by
+// job.json. Where that is not at hand the number of forks is not known: a task needs its manifest only. A damaged one is refused all the same.
+func newLanes(ctx context.Context, o *Options, plan *job.Plan, todo [2][]int) (lanes [2]*lane, err error) {
+	j, err := job.Load(ctx, o.Store)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return lanes, err
 	}
-	if err != nil {
-		return 0, err
-	}
-	n := int64(0)
 	for _, side := range job.Sides {
-		for _, k := range todo[side] {
-			if k >= len(j.Shards) {
-				return 0, failure.New(failure.Refused, "finish the `tokenfork plan --grow` that wrote its manifest", "%s of %s does not list shard %d", job.Key, s, k)
-			}
-			n += int64(j.Shards[k].Mismatches * len(forksOf(plan.Settings.Trajectories, side)))
+		if len(todo[side]) == 0 {
+			continue
 		}
+		forks, work := int64(0), 0.0
+		for _, k := range todo[side] {
+			if j == nil {
+				forks = -1
+				break
+			}
+			if k >= len(j.Shards) {
+				return lanes, failure.New(failure.Refused, "finish the `tokenfork plan --grow` that wrote its manifest", "%s of %s does not list shard %d", job.Key, o.Store, k)
+			}
+			forks += int64(j.Shards[k].Mismatches * len(forksOf(plan.Settings.Trajectories, side)))
+			work += j.Shards[k].Cost
+		}
+		l := &lane{side: side, options: o, plan: plan, log: o.Log}
+		l.meter = progress.NewLane(side.String(), forks, work, l.reading)
+		lanes[side] = l
 	}
-	return n, nil
+	return lanes, nil
 }
 
 // open finds the shards of each side that have no commit, and the plan as the first
@@ -226,8 +240,8 @@ func unfinished(ctx context.Context, o *Options, all []job.Task) ([]job.Task, er
 
 // runSide brings up the side's servers and sends its shards through those that
 // are up; the others join as they come, and once all is done none is waited for.
-func runSide(admit, ctx context.Context, o *Options, plan *job.Plan, side job.Side, f *fleet.Fleet, shards []int, meter *progress.Meter, sum *stage.Summary) (err error) {
-	l := &lane{side: side, options: o, plan: plan, meter: meter, sum: sum, log: o.Log}
+func (l *lane) runSide(admit, ctx context.Context, f *fleet.Fleet, shards []int) (err error) {
+	o, plan, side, sum := l.options, l.plan, l.side, l.sum
 	up := l.bringUp(admit, f)
 	defer func() { err = errors.Join(err, up.Close(o.Servers[side].Keep)) }()
 	first, ok := <-up.replicas

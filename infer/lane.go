@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"log/slog"
+	"maps"
 	"sync"
 
 	"golang.org/x/sync/errgroup"
@@ -21,9 +22,9 @@ type lane struct {
 	side    job.Side
 	options *Options
 	plan    *job.Plan
-	engine  string // hash of the engine's record
-	length  int    // tokens the served model takes
-	meter   *progress.Meter
+	engine  string         // hash of the engine's record
+	length  int            // tokens the served model takes
+	meter   *progress.Lane // counts forks
 	sum     *stage.Summary
 	log     *slog.Logger
 
@@ -31,6 +32,30 @@ type lane struct {
 
 	mu       sync.Mutex
 	replicas []*replica
+	counters job.Counters // of this run
+}
+
+// count adds to what the lane did in this run.
+func (l *lane) count(c job.Counters) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.counters == nil {
+		l.counters = job.Counters{}
+	}
+	l.counters.Add(c)
+}
+
+// reading is what the lane's servers do.
+func (l *lane) reading() progress.Reading {
+	var r progress.Reading
+	for _, one := range l.up() {
+		up, restarts := fleet.Running([]fleet.Server{one.server})
+		r.InFlight, r.Servers, r.Restarts = r.InFlight+one.inFlight.Load(), r.Servers+up, r.Restarts+restarts
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	r.Counters = maps.Clone(l.counters)
+	return r
 }
 
 // up are the replicas that have come so far; one at least.
@@ -101,9 +126,10 @@ func (l *lane) run(admit, ctx context.Context, shards []int, first *replica, mor
 func (l *lane) stage() *stage.Stage[*job.Text, job.Continuation] {
 	o := l.options
 	return &stage.Stage[*job.Text, job.Continuation]{
-		Store: o.Store, Retry: func(int) bool { return o.Retry }, PartEvery: o.PartEvery, Who: o.Who, Log: l.log, Meter: l.meter, Summary: l.sum,
+		Store: o.Store, Retry: func(int) bool { return o.Retry }, PartEvery: o.PartEvery, Who: o.Who, Log: l.log, Lane: l.meter, Summary: l.sum,
 		Manifest: job.OpenManifest, Texts: (*job.Manifest).Texts,
 		Rows: func(x *job.Text) int { return len(x.Mismatches) * len(forksOf(l.plan.Settings.Trajectories, l.side)) },
+		Work: func(x *job.Text) float64 { return x.Cost },
 		Task: func(m *job.Manifest) job.Task {
 			return job.Task{Stage: "infer", Shard: m.Index, Side: l.side.String(), Manifest: m.Shard.SHA256}
 		},
@@ -120,6 +146,7 @@ func (run *shardRun) Begin(admit, ctx context.Context) error {
 	}
 	c, err := run.lane.probe(ctx, run)
 	run.Log.Count(c)
+	run.lane.count(c)
 	return err
 }
 
@@ -127,6 +154,8 @@ func (run *shardRun) Begin(admit, ctx context.Context) error {
 func (run *shardRun) Text(admit, ctx context.Context, x *job.Text) (bool, error) {
 	l := run.lane
 	it := &item{work(x, l.side, &run.Manifest.Settings, run.Manifest.Ends, l.length, auditShare(l.options.AuditShare, l.plan)), run}
+	it.spent = l.count
+	l.begun(it.text)
 	if len(it.rests) == 0 {
 		return true, l.finish(it)
 	}
@@ -153,11 +182,48 @@ func (run *shardRun) End(c *job.Commit) error {
 // finish hands a text whose rests are all done to the log.
 func (l *lane) finish(it *item) error {
 	rows := it.rows(l.engine, it.run.Manifest.Settings.Margins)
-	it.countSaved()
 	it.countAudits()
 	it.run.Log.Count(it.counters)
-	l.meter.Add(int64(len(rows)))
 	return it.run.Done(rows)
+}
+
+// begun counts the forks that need no server, and the text's work if none does.
+func (l *lane) begun(w *text) {
+	var alone []*branch
+	for _, b := range w.forks {
+		if b.rest == nil {
+			alone = append(alone, b)
+		}
+	}
+	work := 0.0
+	if len(w.rests) == 0 {
+		work = w.Cost
+	}
+	if len(alone) > 0 || work > 0 {
+		l.add(w, alone, work)
+	}
+}
+
+// ended counts the forks of a rest, and its share of the text's work.
+func (l *lane) ended(w *text, r *rest) {
+	work := w.Cost / float64(len(w.rests))
+	if r.audits != nil { // its fork is counted already
+		l.meter.Add(0, 0, work)
+		return
+	}
+	l.add(w, r.sharers, work)
+}
+
+// add counts forks that are done, and what was not generated for them.
+func (l *lane) add(w *text, forks []*branch, work float64) {
+	failed := int64(0)
+	for _, b := range forks {
+		if b.err != nil {
+			failed++
+		}
+	}
+	l.count(w.countSaved(forks))
+	l.meter.Add(int64(len(forks)), failed, work)
 }
 
 // serve takes texts from the lane and sends their rests, all of a
@@ -189,6 +255,9 @@ func (r *replica) dispatch(ctx context.Context, g *errgroup.Group, l *lane, it *
 		}
 		g.Go(func() error {
 			err := r.finish(ctx, it.text, rest)
+			if err == nil {
+				l.ended(it.text, rest)
+			}
 			r.gate.release()
 			r.tokens.Release(own)
 			if err != nil || !it.last() {

@@ -24,6 +24,7 @@ type text struct {
 	mu       sync.Mutex
 	open     int // rests not yet finished
 	counters job.Counters
+	spent    func(job.Counters) // told of each answer; may be nil
 }
 
 // branch is one fork on its way.

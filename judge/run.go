@@ -65,6 +65,8 @@ type Backend struct {
 	Done  <-chan struct{} // closed when it has died
 	Err   func() error    // why
 	Close func() error
+
+	Running func() (up, restarts int64) // its servers, and how often one was restarted; nil: one, by somebody else
 }
 
 // Run judges what is generated and not yet judged. When ctx ends it asks
@@ -117,7 +119,7 @@ type runner struct {
 	first     *firstJudge // nil: one judge alone
 	escalated atomic.Int64
 	asks      *errgroup.Group
-	meter     *progress.Meter
+	meter     *progress.Lane // counts mismatches
 	sum       stage.Summary
 	counts
 }
@@ -345,8 +347,8 @@ func (r *runner) shards(admit context.Context, at servers) error {
 	for _, k := range r.todo {
 		total += int64(r.job.Shards[k].Mismatches)
 	}
-	r.meter = progress.New(r.Console, "judge", "mismatches", total)
-	defer r.meter.Close()
+	r.meter = progress.NewLane("", total, 0, func() progress.Reading { return r.reading(at) })
+	defer progress.NewLanes(r.Console, "judge", "mismatches", r.meter).Close()
 
 	asks, ctx := errgroup.WithContext(work)
 	limit := 2 * r.client.InFlight()
@@ -356,7 +358,7 @@ func (r *runner) shards(admit context.Context, at servers) error {
 	asks.SetLimit(limit)
 	r.asks = asks
 	way := stage.Stage[*job.Text, job.Verdict]{
-		Store: r.Store, Retry: func(k int) bool { return r.Retry || r.again[k] }, PartEvery: r.PartEvery, Who: r.Who, Log: r.Log, Meter: r.meter, Summary: &r.sum, Settles: true, Open: r.open,
+		Store: r.Store, Retry: func(k int) bool { return r.Retry || r.again[k] }, PartEvery: r.PartEvery, Who: r.Who, Log: r.Log, Lane: r.meter, Summary: &r.sum, Settles: true, Open: r.open,
 		Manifest: job.OpenManifest, Texts: (*job.Manifest).Texts, Rows: func(x *job.Text) int { return len(x.Mismatches) },
 		Task: func(m *job.Manifest) job.Task { return r.task(m.Index) },
 	}
@@ -366,6 +368,26 @@ func (r *runner) shards(admit context.Context, at servers) error {
 		return failed // of which err is a consequence
 	}
 	return err
+}
+
+// reading is what the judges do.
+func (r *runner) reading(at servers) progress.Reading {
+	p := progress.Reading{InFlight: r.client.Under(), Counters: r.usage()}
+	if r.first != nil {
+		p.InFlight += r.first.client.Under()
+	}
+	delete(p.Counters, IdealTokens)    // an estimate, which may fall
+	if p.Counters[CachedTokens] == 0 { // many servers do not tell
+		delete(p.Counters, CachedTokens)
+	}
+	for _, server := range at.all() {
+		up, restarts := int64(1), int64(0)
+		if server.Running != nil {
+			up, restarts = server.Running()
+		}
+		p.Servers, p.Restarts = p.Servers+up, p.Restarts+restarts
+	}
+	return p
 }
 
 // drain sends nothing new to either judge.

@@ -167,7 +167,11 @@ func (run *shardRun) verdict(ctx context.Context, s *job.Text, row *job.Result) 
 // take keeps a verdict, and the text once it has all of its.
 func (run *shardRun) take(all *textVerdicts, i int, v job.Verdict) error {
 	run.count(&v)
-	run.meter.Add(1)
+	failed := int64(0)
+	if v.Failed() {
+		failed = 1
+	}
+	run.meter.Add(1, failed, 0)
 	err := run.journal.add(v)
 	all.mu.Lock()
 	defer all.mu.Unlock()
@@ -206,8 +210,8 @@ const (
 	FirstGeneratedTokens = "first_generated_tokens"
 )
 
-// used is what the judge used since it was last asked.
-func (r *runner) used() job.Counters {
+// usage is what the judges used in this run.
+func (r *runner) usage() job.Counters {
 	u := r.client.Usage()
 	now := job.Counters{Requests: u.Requests, PromptTokens: u.PromptTokens, CachedTokens: u.CachedTokens, GeneratedTokens: u.CompletionTokens,
 		ComputedTokens: u.PromptTokens - u.CachedTokens, IdealTokens: r.judge.sent.ideal(u.PromptTokens), NotAsked: r.judge.count.identical.Load(), Repeated: r.judge.count.repeated.Load()}
@@ -218,6 +222,12 @@ func (r *runner) used() job.Counters {
 		now[NotAsked] += f.judge.count.identical.Load()
 		now[Repeated] += f.judge.count.repeated.Load()
 	}
+	return now
+}
+
+// used is what the judges used since it was last asked.
+func (r *runner) used() job.Counters {
+	now := r.usage()
 	r.counts.mu.Lock()
 	defer r.counts.mu.Unlock()
 	delta := job.Counters{}

@@ -96,6 +96,11 @@ func (f *configFile) read(r io.Reader, app *kong.Application) error {
 		return errors.New("more than one YAML document")
 	}
 	commands, all := map[string]map[string]*kong.Flag{}, map[string]*kong.Flag{}
+	for _, flag := range app.Flags {
+		if flag.Name == "log-format" { // the others are no settings
+			all[flag.Name] = flag
+		}
+	}
 	for _, c := range app.Children {
 		commands[c.Name] = map[string]*kong.Flag{}
 		for _, flag := range c.Flags {

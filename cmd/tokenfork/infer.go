@@ -44,6 +44,8 @@ type workFlags struct {
 	StartTimeout time.Duration `default:"30m" help:"How long a server may take to start."`
 	Grace        time.Duration `default:"20s" help:"How long running requests may continue after SIGTERM or SIGUSR1."`
 	PartEvery    time.Duration `default:"1m" help:"Save finished texts at least this often."`
+
+	MetricsListen string `placeholder:"127.0.0.1:PORT|unix:/PATH" env:"TOKENFORK_METRICS_LISTEN" help:"Answer Prometheus at /metrics of this address of this host, or at a socket that only you can open (default: off)."`
 }
 
 // inferFlags say how continuations are generated; none changes what they are.

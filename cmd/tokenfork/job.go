@@ -6,7 +6,6 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
-	"time"
 
 	"tokenfork/internal/job"
 	"tokenfork/internal/private"
@@ -71,16 +70,6 @@ func (f *jobFlags) watched(ctx context.Context, con *console, stage string, shar
 		return err
 	}
 	return job.RecordAttempt(ctx, s, stage, shards[0], side, attempt(), work)
-}
-
-// logger writes plain lines to standard error.
-func (c *console) logger() *slog.Logger {
-	return slog.New(slog.NewTextHandler(c.err, &slog.HandlerOptions{ReplaceAttr: func(_ []string, a slog.Attr) slog.Attr {
-		if a.Key == slog.TimeKey {
-			a.Value = slog.StringValue(a.Value.Time().Format(time.TimeOnly))
-		}
-		return a
-	}}))
 }
 
 // attempt is this process, for status.

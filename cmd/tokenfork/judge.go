@@ -356,5 +356,5 @@ func (f *judgeFlags) startJudge(ctx context.Context, a *arrangement, which int, 
 		return judge.Backend{}, errors.Join(err, t.Close())
 	}
 	cfg.Key, cfg.HTTP, cfg.Patience = "", &http.Client{Transport: t}, a.models[which].StartTimeout+10*time.Minute // a restart loads the model again
-	return judge.Backend{Config: cfg, Done: t.Gone(), Err: t.Err, Close: t.Close}, nil
+	return judge.Backend{Config: cfg, Done: t.Gone(), Err: t.Err, Close: t.Close, Running: t.Running}, nil
 }

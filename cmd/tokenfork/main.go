@@ -4,8 +4,10 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"os"
 	"os/signal"
 	"syscall"
@@ -13,6 +15,7 @@ import (
 	"github.com/alecthomas/kong"
 
 	"tokenfork/internal/failure"
+	"tokenfork/internal/progress"
 	"tokenfork/internal/terminal"
 	"tokenfork/internal/version"
 	"tokenfork/internal/vllm"
@@ -21,6 +24,8 @@ import (
 type cli struct {
 	Version kong.VersionFlag `help:"Print version, commit and Go version."`
 	Config  configFlag       `placeholder:"FILE.yaml" help:"Values of flags, by name; see tokenfork config."`
+
+	LogFormat string `enum:"text,json" default:"text" env:"TOKENFORK_LOG_FORMAT" help:"Log lines as text, or as JSON, one object a line: text or json."`
 
 	Predict predictCmd `cmd:"" help:"Make a table from texts: each model's prediction at every position."`
 
@@ -58,9 +63,9 @@ func main() {
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	exit := -1
 	stdout, stderr = terminal.NewWriter(stdout), terminal.NewWriter(stderr)
-	c := &cli{}
+	c, con := &cli{}, &console{stdout, progress.NewConsole(stderr, progress.Text)}
 	parser, err := newParser(c, stdout, stderr, kong.Exit(func(code int) { exit = code }),
-		kong.BindTo(ctx, (*context.Context)(nil)), kong.Bind(&console{stdout, stderr}, c))
+		kong.BindTo(ctx, (*context.Context)(nil)), kong.Bind(con, c))
 	if err != nil {
 		panic(err) // the cli struct itself is wrong
 	}
@@ -71,10 +76,11 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	if exit >= 0 {
 		return exit // --help, --version
 	}
+	con.err.SetFormat(logFormat(kctx, err))
 	if err != nil {
 		err = badUsage(err)
 	} else {
-		err = kctx.Run()
+		err = con.run(kctx)
 	}
 	if ctx.Err() != nil && failure.Code(err) == failure.Other { // whatever was under way failed of it
 		err = failure.New(failure.Stopped, "run the same command again", "stopped on request: %w", err)
@@ -84,7 +90,36 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 			err = fmt.Errorf("%w%s", err, similar)
 		}
 	}
-	return report(stderr, err)
+	return con.report(err)
+}
+
+// logFormat is the flag's value, of a command line that is wrong too.
+func logFormat(ctx *kong.Context, err error) string {
+	if wrong := (*kong.ParseError)(nil); errors.As(err, &wrong) {
+		ctx = wrong.Context
+	}
+	if ctx != nil {
+		for _, flag := range ctx.Model.Flags {
+			if format, _ := ctx.FlagValue(flag).(string); flag.Name == "log-format" && format == progress.JSON {
+				return format
+			}
+		}
+	}
+	return progress.Text
+}
+
+// run runs the command, and answers for its metrics meanwhile.
+func (c *console) run(ctx *kong.Context) error {
+	for _, flag := range ctx.Selected().Flags {
+		if at, _ := ctx.FlagValue(flag).(string); flag.Name == "metrics-listen" && at != "" {
+			stop, err := c.err.Serve(at)
+			if err != nil {
+				return err
+			}
+			defer stop()
+		}
+	}
+	return ctx.Run()
 }
 
 func newParser(c *cli, stdout, stderr io.Writer, options ...kong.Option) (*kong.Kong, error) {
@@ -100,16 +135,27 @@ func newParser(c *cli, stdout, stderr io.Writer, options ...kong.Option) (*kong.
 
 // console is where a command writes: results to out, everything else to err. Both
 // are terminal.Writers: what came from elsewhere cannot act on the user's terminal.
-type console struct{ out, err io.Writer }
+type console struct {
+	out io.Writer
+	err *progress.Console
+}
+
+// logger writes log lines to standard error.
+func (c *console) logger() *slog.Logger { return c.err.Logger() }
 
 // report prints an error, once, with its way out, and gives the exit code.
-func report(w io.Writer, err error) int {
+func (c *console) report(err error) int {
 	if err == nil {
 		return 0
 	}
-	fmt.Fprintf(w, "tokenfork: %v\n", err)
-	if hint := failure.Hint(err); hint != "" {
-		fmt.Fprintf(w, "tokenfork: hint: %s\n", hint)
+	code, hint := failure.Code(err), failure.Hint(err)
+	if c.err.JSON() {
+		c.logger().Error(err.Error(), "hint", hint, "exit_code", code)
+		return code
 	}
-	return failure.Code(err)
+	fmt.Fprintf(c.err, "tokenfork: %v\n", err)
+	if hint != "" {
+		fmt.Fprintf(c.err, "tokenfork: hint: %s\n", hint)
+	}
+	return code
 }

@@ -14,6 +14,7 @@ import (
 
 	"tokenfork/internal/failure"
 	"tokenfork/internal/job"
+	"tokenfork/internal/progress"
 	"tokenfork/internal/store"
 	"tokenfork/internal/survey"
 	"tokenfork/judge"
@@ -24,8 +25,8 @@ import (
 type statusCmd struct {
 	jobFlags `embed:"" group:"Job and store"`
 	Shard    int           `default:"-1" placeholder:"K" help:"Look at one shard only."`
-	Watch    bool          `help:"Look again and again, until nothing runs or waits."`
-	Every    time.Duration `default:"30s" help:"How often --watch looks."`
+	Watch    bool          `help:"Print it again and again, until nothing runs or waits."`
+	Every    time.Duration `default:"30s" help:"How often --watch prints."`
 	JSON     bool          `name:"json" help:"Print JSON."`
 	All      bool          `help:"List every unfinished shard that has begun, not the first 20."`
 }
@@ -44,8 +45,9 @@ func (c *statusCmd) Run(ctx context.Context, con *console) error {
 	if err != nil {
 		return err
 	}
+	seen := new(survey.Records)
 	for {
-		r, err := c.look(ctx, s)
+		r, err := c.look(ctx, s, seen)
 		if err != nil {
 			return err
 		}
@@ -61,7 +63,7 @@ func (c *statusCmd) Run(ctx context.Context, con *console) error {
 }
 
 // look asks the job, and Slurm where it is there and was used.
-func (c *statusCmd) look(ctx context.Context, s store.Store) (*survey.Report, error) {
+func (c *statusCmd) look(ctx context.Context, s store.Store, seen *survey.Records) (*survey.Report, error) {
 	all, err := judge.Judgings(ctx, s)
 	if err != nil && failure.Code(err) != failure.Refused { // a damaged record names no flags; check tells of it
 		return nil, err
@@ -70,7 +72,7 @@ func (c *statusCmd) look(ctx context.Context, s store.Store) (*survey.Report, er
 	if err != nil && failure.Code(err) != failure.Refused { // as for judgings
 		return nil, err
 	}
-	o := survey.Options{Store: s, Shard: c.Shard, InferFlags: infer, JudgeFlags: func(id string) []string { return judge.FlagsOf(all, id) }}
+	o := survey.Options{Store: s, Shard: c.Shard, InferFlags: infer, Seen: seen, JudgeFlags: func(id string) []string { return judge.FlagsOf(all, id) }}
 	asked := "not used"
 	if c.Shard < 0 { // a task on a node counts its own progress: no need to ask
 		if o.Submissions, err = job.Submissions(ctx, s); err != nil {
@@ -150,15 +152,21 @@ func stageLine(s *survey.Stage, now time.Time) string {
 	}
 	line := fmt.Sprintf("%s\t%s\t%s\t%d of %d %s", s.Stage, s.Side, strings.Join(states, ", "), s.Done, s.Of, s.Unit)
 	if s.PerSecond > 0 {
-		line += fmt.Sprintf("\t%.3g/s", s.PerSecond)
-	}
-	if s.Left > 0 {
-		line += fmt.Sprintf(", %s left", time.Duration(s.Left*float64(time.Second)).Round(time.Second))
+		line += "\t" + rateText(s.Rate, now)
 	}
 	if !s.Last.IsZero() && len(s.Unfinished) > 0 {
 		line += "\tlast part " + ago(now, s.Last)
 	}
 	return line
+}
+
+// rateText is a rate, and when what is left will be done.
+func rateText(r survey.Rate, now time.Time) string {
+	text := fmt.Sprintf("%.3g/s", r.PerSecond)
+	if r.Left > 0 {
+		text += fmt.Sprintf(", %s left, done at %s", time.Duration(r.Left*float64(time.Second)).Round(time.Second), progress.Hour(now, r.End))
+	}
+	return text
 }
 
 func ago(now, t time.Time) string {
@@ -184,7 +192,10 @@ func (c *statusCmd) tasks(w io.Writer, s *survey.Stage, now time.Time) {
 }
 
 func taskLine(s *survey.Stage, t *survey.Task, now time.Time) string {
-	line := fmt.Sprintf("  %s %s shard %d: %s, %d %s done", s.Stage, s.Side, t.Shard, t.State, t.Done, s.Unit)
+	line := fmt.Sprintf("  %s %s shard %d: %s, %d of %d %s done", s.Stage, s.Side, t.Shard, t.State, t.Done, t.Of, s.Unit)
+	if t.PerSecond > 0 {
+		line += ", " + rateText(t.Rate, now)
+	}
 	if t.Attempts > 1 {
 		line += fmt.Sprintf(", attempt %d", t.Attempts)
 	}

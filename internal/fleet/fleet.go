@@ -26,6 +26,8 @@ type Server interface {
 	Lost(ctx context.Context, generation int)
 	// Flying adds to the number of requests that wait for an answer.
 	Flying(n int)
+	// Running says whether it takes requests now, and how often it was restarted.
+	Running() (up bool, restarts int)
 	// Engine is what the answers depend on; ok is false where it is not known
 	// because somebody else runs the server.
 	Engine() (engine vllm.Engine, ok bool)
@@ -217,6 +219,18 @@ func Close(servers []Server) error {
 	}
 	wg.Wait()
 	return errors.Join(errs...)
+}
+
+// Running counts the servers that take requests, and the restarts of all.
+func Running(servers []Server) (up, restarts int64) {
+	for _, s := range servers {
+		now, n := s.Running()
+		if now {
+			up++
+		}
+		restarts += int64(n)
+	}
+	return up, restarts
 }
 
 // All brings up every server of the fleet; an error ends those that came.

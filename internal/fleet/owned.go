@@ -136,6 +136,18 @@ func (w *owned) Lost(ctx context.Context, generation int) {
 // Flying adds to the number of requests that wait for an answer.
 func (w *owned) Flying(n int) { w.inFlight.Add(int64(n)) }
 
+// Running says whether the server is up.
+func (w *owned) Running() (up bool, restarts int) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	select {
+	case <-w.ready:
+		return w.err == nil, w.generation
+	default:
+		return false, w.generation
+	}
+}
+
 // Engine is that of the present server.
 func (w *owned) Engine() (vllm.Engine, bool) {
 	w.mu.Lock()

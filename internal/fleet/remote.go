@@ -60,6 +60,9 @@ func (r *remote) Lost(context.Context, int) {}
 // Flying does nothing: the server is not supervised.
 func (r *remote) Flying(int) {}
 
+// Running takes the server for up: who sends a request is told otherwise.
+func (r *remote) Running() (bool, int) { return true, 0 }
+
 // Engine is not known.
 func (r *remote) Engine() (vllm.Engine, bool) { return vllm.Engine{}, false }
 

@@ -78,6 +78,9 @@ func (b *flyingBody) Close() error {
 	return b.ReadCloser.Close()
 }
 
+// Running counts the servers that are up, and the restarts of all.
+func (t *Transport) Running() (up, restarts int64) { return Running(t.servers) }
+
 // Gone is closed when a server ended for good; Err tells why.
 func (t *Transport) Gone() <-chan struct{} { return t.gone }
 

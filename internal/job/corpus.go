@@ -67,6 +67,17 @@ type Source struct {
 // TextOrdinal makes it a stage's text.
 func (s *Source) TextOrdinal() int64 { return s.Ordinal }
 
+// Size bounds the text's tokens: it has at most as many as bytes.
+func (c *Corpus) Size(x *Source) int64 {
+	size := len(x.Prompt) + 1
+	if x.Response != nil {
+		size += len(*x.Response)
+	} else {
+		size += c.MaxResponse
+	}
+	return int64(size)
+}
+
 // Prediction is what a model said along one text of n tokens: a row of predict's parts.
 type Prediction struct {
 	Ordinal      int64     `col:"ordinal"`

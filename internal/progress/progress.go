@@ -1,104 +1,199 @@
-// Package progress shows how far a stage is: a bar with rate and remaining
-// time on a terminal, a plain line now and then in a log file.
+// Package progress shows how far a stage is: a line that is redrawn on a terminal, a
+// line every 30 seconds in a log, and numbers for Prometheus.
 package progress
 
 import (
-	"fmt"
 	"io"
-	"os"
 	"sync"
 	"time"
-
-	"github.com/schollz/progressbar/v3"
-	"golang.org/x/term"
-
-	"tokenfork/internal/terminal"
 )
 
-// Meter counts the finished units of a stage. A nil Meter counts nothing.
-type Meter struct {
-	mu      sync.Mutex
-	w       io.Writer
-	bar     *progressbar.ProgressBar // nil in a log
-	what    string                   // "infer"
-	unit    string                   // "mismatches"
-	total   int64
-	done    int64
-	resumed int64
-	started time.Time
-	last    time.Time
-	every   time.Duration
+const (
+	redrawn  = 500 * time.Millisecond // on a terminal
+	reported = 30 * time.Second       // in a log
+)
+
+// Names of the counters that the line shows; a lane's Reading may have others.
+const (
+	Prompt    = "prompt_tokens"
+	Cached    = "cached_tokens"
+	Computed  = "computed_tokens"
+	Generated = "generated_tokens"
+	Replayed  = "replayed_tokens"
+	Shared    = "shared_tokens"
+)
+
+// Reading is what a lane's servers do, and did in this run.
+type Reading struct {
+	InFlight int64            // requests that wait for an answer
+	Servers  int64            // that are up
+	Restarts int64            // of servers
+	Counters map[string]int64 // by the names that they have in commits
 }
 
-// New starts a meter over total units (-1 if not known).
-func New(w io.Writer, what, unit string, total int64) *Meter {
-	now := time.Now()
-	if safe, ok := w.(*terminal.Writer); ok { // a bar moves the cursor; its text is ours
-		w = safe.Unwrap()
-	}
-	m := &Meter{w: w, what: what, unit: unit, total: total, started: now, last: now, every: 30 * time.Second}
-	if f, ok := w.(*os.File); ok && term.IsTerminal(int(f.Fd())) {
-		m.bar = progressbar.NewOptions64(total, progressbar.OptionSetWriter(w), progressbar.OptionSetDescription(what),
-			progressbar.OptionShowCount(), progressbar.OptionShowIts(), progressbar.OptionSetItsString(unit),
-			progressbar.OptionSetPredictTime(true), progressbar.OptionThrottle(200*time.Millisecond), progressbar.OptionFullWidth())
-	}
-	return m
+// Lane is a part of a stage that runs beside the others, at a rate of its own: a
+// model's servers, or all of a stage that has one lane. A nil Lane counts nothing.
+type Lane struct {
+	side  string
+	total int64
+	work  float64
+	read  func() Reading
+
+	mu      sync.Mutex
+	done    int64 // resumed and failed ones included
+	resumed int64
+	failed  int64
+	did     float64   // work, of this run
+	before  float64   // work, resumed
+	began   time.Time // when the first unit was finished
+	rate    estimator
+}
+
+// NewLane describes a lane of total units (-1 if not known) that make so much work, in any
+// measure; 0 if units count alike. read tells what the lane's servers do; it may be nil.
+func NewLane(side string, total int64, work float64, read func() Reading) *Lane {
+	return &Lane{side: side, total: total, work: work, read: read}
 }
 
 // Resumed counts units that an earlier run finished: they say nothing of the rate.
-func (m *Meter) Resumed(n int64) { m.add(n, n) }
-
-// Add counts units finished now.
-func (m *Meter) Add(n int64) { m.add(n, 0) }
-
-func (m *Meter) add(n, resumed int64) {
-	if m == nil {
+func (l *Lane) Resumed(units int64, work float64) {
+	if l == nil {
 		return
 	}
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if m.done == m.resumed { // what came before the first finished unit was loading
-		m.started = time.Now()
-	}
-	m.done += n
-	m.resumed += resumed
-	if m.bar != nil {
-		_ = m.bar.Add64(n) // the terminal is gone
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.done += units
+	l.resumed += units
+	l.before += l.measure(units, work)
+}
+
+// Add counts units finished now, those that failed among them.
+func (l *Lane) Add(units, failed int64, work float64) {
+	if l == nil {
 		return
 	}
-	if time.Since(m.last) >= m.every {
-		m.line()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.done += units
+	l.failed += failed
+	l.did += l.measure(units, work)
+	now := time.Now()
+	if l.began.IsZero() {
+		l.began = now
+	}
+	l.rate.add(now, l.did, l.done-l.resumed)
+}
+
+func (l *Lane) measure(units int64, work float64) float64 {
+	if l.work == 0 {
+		return float64(units)
+	}
+	return work
+}
+
+// state is a lane at a moment.
+type state struct {
+	Reading
+	side      string
+	total     int64
+	done      int64
+	resumed   int64
+	failed    int64
+	perSecond float64 // units, of late; 0: not known
+	average   float64 // units per second since the first one was finished
+	left      time.Duration
+	leftKnown bool
+}
+
+func (l *Lane) state(now time.Time) state {
+	s := state{side: l.side, total: l.total}
+	if l.read != nil {
+		s.Reading = l.read()
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	s.done, s.resumed, s.failed = l.done, l.resumed, l.failed
+	late, _ := l.rate.latest(now)
+	s.perSecond = late.perSec
+	if active := now.Sub(l.began).Seconds(); s.done > s.resumed && active > 1e-3 {
+		s.average = float64(s.done-s.resumed) / active
+	}
+	if l.total < 0 {
+		return s
+	}
+	work := l.work
+	if work == 0 {
+		work = float64(l.total)
+	}
+	s.left, s.leftKnown = l.rate.left(now, l.did, work-l.before)
+	if s.done >= s.total {
+		s.left, s.leftKnown, s.perSecond = 0, true, 0
+	}
+	return s
+}
+
+// Meter shows the lanes of a stage together. A nil Meter counts nothing.
+type Meter struct {
+	console *Console
+	stage   string // "infer"
+	unit    string // "forks"
+	lanes   []*Lane
+	started time.Time
+	stop    chan struct{}
+	stopped chan struct{}
+	ended   *snapshot // under the console's lock: its servers may be gone
+}
+
+// New starts a meter over total units (-1 if not known). To a *Console it writes as
+// that says, to any other writer plain lines.
+func New(w io.Writer, stage, unit string, total int64) *Meter {
+	return NewLanes(w, stage, unit, NewLane("", total, 0, nil))
+}
+
+// NewLanes starts a meter over lanes that run side by side.
+func NewLanes(w io.Writer, stage, unit string, lanes ...*Lane) *Meter {
+	c, ok := w.(*Console)
+	if !ok {
+		c = NewConsole(w, Text)
+	}
+	m := &Meter{console: c, stage: stage, unit: unit, lanes: lanes, started: time.Now(), stop: make(chan struct{}), stopped: make(chan struct{})}
+	c.begin(m)
+	go m.tell()
+	return m
+}
+
+// Add counts units finished now in a stage of one lane.
+func (m *Meter) Add(n int64) {
+	if m != nil {
+		m.lanes[0].Add(n, 0, 0)
 	}
 }
 
-// Close prints the last state.
+// tell shows the meter now and then.
+func (m *Meter) tell() {
+	defer close(m.stopped)
+	every := reported
+	if m.console.terminal != nil {
+		every = redrawn
+	}
+	tick := time.NewTicker(every)
+	defer tick.Stop()
+	for {
+		select {
+		case <-tick.C:
+			m.console.show(m.snapshot(false))
+		case <-m.stop:
+			return
+		}
+	}
+}
+
+// Close shows the last state.
 func (m *Meter) Close() {
 	if m == nil {
 		return
 	}
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if m.bar != nil {
-		_ = m.bar.Exit()
-		fmt.Fprintln(m.w)
-		return
-	}
-	m.line()
-}
-
-func (m *Meter) line() {
-	m.last = time.Now()
-	passed := time.Since(m.started).Seconds()
-	rate := float64(m.done-m.resumed) / max(passed, 1e-3)
-	switch {
-	case passed < 1 && m.done < m.total: // the first to be finished tells nothing of the rate
-		fmt.Fprintf(m.w, "%s: %d of %d %s\n", m.what, m.done, m.total, m.unit)
-	case m.total < 0:
-		fmt.Fprintf(m.w, "%s: %d %s, %.3g/s\n", m.what, m.done, m.unit, rate)
-	case m.done >= m.total || rate == 0:
-		fmt.Fprintf(m.w, "%s: %d of %d %s, %.3g/s\n", m.what, m.done, m.total, m.unit, rate)
-	default:
-		left := time.Duration(float64(m.total-m.done) / rate * float64(time.Second)).Round(time.Second)
-		fmt.Fprintf(m.w, "%s: %d of %d %s, %.3g/s, %s left\n", m.what, m.done, m.total, m.unit, rate, left)
-	}
+	close(m.stop)
+	<-m.stopped
+	m.console.end(m)
 }

@@ -34,11 +34,12 @@ type Stage[X Text, T job.Row] struct {
 	Task      func(m *job.Manifest) job.Task
 	Open      func(ctx context.Context, sh *Shard[X, T]) (Work[X], error) // prepares a shard, while the one before is worked on
 	Rows      func(x X) int                                               // that come of a text
+	Work      func(x X) float64                                           // of a text, as Lane measures it; nil: rows count alike
 	Retry     func(k int) bool                                            // open a finished shard again if rows failed or parts are damaged
 	PartEvery time.Duration                                               // a finished text waits no longer for its part
 	Who       job.Attempt
 	Log       *slog.Logger
-	Meter     *progress.Meter // counts rows
+	Lane      *progress.Lane // counts rows
 	Summary   *Summary
 	Fed       func() // called once no text is left to be taken; may be nil
 	Settles   bool   // texts come to an end even after ctx has: Run waits for them
@@ -170,6 +171,7 @@ func (s *Stage[X, T]) open(ctx context.Context, k int) (*Shard[X, T], error) {
 	}
 	if sh.Log == nil {
 		by := sh.Before.Commit().Attempt
+		s.Lane.Resumed(int64(sh.Before.Commit().Rows), m.Shard.Cost)
 		s.Log.Info("already committed, nothing to do", "task", sh.task.String(), "by", by.Slurm, "host", by.Host)
 		return nil, nil
 	}
@@ -197,7 +199,7 @@ func (sh *Shard[X, T]) feed(admit, ctx context.Context) (bool, error) {
 		rows := sh.stage.Rows(x)
 		sh.rows += rows
 		if sh.Log.Has(x.TextOrdinal()) {
-			sh.stage.Meter.Resumed(int64(rows))
+			sh.stage.resumed(x)
 			continue
 		}
 		sh.open.Add(1)
@@ -206,6 +208,15 @@ func (sh *Shard[X, T]) feed(admit, ctx context.Context) (bool, error) {
 		}
 	}
 	return true, nil
+}
+
+// resumed counts a text that an earlier run finished.
+func (s *Stage[X, T]) resumed(x X) {
+	work := 0.0
+	if s.Work != nil {
+		work = s.Work(x)
+	}
+	s.Lane.Resumed(int64(s.Rows(x)), work)
 }
 
 // finish waits for the shard's texts and declares it finished, or closes it

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"log/slog"
 	"slices"
@@ -101,13 +100,12 @@ func (b *bench) run(t *testing.T, retry bool) error {
 	defer cancel(nil)
 	var sum stage.Summary
 	s := stage.Stage[*job.Text, job.Verdict]{Store: b.store, Manifest: job.OpenManifest, Texts: (*job.Manifest).Texts, Rows: func(x *job.Text) int { return len(x.Mismatches) }, Retry: func(int) bool { return retry }, PartEvery: time.Hour, Log: slog.New(slog.DiscardHandler), Summary: &sum, Settles: !b.hangs,
-		Meter: progress.New(io.Discard, "test", "rows", 30), Fed: func() { b.note("fed") },
+		Lane: progress.NewLane("", 30, 0, nil), Fed: func() { b.note("fed") },
 		Task: func(m *job.Manifest) job.Task { return b.task(m.Index) },
 		Open: func(_ context.Context, sh *stage.Shard[*job.Text, job.Verdict]) (stage.Work[*job.Text], error) {
 			b.note("open %d", sh.Manifest.Index)
 			return &work{b, sh}, nil
 		}}
-	defer s.Meter.Close()
 	if err := s.Run(b.admit, ctx, []int{0, 1, 2}); err != nil {
 		return err
 	}

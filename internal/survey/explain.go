@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -32,7 +33,7 @@ func (v *view) explain(ctx context.Context, r *Report) error {
 	for _, s := range r.Stages {
 		for _, t := range s.Tasks {
 			if t.attempt != nil {
-				g.Go(func() error { return t.read(gctx, v.Store) })
+				g.Go(func() error { return t.read(gctx, v.Store, v.Seen) })
 			}
 		}
 	}
@@ -52,9 +53,9 @@ func (v *view) explain(ctx context.Context, r *Report) error {
 }
 
 // read fills in the last attempt's record.
-func (t *Task) read(ctx context.Context, s store.Store) error {
+func (t *Task) read(ctx context.Context, s store.Store, seen *Records) error {
 	key := t.attempt.Record()
-	b, err := store.ReadAll(ctx, s, key)
+	b, err := seen.read(ctx, s, key)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil // removed since it was listed
 	}
@@ -74,6 +75,24 @@ func (t *Task) read(ctx context.Context, s store.Store) error {
 		t.Code, t.Error, t.Hint = e.Code, e.Error, e.Hint
 	}
 	return nil
+}
+
+// Records keeps attempts' records, which never change, from one look to the next: a
+// watched job then costs its listings alone.
+type Records struct{ all sync.Map }
+
+func (r *Records) read(ctx context.Context, s store.Store, key string) ([]byte, error) {
+	if r == nil {
+		return store.ReadAll(ctx, s, key)
+	}
+	if b, ok := r.all.Load(key); ok {
+		return b.([]byte), nil
+	}
+	b, err := store.ReadAll(ctx, s, key)
+	if err == nil {
+		r.all.Store(key, b)
+	}
+	return b, err
 }
 
 // settle corrects the state by what the record says.

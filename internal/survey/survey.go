@@ -51,27 +51,28 @@ type Task struct {
 	Queue    string    `json:"queue,omitempty"` // Slurm's own state and reason
 	Last     time.Time `json:"last,omitzero"`   // when it last kept something, or began
 	Done     int64     `json:"mismatches_done"` // of the stage's unit
-	Code     int       `json:"code,omitempty"`
-	Error    string    `json:"error,omitempty"`
-	Hint     string    `json:"hint,omitempty"`
-	Log      string    `json:"log,omitempty"`
+	Of       int64     `json:"mismatches"`      // of the unit
+	Rate
+	Code  int    `json:"code,omitempty"`
+	Error string `json:"error,omitempty"`
+	Hint  string `json:"hint,omitempty"`
+	Log   string `json:"log,omitempty"`
 
 	attempt *tasks.Attempt
 }
 
 // Stage sums up a stage and side.
 type Stage struct {
-	Stage      string         `json:"stage"`
-	Side       string         `json:"side"` // small, reference, a judging's id, or a model of predict's
-	Unit       string         `json:"unit"` // what is counted: mismatches, or predict's texts
-	Shards     map[string]int `json:"shards"`
-	Done       int64          `json:"mismatches_done"`       // of the unit; those in parts of unfinished shards included
-	Of         int64          `json:"mismatches"`            // of the unit
-	PerSecond  float64        `json:"per_second"`            // of late
-	Left       float64        `json:"seconds_left,omitzero"` // at that rate; 0: not known
-	Last       time.Time      `json:"last,omitzero"`
-	Unfinished []int          `json:"unfinished,omitempty"`
-	Tasks      []*Task        `json:"tasks,omitempty"` // begun or queued, and not done
+	Stage  string         `json:"stage"`
+	Side   string         `json:"side"` // small, reference, a judging's id, or a model of predict's
+	Unit   string         `json:"unit"` // what is counted: mismatches, or predict's texts
+	Shards map[string]int `json:"shards"`
+	Done   int64          `json:"mismatches_done"` // of the unit; those in parts of unfinished shards included
+	Of     int64          `json:"mismatches"`      // of the unit
+	Rate
+	Last       time.Time `json:"last,omitzero"`
+	Unfinished []int     `json:"unfinished,omitempty"`
+	Tasks      []*Task   `json:"tasks,omitempty"` // begun or queued, and not done
 }
 
 // Report is a look at a job.
@@ -104,6 +105,8 @@ type Options struct {
 
 	// JudgeFlags name the judge of a judging's id in a command, or placeholders.
 	JudgeFlags func(judging string) []string
+
+	Seen *Records // read by earlier looks; nil: none are kept
 }
 
 // silence is how long a runner may keep nothing before, unknown to Slurm, it is
@@ -316,7 +319,8 @@ func (v *view) stage(stage, side string) *Stage {
 	if stage == "predict" {
 		s.Unit = "texts"
 	}
-	var parts []tasks.Part
+	var sum pace
+	costs, now := v.costs(stage), time.Now()
 	for k, size := range v.sizes(stage) {
 		if v.Shard >= 0 && k != v.Shard {
 			continue
@@ -325,7 +329,12 @@ func (v *view) stage(stage, side string) *Stage {
 		o := v.tasks.Of(key)
 		s.Of += size
 		t := v.task(key, o)
-		t.Done = min(o.Rows()/v.rowsPerMismatch(stage), size)
+		t.Done, t.Of = min(o.Rows()/v.rowsPerMismatch(stage), size), size
+		p := newPace(t, o, v.rowsPerMismatch(stage), costs[k])
+		if t.State == Running {
+			t.Rate = p.rate(now)
+		}
+		sum.add(p)
 		s.Shards[t.State]++
 		if t.State == Done {
 			s.Done += size
@@ -339,10 +348,12 @@ func (v *view) stage(stage, side string) *Stage {
 		if o.Last.After(s.Last) {
 			s.Last = o.Last
 		}
-		parts = append(parts, o.Parts...)
 	}
 	if len(s.Unfinished) > 0 {
-		s.rate(parts, v.rowsPerMismatch(stage))
+		s.Rate = sum.rate(now)
+	}
+	if s.Shards[Running] == 0 {
+		s.Left, s.End = 0, time.Time{}
 	}
 	return s
 }
@@ -406,32 +417,6 @@ func (v *view) lastAttempt(k tasks.Key, t *Task) *tasks.Attempt {
 		t.Last = last.Last
 	}
 	return last
-}
-
-// rateWindow is how far back the rate looks from the newest part.
-const rateWindow = 30 * time.Minute
-
-// rate is what came of late: rows of the window's parts but the first, whose
-// work was done before it.
-func (s *Stage) rate(parts []tasks.Part, perMismatch int64) {
-	slices.SortFunc(parts, func(a, b tasks.Part) int { return a.At.Compare(b.At) })
-	if len(parts) < 2 {
-		return
-	}
-	newest := parts[len(parts)-1].At
-	first, _ := slices.BinarySearchFunc(parts, newest.Add(-rateWindow), func(p tasks.Part, t time.Time) int { return p.At.Compare(t) })
-	rows := int64(0)
-	for _, p := range parts[first+1:] {
-		rows += p.Rows
-	}
-	seconds := newest.Sub(parts[first].At).Seconds()
-	if rows == 0 || seconds <= 0 {
-		return
-	}
-	s.PerSecond = float64(rows) / float64(perMismatch) / seconds
-	if s.Shards[Running] > 0 {
-		s.Left = float64(s.Of-s.Done) / s.PerSecond
-	}
 }
 
 // tabled finds out whether predict has written the table into the job.

@@ -217,6 +217,49 @@ func TestManyShardsAreListedNotRead(t *testing.T) {
 	}
 }
 
+// What is left counts by its cost, not by its number: the last shard's texts are long. Each
+// running task has a rate of its own.
+func TestRatesByCost(t *testing.T) {
+	dir, s := newJob(t, 0, 0)
+	j := job.Job{Plan: job.Plan{Format: job.Format, ID: "j", Settings: job.Settings{Trajectories: job.Own}}, Mismatches: 200,
+		Shards: []job.Shard{{Mismatches: 100, Cost: 100}, {Mismatches: 100, Cost: 900}}}
+	b, err := job.SealJSON(j)
+	if err != nil {
+		t.Fatal(err)
+	}
+	put(t, dir, job.Key, string(b), 0)
+	for k, name := range []string{"aa", "bb"} {
+		prefix := fmt.Sprintf("parts/infer/%05d/small/%s/", k, name)
+		put(t, dir, fmt.Sprintf("attempts/infer/%05d/small.%s.start.json", k, name), `{"host":"n1"}`, 12*time.Minute)
+		put(t, dir, prefix+"attempt.json", "{}", 12*time.Minute)
+		put(t, dir, prefix+"00000-10.arrow", "x", 10*time.Minute)
+		put(t, dir, prefix+"00001-40.arrow", "x", 0)
+	}
+	seen := new(survey.Records)
+	r, st := small(t, survey.Options{Store: s, Shard: -1, Seen: seen})
+	near := func(what string, got, want float64) {
+		if got < want*0.98 || got > want*1.02 {
+			t.Errorf("%s is %v, want %v", what, got, want)
+		}
+	}
+	near("the stage's rate", st.PerSecond, 90./600) // of the parts after the oldest one
+	near("what the stage has left", st.Left, 500/((40*1+50*9)/600.))
+	for _, task := range st.Tasks {
+		near("a task's rate", task.PerSecond, 40./600)
+		near("what a task has left", task.Left, 50/(40./600))
+		if task.Of != 100 || task.End.Sub(r.At).Round(time.Minute) != 13*time.Minute {
+			t.Errorf("%+v at %s", task, r.At)
+		}
+	}
+	before := s.opened.Load()
+	if _, again := small(t, survey.Options{Store: s, Shard: -1, Seen: seen}); again.Tasks[0].Host != "n1" {
+		t.Errorf("%+v", again.Tasks[0])
+	}
+	if n := s.opened.Load() - before; n != 2 {
+		t.Errorf("the next look reads %d objects, want job.json and the look for corpus.json", n)
+	}
+}
+
 // KeptObjects is what a task on a node compares to see whether it got on.
 func TestKeptObjectsGrow(t *testing.T) {
 	dir, s := newJob(t, 2, 10)

@@ -202,6 +202,9 @@ func (c *Client) Identity() string {
 	return strings.Join(append([]string{c.base}, c.about...), " ")
 }
 
+// Under is how many requests are under way now.
+func (c *Client) Under() int64 { return c.pace.underWay() }
+
 // InFlight is the most requests that are under way at once.
 func (c *Client) InFlight() int { return c.cfg.InFlight }
 

@@ -192,6 +192,13 @@ func (p *pace) failed(f *fault) {
 	p.admit()
 }
 
+// underWay is how many requests are under way.
+func (p *pace) underWay() int64 {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return int64(p.under)
+}
+
 // now is how many requests may be under way.
 func (p *pace) now() int {
 	p.mu.Lock()

@@ -13,6 +13,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -111,9 +112,11 @@ type reading struct {
 	slots   chan fleet.Server // places for requests in flight
 	length  int               // tokens the served model takes
 	asks    *errgroup.Group
-	alone   sync.RWMutex // held for writing by a request that is suspected of killing servers
-	meter   *progress.Meter
+	alone   sync.RWMutex   // held for writing by a request that is suspected of killing servers
+	meter   *progress.Lane // counts texts, and their bytes
 	sum     *stage.Summary
+	seen    atomic.Int64 // tokens that were read
+	written atomic.Int64 // tokens of responses that were missing
 
 	together func() ([2]*fleet.Fleet, error) // places of two models whose servers are kept
 }
@@ -156,13 +159,36 @@ func (r *reading) run(admit, ctx context.Context) (err error) {
 		}
 		err = errors.Join(err, fleet.Close(r.servers))
 	}()
-	total := int64(0)
+	texts, size := int64(0), 0.0
 	for _, k := range todo {
-		total += int64(r.Corpus.Shards[k].Texts)
+		texts += int64(r.Corpus.Shards[k].Texts)
+		size += r.Corpus.Shards[k].Cost
 	}
-	r.meter = progress.New(r.Console, "predict "+r.Side, "texts", total)
-	defer r.meter.Close()
+	r.meter = progress.NewLane(r.Side, texts, size, r.reading)
+	defer progress.NewLanes(r.Console, "predict", "texts", r.meter).Close()
 	return r.shards(admit, ctx, todo)
+}
+
+// reading is what the servers do.
+func (r *reading) reading() progress.Reading {
+	up, restarts := fleet.Running(r.servers)
+	return progress.Reading{InFlight: int64(cap(r.slots) - len(r.slots)), Servers: up, Restarts: restarts,
+		Counters: map[string]int64{progress.Prompt: r.seen.Load(), progress.Generated: r.written.Load()}}
+}
+
+func (r *reading) work(x *job.Source) float64 { return float64(r.Corpus.Size(x)) }
+
+// count counts a text that was read.
+func (r *reading) count(x *job.Source, row *job.Prediction) {
+	failed := int64(0)
+	if row.Failed() {
+		failed = 1
+	}
+	r.seen.Add(int64(len(row.Predictions)))
+	if x.Response == nil && row.IDs != nil {
+		r.written.Add(int64(len(row.IDs)) - int64(row.Prompt))
+	}
+	r.meter.Add(1, failed, r.work(x))
 }
 
 // todo are the shards that the model has not read and could.
@@ -354,9 +380,9 @@ func (r *reading) shards(admit, ctx context.Context, todo []int) error {
 	asks, actx := errgroup.WithContext(ctx)
 	r.asks = asks
 	way := stage.Stage[*job.Source, job.Prediction]{
-		Store: r.Store, Manifest: r.Corpus.OpenManifest, Texts: job.Sources, Rows: func(*job.Source) int { return 1 },
+		Store: r.Store, Manifest: r.Corpus.OpenManifest, Texts: job.Sources, Rows: func(*job.Source) int { return 1 }, Work: r.work,
 		Task: func(m *job.Manifest) job.Task { return r.task(m.Index) }, Open: r.open, Retry: func(int) bool { return r.Retry },
-		PartEvery: r.PartEvery, Who: r.Who, Log: r.Log, Meter: r.meter, Summary: r.sum, Settles: true,
+		PartEvery: r.PartEvery, Who: r.Who, Log: r.Log, Lane: r.meter, Summary: r.sum, Settles: true,
 	}
 	err := way.Run(admit, actx, todo)
 	asked := actx.Err() == nil // asks.Wait ends actx
@@ -421,7 +447,7 @@ func (run *shardRun) Text(admit, ctx context.Context, x *job.Source) (bool, erro
 			run.Drop()
 			return err
 		}
-		run.meter.Add(1)
+		run.count(x, row)
 		return run.Done([]job.Prediction{*row})
 	})
 	return true, nil

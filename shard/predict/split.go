@@ -75,7 +75,7 @@ func (s *splitter) measure() error {
 		if err != nil {
 			return err
 		}
-		size := s.sizeOf(x)
+		size := s.corpus.Size(x)
 		s.sizes, s.total = append(s.sizes, size), s.total+size
 		s.corpus.Longest = max(s.corpus.Longest, int(size)+templateTokens) // a token has a byte at least
 		chats = chats || x.Messages != nil
@@ -90,17 +90,6 @@ func (s *splitter) measure() error {
 	var err error
 	s.corpus.ID, err = s.corpus.Identity()
 	return err
-}
-
-// sizeOf bounds the text's tokens.
-func (s *splitter) sizeOf(x *job.Source) int64 {
-	size := len(x.Prompt) + 1
-	if x.Response != nil {
-		size += len(*x.Response)
-	} else {
-		size += s.MaxResponse
-	}
-	return int64(size)
 }
 
 // sources yields the texts and adds them to a hash.

@@ -1,0 +1,149 @@
+package progress
+
+import (
+	"context"
+	"io"
+	"log/slog"
+	"os"
+	"slices"
+	"sync"
+	"time"
+
+	"golang.org/x/term"
+
+	"tokenfork/internal/terminal"
+)
+
+// Formats of a log.
+const (
+	Text = "text"
+	JSON = "json"
+)
+
+// Console is where a process writes its log and its stages' progress: a terminal, on
+// which the bar stays below the log's lines, or a file.
+type Console struct {
+	mu       sync.Mutex
+	to       io.Writer
+	terminal *os.File // nil: a file
+	handler  slog.Handler
+	json     bool
+	bar      string // what is drawn now
+	meters   []*Meter
+}
+
+// NewConsole writes to w, log lines in the format.
+func NewConsole(w io.Writer, format string) *Console {
+	c := &Console{to: w}
+	raw := w
+	if safe, ok := w.(*terminal.Writer); ok { // a bar moves the cursor; its text is ours
+		raw = safe.Unwrap()
+	}
+	if f, ok := raw.(*os.File); ok && term.IsTerminal(int(f.Fd())) {
+		c.terminal = f
+	}
+	c.SetFormat(format)
+	return c
+}
+
+// SetFormat is called before anything is written.
+func (c *Console) SetFormat(format string) {
+	if c.json = format == JSON; c.json {
+		c.handler = slog.NewJSONHandler(c, nil)
+		return
+	}
+	c.handler = slog.NewTextHandler(c, &slog.HandlerOptions{ReplaceAttr: func(_ []string, a slog.Attr) slog.Attr {
+		if a.Key == slog.TimeKey {
+			a.Value = slog.StringValue(a.Value.Time().Format(time.TimeOnly))
+		}
+		return a
+	}})
+}
+
+// JSON says whether log lines are JSON.
+func (c *Console) JSON() bool { return c.json }
+
+// Logger writes to the console.
+func (c *Console) Logger() *slog.Logger { return slog.New(c.handler) }
+
+// clearLine returns the cursor and clears to the end of the line.
+const clearLine = "\r\x1b[K"
+
+// Write writes whole lines, above the bar.
+func (c *Console) Write(p []byte) (int, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.bar == "" {
+		return c.to.Write(p)
+	}
+	c.draw(clearLine)
+	n, err := c.to.Write(p)
+	c.draw(c.bar)
+	return n, err
+}
+
+// draw writes to the terminal itself. Where that is gone nobody looks.
+func (c *Console) draw(s string) { _, _ = io.WriteString(c.terminal, s) }
+
+// last are the stages as they are, or as they ended.
+func (c *Console) last() (all []snapshot) {
+	c.mu.Lock()
+	meters := slices.Clone(c.meters)
+	c.mu.Unlock()
+	for _, m := range meters {
+		s := m.snapshot(false)
+		c.mu.Lock()
+		if m.ended != nil {
+			s = *m.ended
+		}
+		c.mu.Unlock()
+		all = append(all, s)
+	}
+	return all
+}
+
+func (c *Console) begin(m *Meter) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.meters = append(c.meters, m)
+}
+
+// show tells of a stage under way.
+func (c *Console) show(s snapshot) {
+	if c.terminal == nil || c.json {
+		c.report(s)
+		return
+	}
+	columns, _, err := term.GetSize(int(c.terminal.Fd()))
+	if err != nil || columns <= 0 {
+		columns = 80
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.bar = s.bar(columns)
+	c.draw(clearLine + c.bar)
+}
+
+// end tells of a stage that has ended.
+func (c *Console) end(m *Meter) {
+	s := m.snapshot(true)
+	c.mu.Lock()
+	m.ended = &s
+	if c.bar != "" {
+		c.draw(clearLine)
+		c.bar = ""
+	}
+	c.mu.Unlock()
+	c.report(s)
+}
+
+// report writes a line.
+func (c *Console) report(s snapshot) {
+	if !c.json {
+		_, _ = io.WriteString(c, s.line()+"\n") // as with any line of a log
+		return
+	}
+	r := slog.NewRecord(s.now, slog.LevelInfo, s.line(), 0)
+	r.AddAttrs(s.fields()...)
+	_ = c.handler.Handle(context.Background(), r)
+}
