@@ -2,6 +2,7 @@ package judge
 
 import (
 	"crypto/sha256"
+	"encoding/binary"
 	"encoding/hex"
 	"encoding/json"
 	"hash"
@@ -9,6 +10,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"unsafe"
 
 	"tokenfork/internal/job"
 )
@@ -74,10 +76,7 @@ func (h *hasher) start(shown string) hash.Hash {
 // appendJSON appends the inside of the JSON string that encoding/json makes of s.
 func appendJSON(dst []byte, s string) []byte {
 	for s != "" {
-		n := 0
-		for n < len(s) && asItIs[s[n]] {
-			n++
-		}
+		n := plainLen(s)
 		dst = append(dst, s[:n]...)
 		s = s[n:]
 		if s != "" && short[s[0]] != 0 {
@@ -97,6 +96,25 @@ func appendJSON(dst []byte, s string) []byte {
 		}
 	}
 	return dst
+}
+
+// plainLen is how many bytes s begins with that need no escape: eight at a time.
+func plainLen(s string) (n int) {
+	const each, high = 0x0101010101010101, 0x8080808080808080
+	b := unsafe.Slice(unsafe.StringData(s), len(s))
+	for ; n+8 <= len(b); n += 8 {
+		x := binary.LittleEndian.Uint64(b[n:])
+		// Where all eight are ASCII, a difference has its high bit set for what is looked for.
+		angle, quote := (x|2*each)^'>'*each, (x|4*each)^'&'*each // < and > differ in one bit, so do " and &
+		back, del := x^'\\'*each, x^0x7f*each
+		if (x|(x-' '*each)|(angle-each)|(quote-each)|(back-each)|(del-each))&high != 0 {
+			break
+		}
+	}
+	for n < len(s) && asItIs[s[n]] {
+		n++
+	}
+	return n
 }
 
 // short are the second characters of common escapes.

@@ -1,6 +1,7 @@
 package judge
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"regexp"
@@ -100,15 +101,35 @@ func BenchmarkQuestionHash(b *testing.B) {
 	if err != nil {
 		b.Fatal(err)
 	}
-	h, q := &hasher{}, example()
+	h, q, text := &hasher{}, example(), new(bytes.Buffer)
 	q.Before, q.Start = strings.Repeat("The dog saw a cat [1] then. ", 10), "Now a hen"
 	for b.Loop() {
-		head, rest, err := p.render(q, s, job.Sides)
+		head, rest, err := p.render(text, q, s, job.Sides)
 		if err == nil {
 			_, err = h.hash(q, head, rest)
 		}
 		if err != nil {
 			b.Fatal(err)
+		}
+	}
+}
+
+// TestAppendJSON escapes each byte, and two characters of several bytes, at every place of a word.
+func TestAppendJSON(t *testing.T) {
+	odd := []string{"é", "\u2028"}
+	for c := range 256 {
+		odd = append(odd, string([]byte{byte(c)}))
+	}
+	for _, c := range odd {
+		for at := range 17 {
+			s := strings.Repeat("a", at) + c + strings.Repeat("~", 17-at)
+			b, err := json.Marshal(s)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got := `"` + string(appendJSON(nil, s)) + `"`; got != string(b) {
+				t.Fatalf("%q: %s, want %s", s, got, b)
+			}
 		}
 	}
 }

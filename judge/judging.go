@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"sync"
 
 	"tokenfork/internal/failure"
 	"tokenfork/internal/job"
@@ -138,9 +139,15 @@ func (r Record) questions(by Judging, plan *job.Plan, text *tokenizer.Tokenizer)
 			r.ID(), p.Version, p.Hash, by.PromptHash)
 	}
 	f, h := Framer{Plan: plan, Text: text, Context: by.Settings.Context, Raw: r.Format < judgingFormat}, &hasher{judging: by}
+	var buffers sync.Pool
 	return func(s *job.Text, row *job.Result) (string, error) {
+		b, _ := buffers.Get().(*bytes.Buffer)
+		if b == nil {
+			b = new(bytes.Buffer)
+		}
+		defer buffers.Put(b)
 		q := f.Question(s, row)
-		head, rest, err := p.render(q, by.Settings, q.order(by.Settings))
+		head, rest, err := p.render(b, q, by.Settings, q.order(by.Settings))
 		if err != nil {
 			return "", err
 		}

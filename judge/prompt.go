@@ -1,6 +1,7 @@
 package judge
 
 import (
+	"bytes"
 	"embed"
 	"encoding/json"
 	"fmt"
@@ -9,6 +10,7 @@ import (
 	"sync/atomic"
 	"text/template"
 	"text/template/parse"
+	"unsafe"
 
 	"tokenfork/internal/failure"
 	"tokenfork/internal/job"
@@ -127,26 +129,27 @@ func (p *Prompt) parse(s Settings) (err error) {
 
 // Render is the question as the judge reads it, with the sides in that order.
 func (p *Prompt) Render(q *Question, s Settings, order [2]job.Side) (string, error) {
-	head, rest, err := p.render(q, s, order)
+	head, rest, err := p.render(new(bytes.Buffer), q, s, order)
 	return head + rest, err
 }
 
 // render gives the question in two: what it has in common with others of its job, and
-// the rest. merge and check render a question for every verdict.
-func (p *Prompt) render(q *Question, s Settings, order [2]job.Side) (head, rest string, err error) {
-	data := &shown{Before: q.Before, Start: q.Start, Mark: q.mark(), blind: s.Blind, row: q.Row, answer: p.form.instruction}
+// the rest, which is good until b is written to again: merge and check render a question
+// for every verdict.
+func (p *Prompt) render(b *bytes.Buffer, q *Question, s Settings, order [2]job.Side) (head, rest string, err error) {
+	data := &shown{Before: q.Before, Start: q.Start, blind: s.Blind, row: q.Row, answer: p.form.instruction}
 	for i, to := range []*shownFork{&data.A, &data.B} {
 		f := q.Forks[order[i]]
 		*to = shownFork{label(s.Blind, i, order[i]), f.Text(), f.Token, f.Rest, f.Finish}
 	}
+	data.Mark = q.markBeside(data.A.Text, data.B.Text)
 	h := p.headOf(data)
 	data.placed = h.placed
-	var b strings.Builder
-	b.Grow(h.follows + 2*(len(q.Before)+len(q.Start)) + len(data.A.Text) + len(data.B.Text))
-	if err := p.fillIn(&b, h.pieces, data); err != nil {
+	b.Reset()
+	if err := p.fillIn(b, h.pieces, data); err != nil {
 		return "", "", fmt.Errorf("fill in judge prompt: %w", err)
 	}
-	head, rest = h.text, strings.TrimRight(b.String(), "\n")
+	head, rest = h.text, strings.TrimRight(unsafe.String(unsafe.SliceData(b.Bytes()), b.Len()), "\n")
 	if rest == "" {
 		head = strings.TrimRight(head, "\n")
 	}
@@ -161,11 +164,10 @@ func (p *Prompt) render(q *Question, s Settings, order [2]job.Side) (head, rest 
 
 // head is what questions with the same mark begin with.
 type head struct {
-	mark    string
-	text    string  // whole lines, which is what control tokens never go beyond
-	placed  bool    // the answer's form is told in it
-	pieces  []piece // that follow
-	follows int     // about the bytes of these, but for texts
+	mark   string
+	text   string  // whole lines, which is what control tokens never go beyond
+	placed bool    // the answer's form is told in it
+	pieces []piece // that follow
 }
 
 // headOf is the head of a question. That of the last one is kept: most have the same mark.
@@ -174,7 +176,7 @@ func (p *Prompt) headOf(q *shown) *head {
 		return h
 	}
 	same := &shown{Mark: q.Mark, answer: q.answer}
-	var b strings.Builder
+	var b bytes.Buffer
 	n := 0
 	for ; n < len(p.pieces) && (p.pieces[n].value == nil || p.pieces[n].same); n++ {
 		p.pieces[n].fillIn(&b, same)
@@ -184,9 +186,6 @@ func (p *Prompt) headOf(q *shown) *head {
 	h := &head{mark: q.Mark, text: text[:end], placed: same.placed, pieces: append([]piece{{text: text[end:]}}, p.pieces[n:]...)}
 	if !p.raw {
 		h.text = plain(h.text)
-	}
-	for _, x := range h.pieces {
-		h.follows += len(x.text) + 32 // a label
 	}
 	p.head.Store(h)
 	return h
@@ -200,8 +199,8 @@ type piece struct {
 }
 
 var values = map[string]func(*shown) string{
-	"Context": (*shown).Context, "Before": func(s *shown) string { return s.Before },
-	"Start": func(s *shown) string { return s.Start }, "Mark": func(s *shown) string { return s.Mark }, "Answer": (*shown).Answer,
+	"Before": func(s *shown) string { return s.Before },
+	"Start":  func(s *shown) string { return s.Start }, "Mark": func(s *shown) string { return s.Mark }, "Answer": (*shown).Answer,
 	"A.Label": func(s *shown) string { return s.A.Label }, "B.Label": func(s *shown) string { return s.B.Label },
 	"A.Text": func(s *shown) string { return s.A.Text }, "B.Text": func(s *shown) string { return s.B.Text },
 	"A.Fork": func(s *shown) string { return s.A.Fork }, "B.Fork": func(s *shown) string { return s.B.Fork },
@@ -222,11 +221,19 @@ func piecesOf(t *template.Template) (pieces []piece) {
 				return nil
 			}
 			field, ok := n.Pipe.Cmds[0].Args[0].(*parse.FieldNode)
-			if !ok || values[strings.Join(field.Ident, ".")] == nil {
+			if !ok {
 				return nil
 			}
-			name := strings.Join(field.Ident, ".")
-			pieces = append(pieces, piece{value: values[name], same: name == "Mark" || name == "Answer"})
+			names := []string{strings.Join(field.Ident, ".")}
+			if names[0] == "Context" {
+				names = []string{"Before", "Start"}
+			}
+			for _, name := range names {
+				if values[name] == nil {
+					return nil
+				}
+				pieces = append(pieces, piece{value: values[name], same: name == "Mark" || name == "Answer"})
+			}
 		default:
 			return nil
 		}
@@ -235,7 +242,7 @@ func piecesOf(t *template.Template) (pieces []piece) {
 }
 
 // fillIn puts the pieces together, or, where the template does more, the whole.
-func (p *Prompt) fillIn(b *strings.Builder, pieces []piece, data *shown) error {
+func (p *Prompt) fillIn(b *bytes.Buffer, pieces []piece, data *shown) error {
 	if p.pieces == nil {
 		return p.text.Execute(b, data)
 	}
@@ -245,7 +252,7 @@ func (p *Prompt) fillIn(b *strings.Builder, pieces []piece, data *shown) error {
 	return nil
 }
 
-func (x piece) fillIn(b *strings.Builder, data *shown) {
+func (x piece) fillIn(b *bytes.Buffer, data *shown) {
 	if x.value != nil {
 		b.WriteString(x.value(data))
 	} else {

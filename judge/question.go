@@ -161,8 +161,11 @@ func (f *Framer) shown(id int32) []byte {
 
 // mark is a short word that none of the question's texts contains. It is the
 // same for all questions of a job but those whose texts hold it.
-func (q *Question) mark() string {
-	texts := [...]string{q.Before, q.Start, q.Forks[0].Text(), q.Forks[1].Text()}
+func (q *Question) mark() string { return q.markBeside(q.Forks[0].Text(), q.Forks[1].Text()) }
+
+// markBeside is mark, given both continuations.
+func (q *Question) markBeside(one, other string) string {
+	texts := [...]string{q.Before, q.Start, one, other}
 	m := firstMark(q.Job)
 	for n := 1; slices.ContainsFunc(texts[:], func(text string) bool { return strings.Contains(text, m) }); n++ {
 		m = jobMark(q.Job, n)
