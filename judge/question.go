@@ -60,7 +60,8 @@ func (f *Framer) frame(s *job.Text) *framed {
 		}
 		ended = ends
 		k.starts = append(k.starts, start)
-		k.buf = append(k.buf, f.shown(id)...)
+		b, _ := f.shown(id)
+		k.buf = append(k.buf, b...)
 		k.at = append(k.at, int32(len(k.buf)))
 	}
 	k.shown = string(k.buf)
@@ -150,13 +151,13 @@ func text(s string) string {
 	return strings.ToValidUTF8(s, "\uFFFD")
 }
 
-// shown is a token as the judge sees it: a special one in words, since the
-// judge's own tokenizer may have it too.
-func (f *Framer) shown(id int32) []byte {
+// shown is a token as the judge sees it: a special one in words, not as it is spelled,
+// since the judge's own tokenizer may have it too.
+func (f *Framer) shown(id int32) (b []byte, inWords bool) {
 	if content, special := f.Text.Special(id); special && !f.Raw {
-		return []byte(controlWords(content))
+		return []byte(controlWords(content)), true
 	}
-	return f.Text.Bytes(id)
+	return f.Text.Bytes(id), false
 }
 
 // mark is a short word that none of the question's texts contains. It is the
@@ -232,27 +233,21 @@ func (f *Framer) endsAt(real []int32, at int) bool {
 
 // fork shows a continuation: of its ids the first, and more while a character is unfinished.
 func (f *Framer) fork(carry string, ids []int32, finish string) Fork {
-	b, n := append(make([]byte, 0, 256), carry...), 0
-	for n < len(ids) && (n == 0 || unfinished(b) > 0) {
-		b = append(b, f.shown(ids[n])...)
-		n++
-	}
-	token := len(b)
-	for _, id := range ids[n:] {
-		b = append(b, f.shown(id)...)
+	b, token, otherwise := append(make([]byte, 0, 256), carry...), len(carry), false
+	for n, id := range ids {
+		said, inWords := f.shown(id)
+		if n == 0 || token == len(b) && unfinished(b) > 0 {
+			token += len(said)
+		}
+		b = append(b, said...)
+		otherwise = otherwise || inWords
 	}
 	all := string(b)
 	raw := all[len(carry):]
-	if slices.ContainsFunc(ids, f.inWords) {
+	if otherwise {
 		raw = f.spelled(ids)
 	}
 	return Fork{Token: text(all[:token]), Rest: text(all[token:]), IDs: ids, Finish: finish, bytes: raw}
-}
-
-// inWords says whether a token is shown otherwise than it is spelled.
-func (f *Framer) inWords(id int32) bool {
-	_, special := f.Text.Special(id)
-	return special && !f.Raw
 }
 
 func (f *Framer) spelled(ids []int32) string {

@@ -109,24 +109,29 @@ func (c *Columns[T]) Equal(d *Columns[T], but ...string) bool {
 		return false
 	}
 	for i := range c.cols {
-		a, b := &c.values[i], &d.values[i]
-		if !slices.Contains(but, c.cols[i].name) && !(bytes.Equal(a.nulls(), b.nulls()) && bytes.Equal(a.data, b.data) && slices.Equal(a.offsets, b.offsets) && slices.Equal(a.inner, b.inner)) {
-			return false
+		if slices.Contains(but, c.cols[i].name) {
+			continue
+		}
+		a, b := c.values[i].sections(c.cols[i].isText()), d.values[i].sections(c.cols[i].isText())
+		for k := range a {
+			if !bytes.Equal(a[k], b[k]) {
+				return false
+			}
 		}
 	}
 	return true
 }
 
-// Encode appends the rows to dst as bytes that View reads.
+// Encode appends the rows to dst as bytes that View reads. A text that all rows have is there once.
 func (c *Columns[T]) Encode(dst []byte) []byte {
 	dst = binary.LittleEndian.AppendUint64(dst, uint64(c.rows))
 	for i := range c.values {
-		for _, s := range c.values[i].sections() {
+		for _, s := range c.values[i].sections(c.cols[i].isText()) {
 			dst = binary.LittleEndian.AppendUint32(dst, uint32(len(s)))
 		}
 	}
 	for i := range c.values {
-		for _, s := range c.values[i].sections() {
+		for _, s := range c.values[i].sections(c.cols[i].isText()) {
 			dst = append(dst, s...)
 			dst = append(dst, make([]byte, -len(s)&7)...)
 		}
@@ -135,7 +140,8 @@ func (c *Columns[T]) Encode(dst []byte) []byte {
 }
 
 // View makes the rows those of encoded bytes, without copying: they must stay as
-// they are. Columns were made with the options of those that were encoded.
+// they are. Columns were made with the options of those that were encoded. Only Equal and
+// AppendColumns take them.
 func (c *Columns[T]) View(b []byte) {
 	c.rows, c.record = int(binary.LittleEndian.Uint64(b)), nil
 	sizes := b[8:]
@@ -205,8 +211,25 @@ func (v *values) nulls() []byte {
 	return v.valid
 }
 
-func (v *values) sections() [4][]byte {
+func (v *values) sections(text bool) [4][]byte {
+	if text && v.allEqual() {
+		return [4][]byte{v.nulls(), v.data[:v.offsets[1]], raw(v.offsets[:2]), nil}
+	}
 	return [4][]byte{v.nulls(), v.data, raw(v.offsets), raw(v.inner)}
+}
+
+// allEqual says whether all rows of a text column have the same bytes.
+func (v *values) allEqual() bool {
+	if len(v.offsets) < 3 {
+		return false
+	}
+	first := v.data[:v.offsets[1]]
+	for row := 1; row+1 < len(v.offsets); row++ {
+		if !bytes.Equal(v.data[v.offsets[row]:v.offsets[row+1]], first) {
+			return false
+		}
+	}
+	return true
 }
 
 func raw[V any](s []V) []byte {
@@ -315,6 +338,13 @@ func (v *values) appendValues(c codec, of *values, from, to int) error {
 	if !c.list && !c.isText() {
 		v.data = append(v.data, of.data[from*c.width():to*c.width()]...)
 		return nil
+	}
+	if c.isText() && len(of.offsets) == 2 { // one that all rows have, see Encode
+		for range to - from {
+			v.data = append(v.data, of.data...)
+			v.offsets = append(v.offsets, int32(len(v.data)))
+		}
+		return v.fits()
 	}
 	first, last := of.offsets[from], of.offsets[to]
 	v.offsets = appendShifted(v.offsets, of.offsets[from+1:to+1], first)

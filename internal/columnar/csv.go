@@ -126,12 +126,38 @@ func appendNumber(dst []byte, of kind, data []byte, i int) []byte {
 	case boolKind:
 		return strconv.AppendBool(dst, data[i] == 1)
 	case int32Kind:
-		return strconv.AppendInt(dst, int64(cast[int32](data)[i]), 10)
+		return appendWhole(dst, int64(cast[int32](data)[i]))
 	case int64Kind:
-		return strconv.AppendInt(dst, cast[int64](data)[i], 10)
+		return appendWhole(dst, cast[int64](data)[i])
 	default:
 		return strconv.AppendFloat(dst, cast[float64](data)[i], 'g', -1, 64)
 	}
+}
+
+// threeDigits are the numbers below 1000, with zeros before them.
+var threeDigits = func() (all [1000][3]byte) {
+	for i := range all {
+		all[i] = [3]byte{'0' + byte(i/100), '0' + byte(i/10%10), '0' + byte(i%10)}
+	}
+	return all
+}()
+
+// appendWhole appends a whole number. Most are token ids, of at most six digits.
+func appendWhole(dst []byte, n int64) []byte {
+	if n >= 1000 && n < 1_000_000 {
+		return append(appendWhole(dst, n/1000), threeDigits[n%1000][:]...)
+	}
+	if n < 0 || n >= 1000 {
+		return strconv.AppendInt(dst, n, 10)
+	}
+	digits := &threeDigits[n]
+	switch {
+	case n < 10:
+		return append(dst, digits[2])
+	case n < 100:
+		return append(dst, digits[1], digits[2])
+	}
+	return append(dst, digits[:]...)
 }
 
 // appendList appends elements from to to as JSON.
@@ -140,15 +166,22 @@ func appendList(dst []byte, c codec, v *values, from, to int) []byte {
 		return fmt.Append(dst, jsonText(cast[float64](v.data)[from:to]))
 	}
 	dst = append(dst, '[')
-	for i := from; i < to; i++ {
-		if i > from {
-			dst = append(dst, ',')
+	switch {
+	case c.of == textKind:
+		for i := from; i < to; i++ {
+			dst = append(appendJSON(dst, v.data[v.inner[i]:v.inner[i+1]]), ',')
 		}
-		if c.of == textKind {
-			dst = appendJSON(dst, v.data[v.inner[i]:v.inner[i+1]])
-		} else {
-			dst = appendNumber(dst, c.of, v.data, i)
+	case c.of == int32Kind:
+		for _, n := range cast[int32](v.data)[from:to] {
+			dst = append(appendWhole(dst, int64(n)), ',')
 		}
+	default:
+		for i := from; i < to; i++ {
+			dst = append(appendNumber(dst, c.of, v.data, i), ',')
+		}
+	}
+	if to > from {
+		dst = dst[:len(dst)-1]
 	}
 	return append(dst, ']')
 }

@@ -16,6 +16,7 @@ type memo struct {
 	texts   []parquet.ByteArray
 	numbers []uint64 // bits of numbers
 	n       int
+	last    uint32 // text
 }
 
 type cell struct {
@@ -33,8 +34,16 @@ func (m *memo) reset() {
 	m.texts, m.numbers, m.n = m.texts[:0], m.numbers[:0], 0
 }
 
-// text numbers a text, which must stay as it is until reset.
+// text numbers a text, which must stay as it is until reset. Equal ones mostly follow each other.
 func (m *memo) text(b []byte) uint32 {
+	if m.n > 0 && bytes.Equal(m.texts[m.last], b) {
+		return m.last
+	}
+	m.last = m.find(b)
+	return m.last
+}
+
+func (m *memo) find(b []byte) uint32 {
 	h := uint32(maphash.Bytes(memoSeed, b))
 	for i := h; ; i++ {
 		s := &m.cells[i&uint32(len(m.cells)-1)]

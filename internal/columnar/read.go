@@ -1,12 +1,14 @@
 package columnar
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"io"
 	"iter"
 	"slices"
 	"strconv"
+	"sync"
 	"unsafe"
 
 	"github.com/apache/arrow/go/v15/arrow"
@@ -24,6 +26,7 @@ type Reader[T any] struct {
 	cols     []column
 	fields   []int // the file's column of each of cols
 	next     func() (arrow.Record, error)
+	shared   bool // rows may point into a record's memory: nobody writes to it again
 }
 
 // ReadStream opens what NewStreamWriter writes. Columns of T that the file lacks
@@ -34,7 +37,7 @@ func ReadStream[T any](r io.Reader) (*Reader[T], error) {
 }
 
 func readStream[T any](r io.Reader) (*Reader[T], error) {
-	z, err := zstd.NewReader(r, zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true), zstd.WithDecoderMaxWindow(maxPage))
+	z, err := openZstd(r)
 	if err != nil {
 		return nil, fmt.Errorf("read compressed Arrow stream: %w", err)
 	}
@@ -43,7 +46,31 @@ func readStream[T any](r io.Reader) (*Reader[T], error) {
 	if err != nil {
 		return nil, fmt.Errorf("read Arrow stream: %w", err)
 	}
-	return newReader[T](ir.Schema(), ir.Read)
+	read, err := newReader[T](ir.Schema(), func() (rec arrow.Record, err error) {
+		if z == nil {
+			return nil, io.EOF
+		}
+		if rec, err = ir.Read(); err == io.EOF {
+			err = cmp.Or(z.Reset(nil), err)
+			decoders.Put(z)
+			z = nil
+		}
+		return rec, err
+	})
+	if err == nil {
+		read.shared = true
+	}
+	return read, err
+}
+
+// decoders are those of streams that were read to their end: a new one takes a window's memory.
+var decoders sync.Pool
+
+func openZstd(r io.Reader) (*zstd.Decoder, error) {
+	if z, _ := decoders.Get().(*zstd.Decoder); z != nil {
+		return z, z.Reset(r)
+	}
+	return zstd.NewReader(r, zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true), zstd.WithDecoderMaxWindow(maxPage))
 }
 
 // ReadParquet opens a Parquet file; the rules are ReadStream's. Only T's columns are decoded.
@@ -206,7 +233,7 @@ func (r *Reader[T]) Batches() iter.Seq2[[]T, error] {
 	}
 }
 
-// rows copies a batch out of Arrow's memory, column by column.
+// rows makes a batch's rows, column by column.
 func (r *Reader[T]) rows(rec arrow.Record) ([]T, error) {
 	newBounded().check(int(min(rec.NumRows(), maxBuffer)) * int(unsafe.Sizeof(*new(T))))
 	rows := make([]T, rec.NumRows())
@@ -215,7 +242,7 @@ func (r *Reader[T]) rows(rec arrow.Record) ([]T, error) {
 		if n := rec.Column(r.fields[j]).Len(); n != len(rows) { // the library lets a column be longer
 			return nil, fmt.Errorf("column %s has %d values for %d rows", c.name, n, len(rows))
 		}
-		f := fields{size: unsafe.Sizeof(*new(T)), pointer: c.pointer}
+		f := fields{size: unsafe.Sizeof(*new(T)), pointer: c.pointer, shared: r.shared}
 		if len(rows) > 0 {
 			f.first = unsafe.Add(unsafe.Pointer(&rows[0]), c.offset)
 		}
@@ -231,6 +258,7 @@ type fields struct {
 	first   unsafe.Pointer
 	size    uintptr // from one to the next
 	pointer bool    // nil for null
+	shared  bool    // see Reader
 }
 
 func (f *fields) read(c codec, a arrow.Array) error {
@@ -259,20 +287,28 @@ func (f *fields) read(c codec, a arrow.Array) error {
 		}
 	case *array.String:
 		if c.of == textKind {
-			return fill(f, a, texts(a))
+			return fill(f, a, f.texts(a))
 		}
 	}
 	return fmt.Errorf("is %s, not %s", a.DataType(), c.of.arrow())
 }
 
-// texts gives an array's values, in memory of their own.
-func texts(a *array.String) func(int) string {
+// texts gives an array's values.
+func (f *fields) texts(a *array.String) func(int) string {
 	if a.Len() == 0 {
 		return nil
 	}
-	first := a.ValueOffset(0)
-	all := string(a.ValueBytes())
+	first, b := a.ValueOffset(0), kept(f, a.ValueBytes())
+	all := unsafe.String(unsafe.SliceData(b), len(b))
 	return func(i int) string { return all[a.ValueOffset(i)-first : a.ValueOffset(i+1)-first] }
+}
+
+// kept are a record's values in memory that rows may point to.
+func kept[V any](f *fields, of []V) []V {
+	if f.shared {
+		return of
+	}
+	return slices.Clone(of)
 }
 
 // fill sets each field to its value.
@@ -305,19 +341,19 @@ func (f *fields) readLists(c codec, a arrow.Array) error {
 	switch v := l.ListValues().(type) {
 	case *array.Int32:
 		if c.of == int32Kind {
-			return slice(f, l, slices.Clone(v.Int32Values()))
+			return slice(f, l, kept(f, v.Int32Values()))
 		}
 	case *array.Int64:
 		if c.of == int64Kind {
-			return slice(f, l, slices.Clone(v.Int64Values()))
+			return slice(f, l, kept(f, v.Int64Values()))
 		}
 	case *array.Float64:
 		if c.of == float64Kind {
-			return slice(f, l, slices.Clone(v.Float64Values()))
+			return slice(f, l, kept(f, v.Float64Values()))
 		}
 	case *array.String:
 		if c.of == textKind {
-			all, value := make([]string, v.Len()), texts(v)
+			all, value := make([]string, v.Len()), f.texts(v)
 			for i := range all {
 				all[i] = value(i)
 			}

@@ -3,6 +3,7 @@
 package merge
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"io"
@@ -235,21 +236,36 @@ func (m *merger) checkComplete() error {
 
 // count counts the results on their way to the outputs.
 func (s *Summary) count(b *batch) {
-	status, match := b.Text("status"), b.Flag("meaning_match")
-	finish := [2]func(int) ([]byte, bool){b.Text("finish_small"), b.Text("finish_reference")}
+	tally(s.ByStatus, b, "status")
+	tally(s.Finish[job.Small], b, "finish_small")
+	tally(s.Finish[job.Reference], b, "finish_reference")
+	match, verdicts := b.Flag("meaning_match"), map[bool]int64{}
 	for i := range b.Len() {
-		said, _ := status(i)
-		s.ByStatus[string(said)]++
 		if same, judged := match(i); judged {
-			s.Verdicts[map[bool]string{true: "same", false: "different"}[same]]++
-		}
-		for side, of := range finish {
-			if reason, there := of(i); there {
-				s.Finish[side][string(reason)]++
-			}
+			verdicts[same]++
 		}
 	}
+	for same, n := range verdicts {
+		s.Verdicts[map[bool]string{true: "same", false: "different"}[same]] += n
+	}
 	s.Mismatches += int64(b.Len())
+}
+
+// tally counts a column's texts. Equal ones mostly follow each other.
+func tally(counts map[string]int64, b *batch, column string) {
+	text := b.Text(column)
+	for i := 0; i < b.Len(); {
+		said, there := text(i)
+		first := i
+		for i++; i < b.Len(); i++ {
+			if next, also := text(i); also != there || !bytes.Equal(next, said) {
+				break
+			}
+		}
+		if there {
+			counts[string(said)] += int64(i - first)
+		}
+	}
 }
 
 // result is the error that says how complete the results are.

@@ -129,12 +129,23 @@ func (s *spool) distinct(options []columnar.Option) (repeated int64, err error) 
 // lens reads texts of the spool, one at a time.
 type lens struct {
 	spool   *spool
+	options []columnar.Option
 	columns *columnar.Columns[job.Result]
 	buf     []byte
 }
 
 func (s *spool) lens(options []columnar.Option) *lens {
-	return &lens{spool: s, columns: columnar.NewColumns[job.Result](options...)}
+	return &lens{spool: s, options: options, columns: columnar.NewColumns[job.Result](options...)}
+}
+
+// rows copies what read showed.
+func (l *lens) rows(shown *columnar.Columns[job.Result]) ([]job.Result, error) {
+	c := columnar.NewColumns[job.Result](l.options...)
+	if err := c.AppendColumns(shown, 0, shown.Len()); err != nil {
+		return nil, err
+	}
+	c.Seal()
+	return c.Rows()
 }
 
 // read shows a text's results until the next is read.
@@ -158,13 +169,11 @@ func (s *spool) same(a, b stretch, left, right *lens) error {
 	if err != nil || x.Equal(y, "job", "reason", "stage", "engine") {
 		return err
 	}
-	x.Seal()
-	y.Seal()
-	xs, err := x.Rows()
+	xs, err := left.rows(x)
 	if err != nil {
 		return err
 	}
-	ys, err := y.Rows()
+	ys, err := right.rows(y)
 	if err != nil {
 		return err
 	}
