@@ -16,6 +16,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -131,6 +132,45 @@ func TestErrorsInJSON(t *testing.T) {
 	}
 }
 
+// until is written to until something was seen.
+type until struct {
+	want *regexp.Regexp
+	seen chan struct{}
+	once sync.Once
+	said bytes.Buffer
+}
+
+func (u *until) Write(p []byte) (int, error) {
+	n, err := u.said.Write(p)
+	if u.want.Match(u.said.Bytes()) {
+		u.once.Do(func() { close(u.seen) })
+	}
+	return n, err
+}
+
+// heldServer stands before a server and, after some requests, keeps all others waiting
+// until they are let go.
+func heldServer(t *testing.T, before string, after int64, let <-chan struct{}) string {
+	t.Helper()
+	to, err := url.Parse(before)
+	if err != nil {
+		t.Fatal(err)
+	}
+	proxy, asked := httputil.NewSingleHostReverseProxy(to), atomic.Int64{}
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
+		if q.Method == http.MethodPost && asked.Add(1) > after {
+			select {
+			case <-let:
+			case <-q.Context().Done():
+				return
+			}
+		}
+		proxy.ServeHTTP(w, q)
+	}))
+	t.Cleanup(s.Close)
+	return s.URL
+}
+
 // TestWatch watches a job in a folder and one in S3 while a task works on it: its rate and
 // the hour at which it will be done are there.
 func TestWatch(t *testing.T) {
@@ -144,36 +184,36 @@ func TestWatch(t *testing.T) {
 				s3 := storetest.StartS3(t)
 				place, flags = "s3://"+s3.Bucket+"/job", []string{"--s3-endpoint", s3.URL, "--s3-path-style"}
 			}
-			on := func(flagsOf ...string) []string {
-				return append(append([]string{flagsOf[0], "--job", place}, flags...), flagsOf[1:]...)
+			on := func(words ...string) []string {
+				return slices.Concat(words[:1], []string{"--job", place}, flags, words[1:])
 			}
-			models := j.flags[slices.Index(j.flags, "--small-model"):slices.Index(j.flags, "--judge")]
+			models := slices.Clone(j.flags[slices.Index(j.flags, "--small-model"):slices.Index(j.flags, "--judge")])
 			must(t, []int{0}, on(slices.Concat([]string{"plan", j.table, "--shards", "1", "--max-new-tokens", "8", "--alignment", "next"}, models[0:2], models[4:6])...)...)
-			done := make(chan string, 1)
+			status := &until{seen: make(chan struct{}),
+				want: regexp.MustCompile(`  infer small shard 0: running, \d+ of \d+ mismatches done, [0-9.e+-]+/s, \S+ left, done at .*\d\d:\d\d, on `)}
+			models[3] = heldServer(t, models[3], 250, status.seen) // parts of some seconds, as S3 counts time, were kept by then
+			ended := make(chan int, 1)
+			var said bytes.Buffer
 			go func() {
-				var said bytes.Buffer
-				if code := run(t.Context(), on(append([]string{"infer", "--shard", "0", "--part-every", "5ms", "--in-flight", "1"}, models...)...), &said, &said); code == 0 {
-					said.Reset()
-				}
-				done <- said.String()
+				ended <- run(t.Context(), on(append([]string{"infer", "--shard", "0", "--part-every", "5ms", "--in-flight", "1"}, models...)...), &said, &said)
 			}()
-			var seen bytes.Buffer
-			for failed, running := "", true; running; {
-				if code := run(t.Context(), on("status", "--watch", "--every", "200ms"), &seen, &seen); code != 0 {
-					t.Fatalf("exit code %d:\n%s", code, &seen)
+			for {
+				if code := run(t.Context(), on("status", "--watch", "--every", "200ms"), status, status); code != 0 {
+					t.Fatalf("exit code %d:\n%s", code, &status.said)
 				}
 				select {
-				case failed = <-done:
-					running = false
-				case <-time.After(50 * time.Millisecond):
+				case code := <-ended:
+					if code != 0 {
+						t.Fatalf("infer: %d\n%s", code, &said)
+					}
+					select {
+					case <-status.seen:
+					default:
+						t.Errorf("no line like %s in\n%s", status.want, &status.said)
+					}
+					return
+				case <-time.After(50 * time.Millisecond): // it has not begun, or ends
 				}
-				if failed != "" {
-					t.Fatal(failed)
-				}
-			}
-			want := regexp.MustCompile(`  infer reference shard 0: running, \d+ of \d+ mismatches done, [0-9.e+-]+/s, \S+ left, done at .*\d\d:\d\d, on `)
-			if !want.MatchString(seen.String()) {
-				t.Errorf("no line like %s in\n%s", want, &seen)
 			}
 		})
 	}
