@@ -116,3 +116,28 @@ func TestStoppedWhileServersLoad(t *testing.T) {
 	defer stop()
 	wantsIn(ctx, t, j.owned(t, fakevllm.Config{Modes: []string{fakevllm.NeverReady}}), failure.Stopped, "run the same command")
 }
+
+// Servers that share a GPU load side by side, and one after the other where the size
+// that was reckoned for a KV cache does not do.
+func TestServersShareAGPU(t *testing.T) {
+	dir := t.TempDir()
+	const fakeSMI = `#!/bin/sh
+case "$1" in
+*memory.total*) echo '0, GPU-aaaa-1, NVIDIA H100 80GB HBM3, 81559' ;;
+*memory.used*) echo '0, GPU-aaaa-1, 600' ;;
+esac
+`
+	if err := os.WriteFile(filepath.Join(dir, "nvidia-smi"), []byte(fakeSMI), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("PATH", dir+":"+os.Getenv("PATH"))
+	t.Setenv("CUDA_VISIBLE_DEVICES", "0")
+	for mode, warns := range map[string]bool{fakevllm.Together: false, fakevllm.Measuring: true} {
+		j := plan(t, nil)
+		wants(t, j.owned(t, fakevllm.Config{Modes: []string{mode}, State: t.TempDir()}), 0, "")
+		j.check(t)
+		if !strings.Contains(j.log.String(), "of the memory") || strings.Contains(j.log.String(), "of a given size") != warns {
+			t.Errorf("%s:\n%s", mode, j.log)
+		}
+	}
+}

@@ -69,7 +69,7 @@ type Fleet struct {
 // place is where a server of the task's own runs.
 type place struct {
 	gpu.Slot
-	turns []*sync.Mutex // of its GPUs, in the same order for all
+	turns []*sync.RWMutex // of its GPUs, in the same order for all
 }
 
 // mostFronts is where more API processes stopped being worth it, see docs/performance.md.
@@ -107,7 +107,7 @@ func Arrange(ctx context.Context, models [2]*Model, log *slog.Logger) (fleets [2
 	if n := len(layout[0]) + len(layout[1]); len(devices) > 0 && n > 0 {
 		fronts = min(mostFronts, runtime.NumCPU()/n/2)
 	}
-	turns := map[string]*sync.Mutex{}
+	turns := map[string]*sync.RWMutex{}
 	for i, f := range fleets {
 		if f == nil {
 			continue
@@ -119,7 +119,7 @@ func Arrange(ctx context.Context, models [2]*Model, log *slog.Logger) (fleets [2
 			p := place{Slot: s}
 			for _, entry := range s.GPUs {
 				if turns[entry] == nil {
-					turns[entry] = new(sync.Mutex)
+					turns[entry] = new(sync.RWMutex)
 				}
 				p.turns = append(p.turns, turns[entry])
 			}
@@ -144,8 +144,7 @@ type Arrivals struct {
 	err     error
 }
 
-// Up connects to the servers at URLs, or starts the task's own, side by side where
-// they share no GPU. It calls come for each one that works, at the same time; what
+// Up connects to the servers at URLs, or starts the task's own, side by side. It calls come for each one that works, at the same time; what
 // come returns counts as why the server did not come. The end of ctx, or Enough,
 // ends those that are not up yet.
 func (f *Fleet) Up(ctx context.Context, come func(context.Context, Server) error) *Arrivals {

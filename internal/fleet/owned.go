@@ -22,7 +22,8 @@ import (
 // takes its place, a few times.
 type owned struct {
 	config   vllm.Config
-	turns    []*sync.Mutex // of its GPUs
+	kvBytes  int64           // size of its KV cache on each GPU, given at the start; 0: vLLM measures what is free
+	turns    []*sync.RWMutex // of its GPUs
 	stall    time.Duration
 	log      *slog.Logger
 	inFlight atomic.Int64
@@ -69,7 +70,7 @@ func newOwned(ctx context.Context, f *Fleet, i int) (*owned, error) {
 	}
 	c := vllm.Config{Command: m.Command, Model: m.Model.Dir, Name: label, Served: f.served, TensorParallel: at.TP, GPUs: at.GPUs, MemoryFraction: at.Fraction,
 		Args: append(args, m.Args...), Env: m.Env, LogPath: filepath.Join(m.LogDir, "vllm-"+label+".log"), CacheDir: cache, FlagsDir: flags, StartTimeout: m.StartTimeout, Logger: f.log}
-	w := &owned{config: c, turns: at.turns, stall: m.Stall, log: f.log.With("server", label), lost: make(chan chan struct{}), ready: make(chan struct{}), stopped: make(chan struct{})}
+	w := &owned{config: c, kvBytes: at.KVBytes, turns: at.turns, stall: m.Stall, log: f.log.With("server", label), lost: make(chan chan struct{}), ready: make(chan struct{}), stopped: make(chan struct{})}
 	server, err := w.start(ctx)
 	if err != nil {
 		return nil, err
@@ -82,14 +83,33 @@ func newOwned(ctx context.Context, f *Fleet, i int) (*owned, error) {
 	return w, nil
 }
 
-// start waits its turn on each of its GPUs: vLLM measures how much memory is
-// free, and another server that loads meanwhile would be counted as its own.
+// start goes on beside other starts on its GPUs if the size of the KV cache is given.
+// Otherwise it waits its turn: vLLM measures how much memory is free, and another
+// server that loads meanwhile would be counted as its own.
 func (w *owned) start(ctx context.Context) (*vllm.Server, error) {
+	if w.kvBytes > 0 {
+		server, err := w.startFixed(ctx)
+		if died := (*vllm.DeathError)(nil); err == nil || ctx.Err() != nil || !errors.As(err, &died) {
+			return server, err
+		}
+		w.log.Warn("no start with a KV cache of a given size: trying once more, with one that vLLM measures", "bytes", w.kvBytes, "error", err)
+		w.kvBytes = 0
+	}
 	for _, turn := range w.turns {
 		turn.Lock()
 		defer turn.Unlock()
 	}
 	return vllm.Start(ctx, w.config)
+}
+
+func (w *owned) startFixed(ctx context.Context) (*vllm.Server, error) {
+	for _, turn := range w.turns {
+		turn.RLock()
+		defer turn.RUnlock()
+	}
+	c := w.config
+	c.Args = append([]string{"--kv-cache-memory-bytes", strconv.FormatInt(w.kvBytes, 10)}, c.Args...)
+	return vllm.Start(ctx, c)
 }
 
 // Client waits while a server starts.

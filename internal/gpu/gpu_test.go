@@ -240,6 +240,14 @@ func TestArrangeAsTold(t *testing.T) {
 	}
 }
 
+// shares says whether servers of both sides lie on one of the GPUs.
+func shares(l Layout, gpus []string) bool {
+	on := func(servers []Slot, gpu string) bool {
+		return slices.ContainsFunc(servers, func(s Slot) bool { return slices.Contains(s.GPUs, gpu) })
+	}
+	return slices.ContainsFunc(gpus, func(g string) bool { return on(l[0], g) && on(l[1], g) })
+}
+
 // Whatever the machine and the work: GPUs are used once, or by exactly the
 // two servers that are told to share, and every server holds a longest text.
 func TestArrangeHoldsTogether(t *testing.T) {
@@ -258,6 +266,9 @@ func TestArrangeHoldsTogether(t *testing.T) {
 		share := map[string]float64{}
 		for _, servers := range l {
 			for _, s := range servers {
+				if (s.KVBytes > 0) != shares(l, s.GPUs) {
+					t.Fatalf("seed %d trial %d: a KV cache of %d bytes for %v: %s", seed, trial, s.KVBytes, s.GPUs, short(l))
+				}
 				if s.TP != len(s.GPUs) || s.KVTokens < int64(longest) {
 					t.Fatalf("seed %d trial %d: %+v for texts of %d", seed, trial, s, longest)
 				}

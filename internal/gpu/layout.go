@@ -28,6 +28,7 @@ type Slot struct {
 	TP       int      // tensor parallel size; 0 where nothing is known of GPUs
 	Fraction float64  // of the GPUs' memory that it may take; 0: vLLM's default
 	KVTokens int64    // that its KV cache should hold
+	KVBytes  int64    // on each GPU, to be fixed at the start where another server shares one; 0: vLLM finds out
 }
 
 // Layout has the servers of both sides, those of the small model first.
@@ -45,7 +46,7 @@ const (
 	// CUDA graphs, NCCL's buffers.
 	reserve = 4 << 30
 	// apart says how much slower a layout may be in which no GPU is shared:
-	// sharing costs a longer start and more than the sum of both works.
+	// sharing costs more than the sum of both works.
 	apart = 1.15
 	mib   = 1 << 20
 	// mostGPUs bounds the search for how many would do.
@@ -78,7 +79,7 @@ func Arrange(devices []Device, needs [2]*Need) (Layout, error) {
 		entries[i] = d.Entry
 	}
 	if best := choose(len(devices), bytes, needs); best != nil {
-		return best.place(entries), nil
+		return best.place(entries, needs), nil
 	}
 	hint := "no number of such GPUs would do: see --reference-tp, --max-model-len and --gpu-memory-utilization among the servers' flags"
 	for g := len(devices) + 1; g <= mostGPUs; g++ {
@@ -197,7 +198,7 @@ func together(g int, bytes int64, small, reference *Need) *candidate {
 
 // place names the GPUs: the reference's from the first on, so that a server's
 // are neighbours, then the small model's.
-func (c *candidate) place(entries []string) (l Layout) {
+func (c *candidate) place(entries []string, needs [2]*Need) (l Layout) {
 	next := 0
 	for _, side := range []int{1, 0} {
 		if c.shared && side == 0 {
@@ -206,8 +207,11 @@ func (c *candidate) place(entries []string) (l Layout) {
 		for i := range c.sides[side].servers {
 			g := c.sides[side]
 			s := Slot{GPUs: entries[next : next+g.tp : next+g.tp], TP: g.tp, Fraction: g.fraction, KVTokens: g.kv}
-			if c.shared && side == 1 && i > 0 {
+			switch {
+			case c.shared && side == 1 && i > 0:
 				s.Fraction = 0 // has its GPUs alone
+			case c.shared:
+				s.KVBytes = g.kv * needs[side].kvBytes(g.tp)
 			}
 			l[side] = append(l[side], s)
 			next += g.tp

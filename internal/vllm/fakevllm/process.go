@@ -30,9 +30,13 @@ const (
 	NoInvariant = "varying"    // ends while it starts, if it is told to be batch-invariant
 	PortTaken   = "port taken" // finds its port taken at the first start
 	OneStart    = "one start"  // starts once; later starts end as by OutOfMemory
+	Together    = "together"   // starts once a second one does
+	Measuring   = "measuring"  // ends as by OutOfMemory if the size of its KV cache is given
 	engineArg   = "fakeengine" // of the child process, which a real server has too
 	startedMark = "started"    // in State
 	takenMark   = "taken"      // in State
+
+	togetherMark, secondMark = "together", "second" // in State
 )
 
 // Main is a server process with a vLLM command line, "serve DIR …", and Var in its
@@ -64,12 +68,19 @@ func run(args []string) error {
 		return err
 	}
 	mode := func(m string) bool { return slices.Contains(c.Modes, m) }
-	if mode(OutOfMemory) || mode(OneStart) && !c.first(startedMark) {
+	fixed := slices.Contains(args, "--kv-cache-memory-bytes")
+	if mode(OutOfMemory) || mode(OneStart) && !c.first(startedMark) || mode(Measuring) && fixed {
 		fmt.Fprintln(os.Stderr, "(EngineCore pid=7) ERROR 11-23 16:12:28 [core.py:12] torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB.")
 		return errors.New("(APIServer pid=6) RuntimeError: Engine core initialization failed. See root cause above") // vLLM's words
 	}
 	if told := os.Getenv("VLLM_BATCH_INVARIANT") == "1"; told && mode(NoInvariant) || !told && mode(Invariant) {
 		return fmt.Errorf("(EngineCore pid=7) RuntimeError: VLLM_BATCH_INVARIANT=%q does not do here", os.Getenv("VLLM_BATCH_INVARIANT"))
+	}
+	if mode(Together) && !c.first(togetherMark) {
+		c.first(secondMark)
+	} else if mode(Together) {
+		for ; !c.has(secondMark); time.Sleep(10 * time.Millisecond) {
+		}
 	}
 	if mode(NeverReady) {
 		time.Sleep(time.Hour)
@@ -109,7 +120,7 @@ func (c *Config) readFlags(args []string) (network, address string, err error) {
 	flags.StringVar(&c.Name, "served-model-name", "", "")
 	maxLen := flags.Int("max-model-len", 0, "")
 	mode := flags.String("logprobs-mode", "", "")
-	for _, name := range []string{"generation-config", "dtype", "block-size", "tensor-parallel-size", "gpu-memory-utilization", "api-server-count", "max-logprobs"} {
+	for _, name := range []string{"generation-config", "dtype", "block-size", "tensor-parallel-size", "gpu-memory-utilization", "kv-cache-memory-bytes", "api-server-count", "max-logprobs"} {
 		flags.String(name, "", "")
 	}
 	known := []string{"enable-prompt-tokens-details", "disable-uvicorn-access-log", "enforce-eager"}
@@ -151,6 +162,11 @@ func (c *Config) first(mark string) bool {
 		return false
 	}
 	return f.Close() == nil
+}
+
+func (c *Config) has(mark string) bool {
+	_, err := os.Stat(filepath.Join(c.State, mark))
+	return err == nil
 }
 
 func startEngine(stubborn, detach bool) error {
