@@ -223,6 +223,9 @@ func (c *Calibration) measure(ctx context.Context, client *vllm.Client, l load, 
 			return err
 		}
 		m.Requests += len(done)
+		if len(done) < steady*n && m.Decode > 0 {
+			break // mostly its beginning and end
+		}
 		if r := rate(done, n, m.Prefill*float64(m.GPUs)) / float64(m.GPUs); r > m.Decode {
 			m.Decode, m.InFlight = r, n
 		}
@@ -243,7 +246,8 @@ type completion struct {
 	work, blocks float64
 }
 
-// send keeps so many requests in flight until the time is over or, unless they go round, all are sent.
+// send keeps so many requests in flight until the time is over or, unless they go round, all
+// are sent. A server that answers too few in that time for a rate gets up to three times as long.
 func (c *Calibration) send(ctx context.Context, client *vllm.Client, all []*request, atOnce int, d time.Duration, round bool) ([]completion, error) {
 	var mu sync.Mutex
 	var done []completion
@@ -255,10 +259,12 @@ func (c *Calibration) send(ctx context.Context, client *vllm.Client, all []*requ
 				mu.Lock()
 				i := next
 				next++
-				mu.Unlock()
-				if i >= len(all) && !round || i > 0 && time.Since(start) > d {
+				took, few := time.Since(start), len(done) <= (steady+1)*atOnce
+				if i >= len(all) && !round || i > 0 && took > d && (!few || took > 3*d) {
+					mu.Unlock()
 					return nil
 				}
+				mu.Unlock()
 				q := all[i%len(all)]
 				answer, err := client.Complete(gctx, q.CompletionRequest)
 				if err != nil {

@@ -120,11 +120,18 @@ func Differences(what string, a, b any) []string {
 	names := maps.Clone(bs) // some are left out where they are zero
 	maps.Copy(names, as)
 	for _, name := range slices.Sorted(maps.Keys(names)) {
-		if x, y := fmt.Sprint(as[name]), fmt.Sprint(bs[name]); x != y {
+		if x, y := stated(as[name]), stated(bs[name]); x != y {
 			ds = append(ds, fmt.Sprintf("%s%s: %s and %s", what, strings.ReplaceAll(name, "_", " "), x, y))
 		}
 	}
 	return ds
+}
+
+func stated(v any) string {
+	if v == nil || v == "" {
+		return "not stated"
+	}
+	return fmt.Sprint(v)
 }
 
 // textIDs knows the job that has each text id of a tag.
