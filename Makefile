@@ -58,8 +58,8 @@ test-tokenizers: build setup ## every id of every vocabulary; make test compares
 fuzz: ## every reader's fuzz target for a minute
 	scripts/fuzz
 
-LOAD_TEXTS ?= 17000
-load: ## what processes hold over a table of 10^6 mismatches, and over a quarter of it
+LOAD_TEXTS ?= 21000
+load: ## what processes hold over a table of 10^6 mismatches, and over a sixteenth of it
 	go test ./cmd/tokenfork -run TestLoad -v -timeout 6h -load.texts $(LOAD_TEXTS)
 
 KILLS ?= 200

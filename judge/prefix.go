@@ -31,7 +31,9 @@ func (p *prefixes) add(prompt string) {
 	defer p.mu.Unlock()
 	shared, block := 0, cmp.Or(p.block, blockTokens*bytesPerToken)
 	for _, other := range p.last {
-		shared = max(shared, commonPrefix(prompt, other))
+		if shared < min(len(prompt), len(other)) && prompt[shared] == other[shared] { // else it shares no more
+			shared = max(shared, commonPrefix(prompt, other))
+		}
 	}
 	p.all += int64(len(prompt))
 	p.fresh += int64(len(prompt) - min(shared, len(prompt)-1)/block*block)

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"encoding/csv"
 	"flag"
 	"fmt"
 	"io"
@@ -11,6 +12,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -20,10 +22,12 @@ import (
 	"tokenfork/internal/store"
 	"tokenfork/internal/store/storetest"
 	"tokenfork/internal/vllm/fakevllm"
+	"tokenfork/internal/vllm/vllmtest"
 )
 
 var (
 	killN    = flag.Int("kill.n", 6, "kills of TestRandomKills, in a folder and in S3 each")
+	killReal = flag.Int("kill.real", 0, "kills of TestRandomKills beside a real vLLM server")
 	killSeed = flag.Uint64("kill.seed", 0, "seed of their moments; 0 takes one from the clock")
 )
 
@@ -121,12 +125,18 @@ func onBoth(t *testing.T, test func(t *testing.T, place func() place)) {
 	})
 }
 
+// whole is a whole run.
+type whole struct {
+	args func(place string) []string // over the job at a place
+	done []int                       // its exit codes
+}
+
 // finish starts the job again until it is done, and compares the results with those of
 // a job that nobody disturbed.
-func (j *fakeJob) finish(t *testing.T, at place, clean, what string) {
+func (w whole) finish(t *testing.T, at place, clean, what string) {
 	t.Helper()
-	cmd, out := command(j.args(at.name)...)
-	if err := cmd.Run(); err != nil {
+	cmd, out := command(w.args(at.name)...)
+	if err := cmd.Run(); !slices.Contains(w.done, cmd.ProcessState.ExitCode()) {
 		t.Fatalf("%s: the restart ends with %v:\n%s", what, err, out)
 	}
 	if d := differs(t, clean, at.folder); len(d) > 0 {
@@ -176,7 +186,7 @@ func TestKillAtEveryPoint(t *testing.T) {
 				t.Errorf("%s: not killed (%v):\n%s", point, err, out)
 			}
 			t.Setenv(pointVar, "")
-			j.finish(t, at, clean.folder, point)
+			whole{j.args, []int{0}}.finish(t, at, clean.folder, point)
 		}
 		t.Logf("%d points", len(points))
 	})
@@ -184,7 +194,7 @@ func TestKillAtEveryPoint(t *testing.T) {
 
 // Kills at random moments of whole runs, one to three for each job.
 //
-//	go test ./cmd/tokenfork -run TestRandomKills -kill.n 200
+//	make kill-sweep
 func TestRandomKills(t *testing.T) {
 	seed := *killSeed
 	if seed == 0 {
@@ -193,30 +203,83 @@ func TestRandomKills(t *testing.T) {
 	t.Logf("seed %d", seed)
 	r := rand.New(rand.NewPCG(seed, 9))
 	j := newFakeJob(t, 8, 60, 3, fakevllm.Fault{Kind: fakevllm.Late, Every: 3, For: 5 * time.Millisecond})
-	onBoth(t, func(t *testing.T, next func() place) {
-		clean := next()
-		began := time.Now()
-		j.finish(t, clean, clean.folder, "undisturbed")
-		took := time.Since(began)
-		killed := 0
-		for killed < *killN {
-			at := next()
-			for range 1 + r.IntN(3) {
-				cmd, out := command(j.args(at.name)...)
-				if err := cmd.Start(); err != nil {
-					t.Fatal(err)
-				}
-				time.Sleep(time.Duration(r.Int64N(int64(took))))
-				_ = cmd.Process.Kill() // it may have ended
-				if err := cmd.Wait(); err == nil {
-					break // done before
-				} else if !strings.Contains(err.Error(), "killed") {
-					t.Fatalf("%v:\n%s", err, out)
-				}
-				killed++
+	onBoth(t, func(t *testing.T, next func() place) { whole{j.args, []int{0}}.killed(t, r, *killN, next) })
+	if *killReal > 0 {
+		t.Run("vLLM", func(t *testing.T) { killedBesideVLLM(t, r) })
+	}
+}
+
+// killed kills runs until so many were killed, and compares what their restarts make.
+func (w whole) killed(t *testing.T, r *rand.Rand, n int, next func() place) {
+	clean := next()
+	w.finish(t, clean, clean.folder, "undisturbed")
+	began := time.Now()
+	w.finish(t, next(), clean.folder, "undisturbed again")
+	took := time.Since(began)
+	killed := 0
+	for killed < n {
+		at := next()
+		for range 1 + r.IntN(3) {
+			cmd, out := command(w.args(at.name)...)
+			if err := cmd.Start(); err != nil {
+				t.Fatal(err)
 			}
-			j.finish(t, at, clean.folder, fmt.Sprintf("after %d kills, seed %d", killed, seed))
+			time.Sleep(time.Duration(r.Int64N(int64(took))))
+			_ = cmd.Process.Kill() // it may have ended
+			if err := cmd.Wait(); slices.Contains(w.done, cmd.ProcessState.ExitCode()) {
+				break // done before
+			} else if !strings.Contains(err.Error(), "killed") {
+				t.Fatalf("%v:\n%s", err, out)
+			}
+			killed++
 		}
-		t.Logf("%d kills", killed)
+		w.finish(t, at, clean.folder, fmt.Sprintf("after %d kills", killed))
+	}
+	t.Logf("%d kills, of runs that take %s", killed, took.Round(time.Millisecond))
+}
+
+// killedBesideVLLM kills runs whose requests a real server works on, which carries on and
+// judges. Its answers are rounded by what else is in a batch: those of the first run count.
+func killedBesideVLLM(t *testing.T, r *rand.Rand) {
+	server := vllmtest.Record(t, vllmtest.Start(t, "reference")[0].Endpoint().URL())
+	server.Work()
+	m := mainJob{table: filepath.Join(t.TempDir(), "short.csv"), reference: server}
+	shorten(t, filepath.Join(vllmtest.Root(), ".cache/demo.csv"), m.table, 3, 100)
+	w := whole{done: done, args: func(place string) []string {
+		all := append([]string{"run", m.table, "--job", place, "--trajectories", "real", "--max-new-tokens", "8", "--shards", "2"}, m.models()...)
+		return append(append(all, "--reference-url", server.URL, "--part-every", "100ms"), m.judge()...)
+	}}
+	root, n := t.TempDir(), 0
+	w.killed(t, r, *killReal, func() place {
+		n++
+		p := filepath.Join(root, fmt.Sprint(n))
+		return place{p, p}
 	})
+	if server.Repeated() == 0 {
+		t.Error("the server had nothing to do while runs were killed")
+	}
+	t.Logf("the server answered %d requests, and worked on %d again", server.Fresh(), server.Repeated())
+}
+
+// shorten writes the first tokens of the first texts of the demo's table.
+func shorten(t *testing.T, from, to string, texts, tokens int) {
+	t.Helper()
+	f, err := os.Open(from)
+	ok(t, err)
+	defer f.Close()
+	all, err := csv.NewReader(f).ReadAll()
+	ok(t, err)
+	token, text := slices.Index(all[0], "1.5_token_id"), slices.Index(all[0], "1.5_sentence_id")
+	short, seen := all[:1:1], map[string]bool{}
+	for _, row := range all[1:] {
+		if i, err := strconv.Atoi(row[token]); err == nil && i < tokens {
+			if seen[row[text]] = true; len(seen) > texts {
+				break
+			}
+			short = append(short, row)
+		}
+	}
+	var b strings.Builder
+	ok(t, csv.NewWriter(&b).WriteAll(short))
+	ok(t, os.WriteFile(to, []byte(b.String()), 0o600))
 }

@@ -26,6 +26,7 @@ func TestMain(m *testing.M) {
 	}
 	if os.Getenv("TOKENFORK_TEST_MAIN") != "" {
 		killAtPoints(os.Getenv(pointVar))
+		countGoroutines(os.Getenv(goroutinesVar))
 		ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGUSR1)
 		code := run(ctx, os.Args[1:], os.Stdout, os.Stderr)
 		stop()

@@ -107,10 +107,12 @@ type Recorder struct {
 
 // memory is what the ways to one server share.
 type memory struct {
-	to      *http.Client
-	mu      sync.Mutex
-	answers map[[sha256.Size]byte]*answer
-	fresh   atomic.Int64
+	to       *http.Client
+	mu       sync.Mutex
+	answers  map[[sha256.Size]byte]*answer
+	fresh    atomic.Int64
+	work     atomic.Bool
+	repeated atomic.Int64
 }
 
 type answer struct {
@@ -149,6 +151,13 @@ func serve(tb testing.TB, m *memory) *Recorder {
 // Fresh is how many questions reached the server.
 func (r *memory) Fresh() int64 { return r.fresh.Load() }
 
+// Work has the server work on every request, as long as its client waits: on those too
+// whose answer is known and given.
+func (r *memory) Work() { r.work.Store(true) }
+
+// Repeated is how many requests the server was sent although their answers were known.
+func (r *memory) Repeated() int64 { return r.repeated.Load() }
+
 // Down makes the server seem gone, or back.
 func (r *Recorder) Down(down bool) { r.down.Store(down) }
 
@@ -186,12 +195,23 @@ func (r *Recorder) ServeHTTP(w http.ResponseWriter, q *http.Request) {
 	if q.Method == http.MethodPost {
 		a = r.known(sha256.Sum256(append([]byte(q.URL.Path+"\n"), body...)))
 	}
-	a.once.Do(func() { a.err = a.ask(r.memory, q, body) })
+	known := true
+	a.once.Do(func() { // for all who ask, whether or not the first one waits
+		known = false
+		if q.Method == http.MethodPost {
+			r.fresh.Add(1)
+		}
+		a.err = a.ask(context.WithoutCancel(q.Context()), r.memory, q, body)
+	})
 	if a.err != nil {
 		http.Error(w, fmt.Sprint(a.err), http.StatusBadGateway)
 		return
 	}
 	if q.Method == http.MethodPost {
+		if known && r.work.Load() {
+			r.repeated.Add(1)
+			_ = new(answer).ask(q.Context(), r.memory, q, body) // the client may go
+		}
 		time.Sleep(time.Duration(r.delay.Load()))
 		if !r.held(q.Context()) {
 			return
@@ -211,12 +231,8 @@ func (r *memory) known(key [sha256.Size]byte) *answer {
 	return r.answers[key]
 }
 
-// ask does not use the request's context: the answer is for all who ask.
-func (a *answer) ask(r *memory, q *http.Request, body []byte) error {
-	if q.Method == http.MethodPost {
-		r.fresh.Add(1)
-	}
-	req, err := http.NewRequest(q.Method, "http://server"+q.URL.Path, bytes.NewReader(body)) //nolint:noctx
+func (a *answer) ask(ctx context.Context, r *memory, q *http.Request, body []byte) error {
+	req, err := http.NewRequestWithContext(ctx, q.Method, "http://server"+q.URL.Path, bytes.NewReader(body))
 	if err != nil {
 		return err
 	}
