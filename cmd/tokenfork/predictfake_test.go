@@ -290,14 +290,25 @@ func TestPredictOnSlurm(t *testing.T) {
 	}
 }
 
+// meeting is a command that becomes vllm once it has been started a second time.
+func meeting(t *testing.T, dir, vllm string) string {
+	t.Helper()
+	script, here := filepath.Join(dir, "meet"), filepath.Join(dir, "here")
+	ok(t, os.Mkdir(here, 0o700))
+	text := fmt.Sprintf("#!/bin/sh\n: >%[1]s/$$\nuntil [ $(ls %[1]s | wc -l) -gt 1 ]; do sleep 0.05; done\nexec %[2]s \"$@\"\n", here, vllm)
+	ok(t, os.WriteFile(script, []byte(text), 0o700))
+	return script
+}
+
 // run over texts gives the results of predict and a run over its table, and loads each
-// model once; started again it starts nothing.
+// model once, both at the same time; started again it starts nothing.
 func TestRunFromTexts(t *testing.T) {
 	j := newFakeTexts(t, 10)
 	own := ownedFakes(t, j.dir)
 	flags := append([]string{"--judge", "none", "--max-response", "9", "--max-new-tokens", "8", "--tmp", j.dir}, own...)
 	one, two := filepath.Join(j.dir, "one"), filepath.Join(j.dir, "two")
-	if n := starts(must(t, []int{0}, append([]string{"run", "--texts", j.file, "--job", one}, flags...)...)); n != 2 {
+	met := append(slices.Clone(flags), "--vllm", meeting(t, j.dir, own[slices.Index(own, "--vllm")+1]), "--start-timeout", "2m")
+	if n := starts(must(t, []int{0}, append([]string{"run", "--texts", j.file, "--job", one}, met...)...)); n != 2 {
 		t.Errorf("%d servers were started, want 2", n)
 	}
 	table := filepath.Join(j.dir, "table.csv")

@@ -69,12 +69,15 @@ func Run(ctx context.Context, o Options) error {
 	work, cancel := stage.Graceful(ctx, o.Grace)
 	defer cancel(nil)
 	var sum stage.Summary
-	together := sync.OnceValues(func() ([2]*fleet.Fleet, error) { return o.arrange(ctx, job.Reader{Model: 0}, job.Reader{Model: 1}) })
+	var loads loading
 	for _, reader := range o.Corpus.Readers() {
-		r := &reading{Options: &o, Reader: reader, model: &o.Corpus.Models[reader.Model], sum: &sum, together: together}
+		r := &reading{Options: &o, Reader: reader, model: &o.Corpus.Models[reader.Model], sum: &sum, loads: &loads}
 		if err := r.run(ctx, work); err != nil {
-			return stopped(ctx, err)
+			return stopped(ctx, errors.Join(err, loads.close()))
 		}
+	}
+	if err := loads.close(); err != nil {
+		return err
 	}
 	hint := "give the servers a larger --max-model-len, or shorter texts, and run the same command"
 	if !o.Retry {
@@ -93,6 +96,67 @@ func (o *Options) arrange(ctx context.Context, readers ...job.Reader) ([2]*fleet
 		}
 	}
 	return fleet.Arrange(ctx, models, o.Log)
+}
+
+// loading are the servers of two models that are kept. They load side by side: a server
+// spends its start in one thread. Those that share a GPU take turns.
+type loading struct {
+	fleets [2]*fleet.Fleet
+	up     [2]<-chan brought // nil: not wanted, or taken
+	enough context.CancelFunc
+}
+
+type brought struct {
+	servers []fleet.Server
+	err     error
+}
+
+// start begins to load the servers of the models that are wanted, unless they do already.
+func (l *loading) start(ctx context.Context, o *Options, wanted [2]bool) (err error) {
+	if l.enough != nil {
+		return nil
+	}
+	if l.fleets, err = o.arrange(ctx, job.Reader{Model: 0}, job.Reader{Model: 1}); err != nil {
+		return err
+	}
+	ctx, l.enough = context.WithCancel(ctx)
+	for i, f := range l.fleets {
+		if !wanted[i] {
+			continue
+		}
+		up := make(chan brought, 1)
+		l.up[i] = up
+		go func() {
+			servers, err := f.All(ctx)
+			up <- brought{servers, err}
+		}()
+	}
+	return nil
+}
+
+// take waits for a model's servers, which then belong to the caller.
+func (l *loading) take(ctx context.Context, model int) ([]fleet.Server, error) {
+	up := l.up[model]
+	if up == nil {
+		return l.fleets[model].All(ctx)
+	}
+	l.up[model] = nil
+	b := <-up
+	return b.servers, b.err
+}
+
+// close ends servers that nobody took.
+func (l *loading) close() (err error) {
+	if l.enough == nil {
+		return nil
+	}
+	l.enough()
+	for _, up := range l.up {
+		if up != nil {
+			err = errors.Join(err, fleet.Close((<-up).servers))
+		}
+	}
+	return err
 }
 
 func stopped(ctx context.Context, err error) error {
@@ -118,7 +182,8 @@ type reading struct {
 	seen    atomic.Int64 // tokens that were read
 	written atomic.Int64 // tokens of responses that were missing
 
-	together func() ([2]*fleet.Fleet, error) // places of two models whose servers are kept
+	loads  *loading // of models whose servers are kept
+	wanted [2]bool  // which of them has not read all shards
 }
 
 // inFlight is how many texts a server reads at once: each is a whole prefill.
@@ -205,6 +270,11 @@ func (r *reading) todo(ctx context.Context) ([]int, error) {
 	if err != nil {
 		return nil, err
 	}
+	for i := range r.Corpus.Models {
+		if r.Keep != nil && slices.ContainsFunc(open, func(t job.Task) bool { return t.Side == r.Corpus.Models[i].Side }) {
+			r.wanted[i] = true
+		}
+	}
 	var todo []int
 	for _, k := range r.Shards {
 		own, tokens := r.task(k), r.Corpus.Task(k, r.Corpus.Tokenizes().Side)
@@ -230,22 +300,8 @@ func (r *reading) todo(ctx context.Context) ([]int, error) {
 
 // connect brings up the model's servers.
 func (r *reading) connect(ctx context.Context) error {
-	var at *fleet.Fleet
-	if r.Keep != nil {
-		both, err := r.together()
-		if err != nil {
-			return err
-		}
-		at = both[r.Model]
-	} else {
-		one, err := r.arrange(ctx, r.Reader)
-		if err != nil {
-			return err
-		}
-		at = one[0]
-	}
-	var err error
-	if r.servers, err = at.All(ctx); err != nil {
+	at, err := r.bring(ctx)
+	if err != nil {
 		return err
 	}
 	if err := r.check(ctx, at.Args()); err != nil {
@@ -262,6 +318,24 @@ func (r *reading) connect(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// bring waits for the model's servers.
+func (r *reading) bring(ctx context.Context) (at *fleet.Fleet, err error) {
+	if r.Keep == nil {
+		one, err := r.arrange(ctx, r.Reader)
+		if err != nil {
+			return nil, err
+		}
+		r.servers, err = one[0].All(ctx)
+		return one[0], err
+	}
+	r.wanted[r.Model] = true // also to try again what failed
+	if err := r.loads.start(ctx, r.Options, r.wanted); err != nil {
+		return nil, err
+	}
+	r.servers, err = r.loads.take(ctx, r.Model)
+	return r.loads.fleets[r.Model], err
 }
 
 // check asks each server whether it serves the model, and records what answers.
