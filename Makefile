@@ -10,26 +10,30 @@ export TOKENFORK_JUDGES ?= $(abspath $(MODELS)/../judges)
 all: build
 
 build: ## bin/tokenfork
-	go build -o bin/tokenfork ./cmd/tokenfork
+	@echo "build: Go modules (0.4 GB, once), then bin/tokenfork (two minutes the first time)"
+	@go mod download
+	@go build -o bin/tokenfork ./cmd/tokenfork
 
 install: ## into $GOBIN
 	go install ./cmd/tokenfork
 
-setup: .cache/demo.csv ## vLLM, the model pair, the demo's table
+setup: .cache/demo.csv ## vLLM, the model pair, a table of their predictions
 
 $(VENV)/.ready: scripts/setup-vllm scripts/versions $(wildcard scripts/locks/*)
-	scripts/setup-vllm
+	@scripts/setup-vllm
 	@touch $@
 
 $(MODELS)/reference/config.json: $(VENV)/.ready scripts/make-pair
-	$(VENV)/bin/python scripts/make-pair $(MODELS)
+	@echo "models: two of 135 million parameters (0.5 GB) into $(MODELS)"
+	@$(VENV)/bin/python scripts/make-pair $(MODELS)
 	@touch $@
 
 .cache/demo.csv: $(MODELS)/reference/config.json scripts/make-table $(wildcard testdata/texts/*)
 	$(VENV)/bin/python scripts/make-table $@ --pair $(MODELS)
 
-demo: build setup ## the main job on an embedded default
-	scripts/demo
+demo: ## the main job on an embedded default; what it wants is made side by side
+	@$(MAKE) --no-print-directory -j 2 build $(MODELS)/reference/config.json
+	@scripts/demo
 
 # Two packages at once: several start vLLM servers of 5 GB. More tests than cores:
 # most of those that may run side by side wait for servers and for Slurm.
