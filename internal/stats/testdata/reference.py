@@ -5,10 +5,12 @@ import sys
 from collections.abc import Callable
 
 import numpy as np
-import sklearn
 from scipy.special import digamma
 from scipy.stats import binomtest, bootstrap
-from sklearn.metrics import average_precision_score, roc_auc_score
+
+sys.path.append(f"{sys.prefix}/apart")  # where setup-vllm puts it
+import sklearn  # noqa: E402
+from sklearn.metrics import average_precision_score, roc_auc_score  # noqa: E402
 
 ask = json.load(sys.stdin)
 sklearn.set_config(skip_parameter_validation=True)  # half of the time of many small calls
