@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"maps"
 	"os/exec"
+	"os/user"
 	"regexp"
 	"slices"
 	"strconv"
@@ -26,6 +27,7 @@ type Cluster struct {
 type Config struct {
 	Version      string
 	MaxArraySize int           // an array's indexes go up to one less
+	MaxJobCount  int           // jobs and tasks that it keeps at once; 0: not told
 	KillWait     time.Duration // from SIGTERM to SIGKILL
 	JobRequeue   bool          // jobs are requeued after a node failure unless they say otherwise
 	PreemptMode  string
@@ -70,6 +72,7 @@ func (c Cluster) Config(ctx context.Context, cluster string) (Config, error) {
 	if f.MaxArraySize, err = strconv.Atoi(values["MaxArraySize"]); err != nil {
 		return f, fmt.Errorf("scontrol show config: MaxArraySize is %q", values["MaxArraySize"])
 	}
+	f.MaxJobCount, _ = strconv.Atoi(values["MaxJobCount"])
 	if seconds, _, ok := strings.Cut(values["KillWait"], " "); ok {
 		n, err := strconv.Atoi(seconds)
 		if err != nil {
@@ -78,6 +81,88 @@ func (c Cluster) Config(ctx context.Context, cluster string) (Config, error) {
 		f.KillWait = time.Duration(n) * time.Second
 	}
 	return f, nil
+}
+
+// Partition is what matters here of `scontrol show partition`.
+type Partition struct {
+	Name    string
+	State   string        // UP, DOWN, DRAIN or INACTIVE
+	Default bool          // takes jobs that name none
+	MaxTime time.Duration // of a job; 0: no limit
+}
+
+var partitionField = regexp.MustCompile(`(\w+)=(\S*)`)
+
+// Partitions lists them.
+func (c Cluster) Partitions(ctx context.Context, cluster string) (all []Partition, err error) {
+	out, err := c.command(ctx, "scontrol", append(clusterFlags(cluster), "show", "partition", "--oneliner")...)
+	if err != nil {
+		return nil, err
+	}
+	for line := range strings.Lines(out) {
+		values := map[string]string{}
+		for _, m := range partitionField.FindAllStringSubmatch(line, -1) {
+			values[m[1]] = m[2]
+		}
+		if values["PartitionName"] == "" {
+			continue
+		}
+		p := Partition{Name: values["PartitionName"], State: values["State"], Default: values["Default"] == "YES"}
+		if p.MaxTime, err = parseTime(values["MaxTime"]); err != nil {
+			return nil, fmt.Errorf("scontrol show partition %s: %w", p.Name, err)
+		}
+		all = append(all, p)
+	}
+	return all, nil
+}
+
+var timeLimit = regexp.MustCompile(`^(?:(\d+)-)?(\d+):(\d+):(\d+)$`)
+
+// parseTime reads [DAYS-]HH:MM:SS; 0 is no limit.
+func parseTime(s string) (time.Duration, error) {
+	if s == "UNLIMITED" {
+		return 0, nil
+	}
+	m := timeLimit.FindStringSubmatch(s)
+	if m == nil {
+		return 0, fmt.Errorf("%q is no time", s)
+	}
+	d := time.Duration(0)
+	for i, unit := range []time.Duration{24 * time.Hour, time.Hour, time.Minute, time.Second} {
+		n, _ := strconv.Atoi(m[i+1]) // digits, or no days
+		d += time.Duration(n) * unit
+	}
+	return d, nil
+}
+
+// MaxSubmit is how many jobs and tasks this user may have at Slurm, in the account that
+// allows the most; 0: no limit. An error says why the accounting cannot be asked.
+func (c Cluster) MaxSubmit(ctx context.Context, cluster string) (int, error) {
+	me, err := user.Current()
+	if err != nil {
+		return 0, fmt.Errorf("name this user: %w", err)
+	}
+	args := []string{"--noheader", "--parsable2", "show", "assoc", "user=" + me.Username, "format=Account,MaxSubmitJobs"}
+	if cluster != "" {
+		args = append(args, "cluster="+cluster)
+	}
+	out, err := c.command(ctx, "sacctmgr", args...)
+	if err != nil {
+		return 0, err
+	}
+	if out == "" {
+		return 0, fmt.Errorf("sacctmgr knows no account of %s", me.Username)
+	}
+	most := 0
+	for line := range strings.Lines(out) {
+		_, limit, _ := strings.Cut(strings.TrimSpace(line), "|")
+		n, err := strconv.Atoi(limit)
+		if err != nil { // empty: no limit
+			return 0, nil
+		}
+		most = max(most, n)
+	}
+	return most, nil
 }
 
 // Queued is a job, or a task of an array, that Slurm has not finished with.

@@ -348,7 +348,7 @@ func (f *modelFlags) load(o *shard.Options) error {
 		models[side] = m
 		eos = append(eos, m.EOS...)
 	}
-	tok, err := sharedTokenizer(models)
+	tok, err := tokenizer.Shared(models)
 	if err != nil {
 		return err
 	}
@@ -374,20 +374,4 @@ func findModelAt(flag, side, name string) (*model.Model, error) {
 		return nil, err
 	}
 	return model.Load(dir)
-}
-
-// sharedTokenizer reads the second file only if it is not the same.
-func sharedTokenizer(models [2]*model.Model) (*tokenizer.Tokenizer, error) {
-	tok, err := tokenizer.Load(models[job.Reference].TokenizerPath)
-	if err != nil || models[job.Small].Fingerprint().Tokenizer == models[job.Reference].Fingerprint().Tokenizer {
-		return tok, err
-	}
-	small, err := tokenizer.Load(models[job.Small].TokenizerPath)
-	if err != nil {
-		return nil, err
-	}
-	if err := tokenizer.Equal(small, tok); err != nil {
-		return nil, failure.New(failure.Refused, "compare models that share a tokenizer", "the models' tokenizers differ: %w", err)
-	}
-	return tok, nil
 }

@@ -20,6 +20,7 @@ import (
 	"tokenfork/internal/model"
 	"tokenfork/internal/store"
 	"tokenfork/internal/table"
+	"tokenfork/internal/tokenizer"
 	"tokenfork/shard/predict"
 )
 
@@ -164,7 +165,7 @@ func (c *predictCmd) corpus(ctx context.Context, con *console, s store.Store) (*
 			Model: job.Model{Name: m[1], Fingerprint: found.Fingerprint(), VocabSize: found.VocabSize, MaxPositions: found.MaxPositions}})
 	}
 	for _, m := range models[:len(models)-1] {
-		if _, err := sharedTokenizer([2]*model.Model{m, models[len(models)-1]}); err != nil {
+		if _, err := tokenizer.Shared([2]*model.Model{m, models[len(models)-1]}); err != nil {
 			return nil, err
 		}
 	}

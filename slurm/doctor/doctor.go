@@ -1,5 +1,5 @@
-// Package doctor checks a node before a job is sent to it: GPUs, vLLM, models,
-// the job's store, Slurm, and the room for sockets and temporary files.
+// Package doctor checks a node before a job is sent to it: GPUs, vLLM, models and
+// what they need, the job's store, Slurm, limits, and the room for sockets and files.
 package doctor
 
 import (
@@ -14,13 +14,12 @@ import (
 	"strings"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"tokenfork/internal/failure"
 	"tokenfork/internal/gpu"
 	"tokenfork/internal/job"
-	"tokenfork/internal/model"
 	"tokenfork/internal/store"
+	"tokenfork/internal/version"
+	"tokenfork/internal/vllm"
 	"tokenfork/slurm"
 )
 
@@ -33,42 +32,70 @@ const (
 
 // Finding is one line of the doctor's.
 type Finding struct {
-	Level string
-	Check string // what was examined
-	Said  string
-	Hint  string
+	Level string `json:"level"` // ok, warn or fail
+	Check string `json:"check"` // what was examined
+	Said  string `json:"said"`
+	Hint  string `json:"hint,omitempty"` // what to do; not of ok
+}
+
+// Format is the version of the report's layout, which docs/doctor.md describes.
+const Format = 1
+
+// Report is all that was found, for a program.
+type Report struct {
+	Format   int       `json:"format"`
+	Version  string    `json:"version"` // of tokenfork
+	Host     string    `json:"host"`
+	At       time.Time `json:"at"`
+	OK       bool      `json:"ok"` // nothing failed
+	Failed   int       `json:"failed"`
+	Warned   int       `json:"warned"`
+	Findings []Finding `json:"findings"`
 }
 
 // Options say what to check. What is empty is left out.
 type Options struct {
-	VLLM    []string    // command
-	Models  [2]string   // by job.Side: folders or cached hub names
-	Store   store.Store // nil: no job
-	Tmp     string      // folder for temporary files
-	Sockets string      // folder for vLLM's sockets
-	Cluster slurm.Cluster
-	Grace   time.Duration
-	Env     func(string) string
+	VLLM      []string    // command
+	Models    [2]string   // by job.Side: folders or cached hub names
+	Args      [2][]string // for vllm serve, by job.Side
+	TP        int         // GPUs of each of the reference's servers; 0 finds the fewest
+	Store     store.Store // nil: no job
+	Tmp       string      // folder for temporary files
+	Cache     string      // folder of this user's for compiled code
+	Sockets   string      // folder for vLLM's sockets
+	Cluster   slurm.Cluster
+	Partition string        // of the job's tasks; "": the default one
+	Time      time.Duration // their time limit; 0: not told
+	Grace     time.Duration
+	Env       func(string) string
 }
 
 // Check looks at everything and tells each finding as it comes. The error,
 // of failure.Other, counts those that failed.
-func Check(ctx context.Context, o Options, tell func(Finding) error) error {
-	failed := 0
-	for _, check := range []func(context.Context, *Options) []Finding{gpus, vllm, models, layout, place, cluster, folders} {
+func Check(ctx context.Context, o Options, tell func(Finding) error) (*Report, error) {
+	host, _ := os.Hostname() // for people
+	r := &Report{Format: Format, Version: version.Current().String(), Host: host, At: time.Now().UTC().Truncate(time.Second)}
+	for _, check := range []func(context.Context, *Options) []Finding{gpus, engine, models, tokenizers, layout, place, cluster, sockets, folders, limits, offline} {
 		for _, f := range check(ctx, &o) {
-			if f.Level == Fail {
-				failed++
+			switch f.Level {
+			case Fail:
+				r.Failed++
+			case Warn:
+				r.Warned++
+			default:
+				f.Hint = ""
 			}
+			r.Findings = append(r.Findings, f)
 			if err := tell(f); err != nil {
-				return err
+				return r, err
 			}
 		}
 	}
-	if failed > 0 {
-		return failure.New(failure.Other, "each line above says what to do", "%d checks failed", failed)
+	r.OK = r.Failed == 0
+	if !r.OK {
+		return r, failure.New(failure.Other, "each line above says what to do", "%d checks failed", r.Failed)
 	}
-	return nil
+	return r, nil
 }
 
 func found(level, check, hint, format string, args ...any) []Finding {
@@ -77,10 +104,7 @@ func found(level, check, hint, format string, args ...any) []Finding {
 
 // failed tells an error, with the way out that it names itself.
 func failed(check string, err error, hint string) []Finding {
-	if own := failure.Hint(err); own != "" {
-		hint = own
-	}
-	return []Finding{{Fail, check, err.Error(), hint}}
+	return []Finding{{Fail, check, strings.ReplaceAll(err.Error(), "\n", "; "), cmp.Or(failure.Hint(err), hint)}}
 }
 
 func gpus(ctx context.Context, o *Options) []Finding {
@@ -116,53 +140,10 @@ func visibility(env func(string) string) string {
 	return cmp.Or(strings.Join(all, ", "), "CUDA_VISIBLE_DEVICES and the like are empty")
 }
 
-// usualLongest stands for the longest text where no job tells.
-const usualLongest = 8192
-
-// layout shows where infer would run its servers on this node.
-func layout(ctx context.Context, o *Options) []Finding {
-	devices, err := gpu.Visible(ctx)
-	if err != nil || len(devices) == 0 {
-		return nil // gpus has told
-	}
-	longest, cost, sides := usualLongest, [2]float64{1, 1}, job.Sides[:]
-	if planned := o.job(ctx); planned != nil {
-		longest, cost, sides = planned.Longest, planned.Cost, planned.Settings.Servers()
-	}
-	var needs [2]*gpu.Need
-	for _, side := range sides {
-		dir, err := model.Resolve(o.Models[side], o.Env)
-		if o.Models[side] == "" || err != nil {
-			continue // models has told
-		}
-		if m, err := model.Load(dir); err == nil {
-			needs[side] = &gpu.Need{Name: side.String(), Model: m, Longest: longest, Cost: cost[side]}
-		}
-	}
-	l, err := gpu.Arrange(devices, needs)
-	if err != nil {
-		return failed("layout", err, "")
-	}
-	var all []Finding
-	for _, line := range l.Lines(needs) {
-		all = append(all, found(OK, "layout", "", "%s", line)...)
-	}
-	return all
-}
-
-// job is the planned one, nil if there is none: the store's own check tells.
-func (o *Options) job(ctx context.Context) *job.Job {
-	if o.Store == nil {
-		return nil
-	}
-	planned, _ := job.Load(ctx, o.Store)
-	return planned
-}
-
 // versionTimeout is long: importing torch from a shared file system is slow.
 const versionTimeout = 5 * time.Minute
 
-func vllm(ctx context.Context, o *Options) []Finding {
+func engine(ctx context.Context, o *Options) []Finding {
 	if len(o.VLLM) == 0 {
 		return nil
 	}
@@ -180,105 +161,52 @@ func vllm(ctx context.Context, o *Options) []Finding {
 		}
 		return found(Fail, "vllm", "give the command with --vllm, and bring up modules or conda before", "%s --version: %s", strings.Join(o.VLLM, " "), said)
 	}
-	return found(OK, "vllm", "", "%s, after %s", lastLine(out), time.Since(start).Round(100*time.Millisecond))
+	all := found(OK, "vllm", "", "%s, after %s", lastLine(out), time.Since(start).Round(100*time.Millisecond))
+	return append(all, o.abilities(ctx, lastLine(out))...)
 }
 
-func models(ctx context.Context, o *Options) []Finding {
-	planned := o.job(ctx)
+// abilities holds the version against the table of what versions can do.
+func (o *Options) abilities(ctx context.Context, said string) []Finding {
+	const check = "vllm abilities"
+	v, ok := vllm.ParseVersion(said)
+	switch {
+	case !ok:
+		return found(Warn, check, fmt.Sprintf("install a release, pip install 'vllm==%s', unless you know that this build is as new", vllm.Newest), "%q is no release: what it can do is not known", said)
+	case v.Compare(vllm.Oldest) < 0:
+		return found(Fail, check, fmt.Sprintf("pip install 'vllm>=%s'", vllm.Oldest), "%s is older than any version that is tried", v)
+	}
 	var all []Finding
-	for _, side := range job.Sides {
-		if o.Models[side] != "" {
-			all = append(all, checkModel(side, o, planned)...)
+	if v[0] > vllm.Newest[0] || v[0] == vllm.Newest[0] && v[1] > vllm.Newest[1] {
+		all = found(Warn, check, fmt.Sprintf("if a server does not start, pip install 'vllm==%s'", vllm.Newest), "%s is newer than any version that is tried", v)
+	}
+	needs := o.needs(ctx)
+	var can []string
+	for _, a := range vllm.Abilities {
+		switch {
+		case v.Compare(a.Since) >= 0:
+			can = append(can, a.Name)
+		case needs[a.Name]:
+			all = append(all, found(Fail, check, fmt.Sprintf("pip install 'vllm>=%s'", a.Since), "%s lacks %s, which the job needs for %s", v, a.Name, a.For)...)
+		default:
+			all = append(all, found(OK, check, "", "%s lacks %s, needed for %s, which %s has", v, a.Name, a.For, a.Since)...)
 		}
 	}
-	return all
+	return append(all, found(OK, check, "", "%s has %s", v, strings.Join(can, ", "))...)
 }
 
-func checkModel(side job.Side, o *Options, planned *job.Job) []Finding {
-	check := side.String() + " model"
-	dir, err := model.Resolve(o.Models[side], o.Env)
-	if err != nil {
-		return failed(check, err, "")
+// needs are the abilities that the job depends on.
+func (o *Options) needs(ctx context.Context) map[string]bool {
+	needs := map[string]bool{}
+	if planned := o.job(ctx); planned != nil {
+		needs[vllm.BatchInvariance] = planned.Settings.Deterministic
+		return needs // its texts are read
 	}
-	m, err := model.Load(dir)
-	if err != nil {
-		return failed(check, err, "")
-	}
-	if planned != nil {
-		if diff := planned.Models[side].Fingerprint.Diff(m.Fingerprint()); len(diff) > 0 {
-			return found(Fail, check, "give the model that the job was planned for", "%s is not the job's model: %s", dir, strings.Join(diff, "; "))
+	if o.Store != nil {
+		if corpus, err := job.LoadCorpus(ctx, o.Store); err == nil {
+			needs[vllm.PromptLogits] = corpus.Top > 0 || corpus.Logits > 0
 		}
 	}
-	return found(OK, check, "", "%s, %d layers, %d positions", dir, m.Layers, m.MaxPositions)
-}
-
-func place(ctx context.Context, o *Options) []Finding {
-	if o.Store == nil {
-		return nil
-	}
-	var all []Finding
-	j, err := job.Load(ctx, o.Store)
-	if err != nil {
-		all = failed("job", err, "")
-	} else {
-		all = found(OK, "job", "", "%s at %s, %d shards", j.ID, o.Store, len(j.Shards))
-	}
-	if err := store.Probe(ctx, o.Store); err != nil {
-		return append(all, failed("store", err, "can this node write there?")...)
-	}
-	return append(all, found(OK, "store", "", "%s: written, read and guarded", o.Store)...)
-}
-
-func cluster(ctx context.Context, o *Options) []Finding {
-	c, err := o.Cluster.Config(ctx, "")
-	if errors.Is(err, slurm.ErrNoSlurm) {
-		return found(Warn, "slurm", "right outside a cluster; submit needs a host with sbatch", "no scontrol")
-	}
-	if err != nil {
-		return failed("slurm", err, "does the controller run?")
-	}
-	all := found(OK, "slurm", "", "%s, arrays of up to %d tasks, preemption %s", c.Version, c.MaxArraySize, c.PreemptMode)
-	if c.MaxArraySize < 2 {
-		all = found(Fail, "slurm", "ask the administrators to raise MaxArraySize", "takes no job arrays (MaxArraySize %d)", c.MaxArraySize)
-	}
-	if !c.JobRequeue {
-		all = append(all, found(Warn, "slurm", "the scripts ask for --requeue; is it allowed?", "JobRequeue is 0")...)
-	}
-	if least := o.Grace + 10*time.Second; c.KillWait < least {
-		all = append(all, found(Warn, "slurm", fmt.Sprintf("--grace %s, or what is in flight at scancel is done again", max(c.KillWait-10*time.Second, 0)),
-			"KillWait is %s, less than --grace and 10s for the commit", c.KillWait)...)
-	}
-	return all
-}
-
-const (
-	// socketTail is what vLLM and its folder add to the sockets' folder: /tokenfork-<10>/z/<36>.
-	socketTail = 1 + 10 + 10 + 3 + 36
-	maxSocket  = 107
-	leastFree  = 10 << 30 // vLLM's compile cache and S3 uploads
-)
-
-func folders(_ context.Context, o *Options) []Finding {
-	var all []Finding
-	if n := len(o.Sockets) + socketTail; n > maxSocket {
-		all = found(Fail, "sockets", "a shorter folder", "paths under %s have %d bytes, the kernel takes %d", o.Sockets, n, maxSocket)
-	} else {
-		all = found(OK, "sockets", "", "paths under %s have %d bytes of %d", o.Sockets, n, maxSocket)
-	}
-	f, err := os.CreateTemp(o.Tmp, "tokenfork-doctor-")
-	if err != nil {
-		return append(all, failed("temporary files", err, "set TMPDIR to a node-local folder")...)
-	}
-	err = errors.Join(f.Close(), os.Remove(f.Name()))
-	var fs unix.Statfs_t
-	if err = errors.Join(err, unix.Statfs(o.Tmp, &fs)); err != nil {
-		return append(all, failed("temporary files", err, "set TMPDIR to a node-local folder")...)
-	}
-	free := int64(fs.Bavail) * fs.Bsize
-	if free < leastFree {
-		return append(all, found(Warn, "temporary files", "set TMPDIR to a folder with more room", "%s has %.1f GiB free", o.Tmp, float64(free)/(1<<30))...)
-	}
-	return append(all, found(OK, "temporary files", "", "%s has %.0f GiB free", o.Tmp, float64(free)/(1<<30))...)
+	return needs
 }
 
 func lastLine(b []byte) string {
@@ -289,7 +217,7 @@ func lastLine(b []byte) string {
 // Write tells a finding as a line, its hint below.
 func (f Finding) Write(w io.Writer) error {
 	line := fmt.Sprintf("%-4s  %s: %s\n", f.Level, f.Check, f.Said)
-	if f.Hint != "" && f.Level != OK {
+	if f.Hint != "" {
 		line += "      hint: " + f.Hint + "\n"
 	}
 	_, err := io.WriteString(w, line)
