@@ -48,7 +48,7 @@ func wants(t *testing.T, out string, lines ...string) {
 
 func TestOnSlurm(t *testing.T) {
 	c := slurmtest.Start(t, "MaxArraySize=77", "JobRequeue=0", "KillWait=15",
-		"PartitionName=short Nodes=n[1-2] MaxTime=1:00:00 State=UP", "PartitionName=down Nodes=n[1-2] MaxTime=INFINITE State=DOWN")
+		"PartitionName=short Nodes=n[1-2] MaxTime=1:00:00 State=UP", "PartitionName=long Nodes=n[1-2] MaxTime=2-12:30:00 State=UP", "PartitionName=down Nodes=n[1-2] MaxTime=INFINITE State=DOWN")
 	out, err := examine(t, doctor.Options{Cluster: slurm.Cluster{Env: c.Env()}, Tmp: t.TempDir(), Sockets: "/tmp", Grace: 20 * time.Second,
 		VLLM: []string{"/bin/bash"}})
 	if err != nil {
@@ -60,8 +60,8 @@ func TestOnSlurm(t *testing.T) {
 	dir := t.TempDir()
 	for _, p := range []struct{ partition, wants, hint string }{
 		{"short", "fail  slurm partition: short allows 1h0m0s, --time is 4h0m0s", "hint: --time 1h0m0s"},
-		{"down", "fail  slurm partition: down is DOWN", "work, urgent, short, down"},
-		{"wrok", "fail  slurm partition: there is no partition wrok", "hint: give --partition: work, urgent, short, down"},
+		{"down", "fail  slurm partition: down is DOWN", "work, urgent, short, long, down"},
+		{"wrok", "fail  slurm partition: there is no partition wrok", "hint: give --partition: work, urgent, short, long, down"},
 	} {
 		out, err := examine(t, doctor.Options{Cluster: slurm.Cluster{Env: c.Env()}, Tmp: dir, Sockets: "/tmp", Partition: p.partition, Time: 4 * time.Hour})
 		if failure.Code(err) != failure.Other {
@@ -69,6 +69,11 @@ func TestOnSlurm(t *testing.T) {
 		}
 		wants(t, out, p.wants, p.hint)
 	}
+	out, err = examine(t, doctor.Options{Cluster: slurm.Cluster{Env: c.Env()}, Tmp: dir, Sockets: "/tmp", Partition: "long", Time: 60 * time.Hour})
+	if err != nil {
+		t.Error(err)
+	}
+	wants(t, out, "ok    slurm partition: long is up, tasks of up to 60h30m0s")
 	script(t, dir, "sacctmgr", `echo 'mine|'`) // a fake: accounting needs a database
 	t.Setenv("PATH", dir+":"+os.Getenv("PATH"))
 	s := jobtest.Make(t, 20, 10)
