@@ -85,7 +85,11 @@ func Large(tb testing.TB, texts, shards int) store.Store {
 // and text, what says in each verdict which question it answers, and whose.
 func LargeJudged(tb testing.TB, texts, shards int, judging string, questions func(*job.Plan, *tokenizer.Tokenizer) func(*job.Text, *job.Result, *job.Verdict)) store.Store {
 	tb.Helper()
-	return write(tb, texts, shards, LargePerText, large, largeContinuations, judging, questions)
+	s := write(tb, texts, shards, LargePerText, large, largeContinuations, judging, questions)
+	for _, side := range job.Sides {
+		put(tb, s, job.EngineKey(side), []byte(largeEngine))
+	}
+	return s
 }
 
 func write(tb testing.TB, texts, shards, perText int, text func(int) *job.Text,

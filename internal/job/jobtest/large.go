@@ -30,8 +30,20 @@ func large(n int) *job.Text {
 	return s
 }
 
+// largeEngine is the record of both sides' engine, as infer writes it.
+const largeEngine = `{
+ "version": "0.32.0",
+ "dtype": "torch.bfloat16",
+ "quantization": "None",
+ "kv_cache_dtype": "auto",
+ "tensor_parallel": "1",
+ "max_model_len": "4096",
+ "prefix_caching": "True",
+ "enforce_eager": "False"
+}`
+
 func largeContinuations(x *job.Text, side job.Side) []job.Continuation {
-	finish, engine := job.FinishStop, "0123456789abcdef"
+	finish, engine := job.FinishStop, job.EngineHash([]byte(largeEngine))
 	var cs []job.Continuation
 	for i, p := range x.Mismatches {
 		c := job.Continuation{Ordinal: x.Ordinal, Position: p, Fork: int32(side), Finish: &finish, RestAt: p + 1, RestID: 3, Replayed: 1, Engine: &engine,
