@@ -90,6 +90,7 @@ func readParquet[T any](r File) (*Reader[T], error) {
 // to one goroutine at a time.
 type ParquetGroups[T any] struct {
 	Rows   []int64 // of each
+	of     File
 	file   *pqarrow.FileReader
 	leaves []int
 }
@@ -103,6 +104,15 @@ func openGroups[T any](r File) (*ParquetGroups[T], error) {
 	if err := checkParquet(r); err != nil {
 		return nil, err
 	}
+	return openChecked[T](r)
+}
+
+// Another opens the same file for another goroutine.
+func (g *ParquetGroups[T]) Another() (*ParquetGroups[T], error) {
+	return sound(func() (*ParquetGroups[T], error) { return openChecked[T](g.of) })
+}
+
+func openChecked[T any](r File) (*ParquetGroups[T], error) {
 	allocator := newBounded()
 	pf, err := file.NewParquetReader(r, file.WithReadProps(parquet.NewReaderProperties(allocator)))
 	if err != nil {
@@ -112,7 +122,7 @@ func openGroups[T any](r File) (*ParquetGroups[T], error) {
 	if err != nil {
 		return nil, fmt.Errorf("read Parquet: %w", err)
 	}
-	g := &ParquetGroups[T]{file: fr, leaves: leaves[T](pf)}
+	g := &ParquetGroups[T]{of: r, file: fr, leaves: leaves[T](pf)}
 	if err := openColumns(fr, g.leaves); err != nil {
 		return nil, fmt.Errorf("read Parquet: %w", err)
 	}

@@ -10,6 +10,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"runtime"
 
 	"tokenfork/internal/columnar"
 	"tokenfork/internal/failure"
@@ -113,24 +114,16 @@ func each[T any](ctx context.Context, s store.Store, key, tempDir, want string, 
 		return "", err
 	}
 	defer func() { err = errors.Join(err, l.close()) }()
-	rows, err := columnar.ReadParquet[T](l)
+	groups, err := columnar.OpenParquetGroups[T](l)
 	if err != nil {
 		return "", damaged(s, key, err)
 	}
-	batches := func(yield func([]T, error) bool) {
-		for batch, err := range rows.Batches() {
-			if err != nil {
-				err = damaged(s, key, err)
-			}
-			if !yield(batch, err) {
-				return
-			}
+	if err := eachGroup(ctx, groups, func(rows []T, err error) error {
+		if err != nil {
+			return damaged(s, key, err)
 		}
-	}
-	// One core decodes while another counts.
-	if err := ordered.Map(ctx, 1, batches, func(batch []T) []T { return batch }, func(batch []T) error {
-		for i := range batch {
-			if err := f(&batch[i]); err != nil {
+		for i := range rows {
+			if err := f(&rows[i]); err != nil {
 				return fmt.Errorf("read %s of %s: %w", key, s, err)
 			}
 		}
@@ -139,6 +132,45 @@ func each[T any](ctx context.Context, s store.Store, key, tempDir, want string, 
 		return "", err
 	}
 	return l.sha256, nil
+}
+
+// eachGroup gives the rows of each row group, in order. All cores decode.
+func eachGroup[T any](ctx context.Context, groups *columnar.ParquetGroups[T], see func([]T, error) error) error {
+	type decoded struct {
+		rows []T
+		err  error
+	}
+	workers := runtime.GOMAXPROCS(0)
+	idle := make(chan *columnar.ParquetGroups[T], workers)
+	for range workers {
+		g, err := groups.Another()
+		if err != nil {
+			return see(nil, err)
+		}
+		idle <- g
+	}
+	numbers := func(yield func(int, error) bool) {
+		for i := range groups.Rows {
+			if !yield(i, nil) {
+				return
+			}
+		}
+	}
+	return ordered.Map(ctx, workers, numbers, func(i int) (d decoded) {
+		mine := <-idle
+		defer func() { idle <- mine }()
+		r, err := mine.Read(i)
+		if err != nil {
+			return decoded{err: err}
+		}
+		for rows, err := range r.Batches() {
+			if err != nil {
+				return decoded{err: err}
+			}
+			d.rows = append(d.rows, rows...)
+		}
+		return d
+	}, func(d decoded) error { return see(d.rows, d.err) })
 }
 
 // unmerged says, of an error that results are not there, how they come about.
