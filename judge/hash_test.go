@@ -1,7 +1,6 @@
 package judge
 
 import (
-	"bytes"
 	"encoding/json"
 	"fmt"
 	"regexp"
@@ -101,7 +100,7 @@ func BenchmarkQuestionHash(b *testing.B) {
 	if err != nil {
 		b.Fatal(err)
 	}
-	h, q, text := &hasher{}, example(), new(bytes.Buffer)
+	h, q, text := &hasher{}, example(), new(rendering)
 	q.Before, q.Start = strings.Repeat("The dog saw a cat [1] then. ", 10), "Now a hen"
 	for b.Loop() {
 		head, rest, err := p.render(text, q, s, job.Sides)

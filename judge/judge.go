@@ -4,7 +4,6 @@
 package judge
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -71,7 +70,7 @@ func (p *Prompt) request(s Settings, text string) endpoint.Request {
 // frame is the question as it is shown first, and the verdict's head.
 func (j *Judge) frame(q *Question) (job.Verdict, [2]job.Side, error) {
 	order := q.order(j.judging.Settings)
-	head, rest, err := j.prompt.render(new(bytes.Buffer), q, j.judging.Settings, order)
+	head, rest, err := j.prompt.render(new(rendering), q, j.judging.Settings, order)
 	if err != nil {
 		return job.Verdict{}, order, err
 	}

@@ -139,19 +139,20 @@ func (r Record) questions(by Judging, plan *job.Plan, text *tokenizer.Tokenizer)
 			r.ID(), p.Version, p.Hash, by.PromptHash)
 	}
 	f, h := Framer{Plan: plan, Text: text, Context: by.Settings.Context, Raw: r.Format < judgingFormat}, &hasher{judging: by}
-	var buffers sync.Pool
+	type place struct {
+		q    Question
+		text rendering
+	}
+	places := sync.Pool{New: func() any { return new(place) }}
 	return func(s *job.Text, row *job.Result) (string, error) {
-		b, _ := buffers.Get().(*bytes.Buffer)
-		if b == nil {
-			b = new(bytes.Buffer)
-		}
-		defer buffers.Put(b)
-		q := f.Question(s, row)
-		head, rest, err := p.render(b, q, by.Settings, q.order(by.Settings))
+		at := places.Get().(*place)
+		defer places.Put(at)
+		at.q = f.question(s, row)
+		head, rest, err := p.render(&at.text, &at.q, by.Settings, at.q.order(by.Settings))
 		if err != nil {
 			return "", err
 		}
-		return h.hash(q, head, rest)
+		return h.hash(&at.q, head, rest)
 	}, nil
 }
 

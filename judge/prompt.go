@@ -129,15 +129,22 @@ func (p *Prompt) parse(s Settings) (err error) {
 
 // Render is the question as the judge reads it, with the sides in that order.
 func (p *Prompt) Render(q *Question, s Settings, order [2]job.Side) (string, error) {
-	head, rest, err := p.render(new(bytes.Buffer), q, s, order)
+	head, rest, err := p.render(new(rendering), q, s, order)
 	return head + rest, err
 }
 
+// rendering is the memory that a question is rendered in.
+type rendering struct {
+	text bytes.Buffer
+	data shown
+}
+
 // render gives the question in two: what it has in common with others of its job, and
-// the rest, which is good until b is written to again: merge and check render a question
+// the rest, which is good until r is used again: merge and check render a question
 // for every verdict.
-func (p *Prompt) render(b *bytes.Buffer, q *Question, s Settings, order [2]job.Side) (head, rest string, err error) {
-	data := &shown{Before: q.Before, Start: q.Start, blind: s.Blind, row: q.Row, answer: p.form.instruction}
+func (p *Prompt) render(r *rendering, q *Question, s Settings, order [2]job.Side) (head, rest string, err error) {
+	b, data := &r.text, &r.data
+	*data = shown{Before: q.Before, Start: q.Start, blind: s.Blind, row: q.Row, answer: p.form.instruction}
 	for i, to := range []*shownFork{&data.A, &data.B} {
 		f := q.Forks[order[i]]
 		*to = shownFork{label(s.Blind, i, order[i]), f.Text(), f.Token, f.Rest, f.Finish}

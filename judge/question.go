@@ -86,16 +86,27 @@ type Fork struct {
 	IDs    []int32
 	Finish string
 	bytes  string // what the ids stand for, which need not be UTF-8
+	whole  string // Token and Rest in one, or "" where they are not
 }
 
 // Text is the whole continuation.
-func (f Fork) Text() string { return f.Token + f.Rest }
+func (f Fork) Text() string {
+	if f.whole != "" {
+		return f.whole
+	}
+	return f.Token + f.Rest
+}
 
 // Question asks about a result of the text. Both its continuations must be there.
 func (f *Framer) Question(s *job.Text, r *job.Result) *Question {
+	q := f.question(s, r)
+	return &q
+}
+
+func (f *Framer) question(s *job.Text, r *job.Result) Question {
 	p := int(r.MismatchPosition) - f.Plan.Settings.FirstPosition
 	before, start, carry := f.context(s, p)
-	return &Question{Ordinal: s.Ordinal, Position: int32(p), Before: before, Start: start, Row: r, Job: f.Plan.ID,
+	return Question{Ordinal: s.Ordinal, Position: int32(p), Before: before, Start: start, Row: r, Job: f.Plan.ID,
 		Forks: [2]Fork{f.fork(carry, r.ContinuationSmallIDs, *r.FinishSmall), f.fork(carry, r.ContinuationReferenceIDs, *r.FinishReference)}}
 }
 
@@ -247,7 +258,11 @@ func (f *Framer) fork(carry string, ids []int32, finish string) Fork {
 	if otherwise {
 		raw = f.spelled(ids)
 	}
-	return Fork{Token: text(all[:token]), Rest: text(all[token:]), IDs: ids, Finish: finish, bytes: raw}
+	k := Fork{Token: text(all[:token]), Rest: text(all[token:]), IDs: ids, Finish: finish, bytes: raw}
+	if k.Token == all[:token] && k.Rest == all[token:] {
+		k.whole = all
+	}
+	return k
 }
 
 func (f *Framer) spelled(ids []int32) string {

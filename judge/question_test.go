@@ -161,7 +161,7 @@ func TestQuestion(t *testing.T) {
 	r := &job.Result{MismatchPosition: 3, ContinuationSmallIDs: []int32{2, 3}, ContinuationReferenceIDs: []int32{4, 3}, FinishSmall: ptr("stop"), FinishReference: ptr("length")}
 	got := f.Question(s, r)
 	want := &Question{Ordinal: 5, Position: 2, Start: "I am", Row: r, Forks: [2]Fork{
-		{Token: " here", Rest: ".", IDs: []int32{2, 3}, Finish: "stop", bytes: " here."}, {Token: " gone", Rest: ".", IDs: []int32{4, 3}, Finish: "length", bytes: " gone."}}}
+		{Token: " here", Rest: ".", IDs: []int32{2, 3}, Finish: "stop", bytes: " here.", whole: " here."}, {Token: " gone", Rest: ".", IDs: []int32{4, 3}, Finish: "length", bytes: " gone.", whole: " gone."}}}
 	if !reflect.DeepEqual(got, want) {
 		t.Errorf("got %+v, want %+v", got, want)
 	}
