@@ -214,6 +214,9 @@ func similarFile(err error, args []string) string {
 		if _, value, ok := strings.Cut(arg, "="); ok && strings.HasPrefix(arg, "-") {
 			arg = value
 		}
+		if arg == "" {
+			continue
+		}
 		name := filepath.Base(arg)
 		if _, missing := os.Stat(arg); !errors.Is(missing, os.ErrNotExist) || !strings.Contains(err.Error(), arg) && !strings.Contains(err.Error(), string(filepath.Separator)+name) {
 			continue

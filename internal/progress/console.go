@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"os"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -39,7 +40,7 @@ func NewConsole(w io.Writer, format string) *Console {
 	if safe, ok := w.(*terminal.Writer); ok { // a bar moves the cursor; its text is ours
 		raw = safe.Unwrap()
 	}
-	if f, ok := raw.(*os.File); ok && term.IsTerminal(int(f.Fd())) {
+	if f, ok := raw.(*os.File); ok && term.IsTerminal(int(f.Fd())) && os.Getenv("TERM") != "dumb" {
 		c.terminal = f
 	}
 	c.SetFormat(format)
@@ -49,10 +50,11 @@ func NewConsole(w io.Writer, format string) *Console {
 // SetFormat is called before anything is written.
 func (c *Console) SetFormat(format string) {
 	if c.json = format == JSON; c.json {
-		c.handler = slog.NewJSONHandler(c, nil)
+		c.terminal = nil
+		c.handler = slog.NewJSONHandler((*above)(c), nil)
 		return
 	}
-	c.handler = slog.NewTextHandler(c, &slog.HandlerOptions{ReplaceAttr: func(_ []string, a slog.Attr) slog.Attr {
+	c.handler = slog.NewTextHandler((*above)(c), &slog.HandlerOptions{ReplaceAttr: func(_ []string, a slog.Attr) slog.Attr {
 		if a.Key == slog.TimeKey {
 			a.Value = slog.StringValue(a.Value.Time().Format(time.TimeOnly))
 		}
@@ -69,8 +71,24 @@ func (c *Console) Logger() *slog.Logger { return slog.New(c.handler) }
 // clearLine returns the cursor and clears to the end of the line.
 const clearLine = "\r\x1b[K"
 
-// Write writes whole lines, above the bar.
+// Write writes whole lines; among JSON each becomes an object.
 func (c *Console) Write(p []byte) (int, error) {
+	if !c.json {
+		return (*above)(c).Write(p)
+	}
+	for line := range strings.Lines(string(p)) {
+		if err := c.handler.Handle(context.Background(), slog.NewRecord(time.Now(), slog.LevelInfo, strings.TrimRight(line, "\n"), 0)); err != nil {
+			return 0, err
+		}
+	}
+	return len(p), nil
+}
+
+// above writes above the bar.
+type above Console
+
+func (a *above) Write(p []byte) (int, error) {
+	c := (*Console)(a)
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.bar == "" {
@@ -110,7 +128,7 @@ func (c *Console) begin(m *Meter) {
 
 // show tells of a stage under way.
 func (c *Console) show(s snapshot) {
-	if c.terminal == nil || c.json {
+	if c.terminal == nil {
 		c.report(s)
 		return
 	}

@@ -95,6 +95,26 @@ func TestJSONLines(t *testing.T) {
 	})
 }
 
+// TestPlainLinesAmongJSON: what others write to the console is an object a line too.
+func TestPlainLinesAmongJSON(t *testing.T) {
+	t.Parallel()
+	var b bytes.Buffer
+	c := NewConsole(&b, JSON)
+	fmt.Fprint(c, "one \"line\"\nand another\n")
+	c.Logger().Warn("a third")
+	var said []string
+	for line := range strings.Lines(b.String()) {
+		var l struct{ Time, Level, Msg string }
+		if err := json.Unmarshal([]byte(line), &l); err != nil || l.Time == "" {
+			t.Errorf("%v: %s", err, line)
+		}
+		said = append(said, l.Level+" "+l.Msg)
+	}
+	if got := strings.Join(said, "|"); got != `INFO one "line"|INFO and another|WARN a third` {
+		t.Error(got)
+	}
+}
+
 // pseudoTerminal gives both of its ends.
 func pseudoTerminal(t *testing.T) (screen, end *os.File) {
 	t.Helper()

@@ -93,7 +93,7 @@ func Check(ctx context.Context, o Options, tell func(Finding) error) (*Report, e
 	}
 	r.OK = r.Failed == 0
 	if !r.OK {
-		return r, failure.New(failure.Other, "each line above says what to do", "%d checks failed", r.Failed)
+		return r, failure.New(failure.Other, "each line above says what to do", "%d of %d checks failed", r.Failed, len(r.Findings))
 	}
 	return r, nil
 }

@@ -230,7 +230,7 @@ func TestTroubles(t *testing.T) {
 	t.Setenv("PATH", t.TempDir())
 	out, err := examine(t, doctor.Options{Store: s, Tmp: filepath.Join(dir, "none"), Sockets: "/" + strings.Repeat("long", 12),
 		VLLM: []string{"/bin/false"}, Models: [2]string{dir, "org/name"}})
-	if failure.Code(err) != failure.Other || !strings.Contains(err.Error(), "6 checks failed") {
+	if failure.Code(err) != failure.Other || !strings.Contains(err.Error(), "6 of ") {
 		t.Errorf("%v\n%s", err, out)
 	}
 	wants(t, out, "fail  vllm: /bin/false --version: exit status 1", "fail  small model: ", "give the folder that holds config.json",
