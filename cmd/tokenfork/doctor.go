@@ -22,6 +22,9 @@ type doctorCmd struct {
 	SmallArgs     string        `placeholder:"ARGS" help:"As given to infer."`
 	ReferenceArgs string        `placeholder:"ARGS" help:"As given to infer."`
 	ReferenceTP   int           `name:"reference-tp" placeholder:"N" help:"As given to infer."`
+	JudgeModel    string        `placeholder:"PATH|NAME" help:"Model of a local judge: a folder, or a hub name that is in the local cache."`
+	JudgeArgs     string        `placeholder:"ARGS" help:"As given to judge."`
+	JudgeTP       int           `name:"judge-tp" placeholder:"N" help:"As given to judge."`
 	Grace         time.Duration `default:"20s" help:"As given to infer and submit."`
 	Partition     string        `placeholder:"P" help:"As given to submit (default: Slurm's)."`
 	Time          time.Duration `default:"4h" placeholder:"D" help:"As given to submit."`
@@ -68,6 +71,10 @@ func (c *doctorCmd) options(ctx context.Context, con *console) (o doctor.Options
 		o.Tmp = c.Tmp
 	}
 	o.Models = [2]string{c.SmallModel, c.ReferenceModel}
+	o.Judge = doctor.Judge{Model: c.JudgeModel, TP: c.JudgeTP, Longest: judgeLength}
+	if o.Judge.Args, err = words("--judge-args", c.JudgeArgs); err != nil {
+		return o, err
+	}
 	if o.VLLM, err = words("--vllm", c.VLLM); err != nil {
 		return o, err
 	}

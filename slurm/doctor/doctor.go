@@ -53,12 +53,21 @@ type Report struct {
 	Findings []Finding `json:"findings"`
 }
 
+// Judge is a model that judges in servers of the task's own.
+type Judge struct {
+	Model   string   // folder or cached hub name; "": there is none
+	Args    []string // for vllm serve
+	TP      int      // GPUs of each of its servers; 0 finds the fewest
+	Longest int      // tokens of a question with its answer
+}
+
 // Options say what to check. What is empty is left out.
 type Options struct {
 	VLLM      []string    // command
 	Models    [2]string   // by job.Side: folders or cached hub names
 	Args      [2][]string // for vllm serve, by job.Side
 	TP        int         // GPUs of each of the reference's servers; 0 finds the fewest
+	Judge     Judge       // a local one
 	Store     store.Store // nil: no job
 	Tmp       string      // folder for temporary files
 	Cache     string      // folder of this user's for compiled code

@@ -145,6 +145,14 @@ func TestModels(t *testing.T) {
 	}
 	wants(t, out, "fail  layout: vLLM cannot spread the 9 attention heads of the reference model over 2 GPUs", "hint: give --reference-tp 1, 3\n")
 
+	o.TP, o.Judge = 0, doctor.Judge{Model: models[0], Longest: 4096, TP: 4}
+	out, _ = examine(t, o)
+	wants(t, out, "ok    judge model: "+models[0], "fail  layout: vLLM cannot spread the 9 attention heads of the judge model over 4 GPUs", "hint: give --judge-tp 1, 3\n")
+	o.Judge.TP = 0
+	out, _ = examine(t, o)
+	wants(t, out, "ok    gpu memory: weights of 0.3 GiB (judge): GPUs that would do: 1 of 24 GiB")
+	o.Judge = doctor.Judge{}
+
 	other := t.TempDir() // a tokenizer with another token, no weights, and too large for any GPUs
 	for name, change := range map[string][2]string{"config.json": {`"num_hidden_layers": 30`, `"num_hidden_layers": 300000`}, "tokenizer.json": {`"Ġthe":`, `"zzz":`}} {
 		b, err := os.ReadFile(filepath.Join(models[1], name))

@@ -23,23 +23,40 @@ func models(ctx context.Context, o *Options) []Finding {
 			all = append(all, checkModel(side, o, planned)...)
 		}
 	}
+	if o.Judge.Model != "" {
+		all = append(all, o.judge()...)
+	}
 	return all
 }
 
 // load reads a model's folder.
-func (o *Options) load(side job.Side) (*model.Model, error) {
-	dir, err := model.Resolve(o.Models[side], o.Env)
+func (o *Options) load(side job.Side) (*model.Model, error) { return o.find(o.Models[side]) }
+
+func (o *Options) find(name string) (*model.Model, error) {
+	dir, err := model.Resolve(name, o.Env)
 	if err != nil {
 		return nil, err
 	}
 	return model.Load(dir)
 }
 
+// wholeFolder is what a model is.
+const wholeFolder = "give a folder with config.json, tokenizer.json and the weights, as hf download makes it"
+
+// judge looks at a local judge's model, which no job names.
+func (o *Options) judge() []Finding {
+	m, err := o.find(o.Judge.Model)
+	if err != nil {
+		return failed("judge model", err, wholeFolder)
+	}
+	return found(OK, "judge model", "", "%s, %d layers, %d positions", m.Dir, m.Layers, m.MaxPositions)
+}
+
 func checkModel(side job.Side, o *Options, planned *job.Job) []Finding {
 	check := side.String() + " model"
 	m, err := o.load(side)
 	if err != nil {
-		return failed(check, err, "give a folder with config.json, tokenizer.json and the weights, as hf download makes it")
+		return failed(check, err, wholeFolder)
 	}
 	if planned != nil {
 		if diff := planned.Models[side].Fingerprint.Diff(m.Fingerprint()); len(diff) > 0 {
@@ -95,15 +112,28 @@ func (o *Options) wants(ctx context.Context) (needs [2]*gpu.Need) {
 	return needs
 }
 
-// layout shows where infer would run its servers on this node, or what they would need.
+// layout shows where infer, and then the judge, would run their servers on this node, or what
+// they would need.
 func layout(ctx context.Context, o *Options) []Finding {
-	needs := o.wants(ctx)
+	all := arranged(ctx, o.wants(ctx))
+	if o.Judge.Model == "" {
+		return all
+	}
+	m, err := o.find(o.Judge.Model)
+	if err != nil {
+		return all // models has told
+	}
+	judge := &gpu.Need{Name: "judge", Model: m, Longest: o.Judge.Longest, Cost: 1, TP: o.Judge.TP, Args: o.Judge.Args}
+	return append(all, arranged(ctx, [2]*gpu.Need{judge})...)
+}
+
+func arranged(ctx context.Context, needs [2]*gpu.Need) []Finding {
 	if needs[0] == nil && needs[1] == nil {
 		return nil
 	}
 	for _, n := range needs {
 		if n != nil && n.TP > 1 && n.Model.Heads%n.TP != 0 {
-			return found(Fail, "layout", fmt.Sprintf("give --reference-tp %s", divisors(n.Model.Heads)), "vLLM cannot spread the %d attention heads of the %s model over %d GPUs", n.Model.Heads, n.Name, n.TP)
+			return found(Fail, "layout", fmt.Sprintf("give --%s-tp %s", n.Name, divisors(n.Model.Heads)), "vLLM cannot spread the %d attention heads of the %s model over %d GPUs", n.Model.Heads, n.Name, n.TP)
 		}
 	}
 	devices, err := gpu.Visible(ctx)
@@ -124,7 +154,7 @@ func layout(ctx context.Context, o *Options) []Finding {
 	for side, servers := range l {
 		for _, s := range servers {
 			if s.KVTokens > 0 && s.KVTokens < enoughTexts*int64(needs[side].Longest) {
-				return append(all, found(Warn, "layout", "give more GPUs (--gpus, --reference-tp), or run one side at a time (--side)",
+				return append(all, found(Warn, "layout", "give more GPUs (--gpus, --reference-tp, --judge-tp), or run one side at a time (--side)",
 					"the %s server's KV cache holds %d tokens, less than %d texts of %d: it will be slow", needs[side].Name, s.KVTokens, enoughTexts, needs[side].Longest)...)
 			}
 		}
