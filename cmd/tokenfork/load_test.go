@@ -55,9 +55,10 @@ func (h held) most(o held) held {
 	return held{max(h.rss, o.rss), max(h.files, o.files), max(h.sockets, o.sockets), max(h.threads, o.threads), max(h.goroutines, o.goroutines)}
 }
 
-// grows says whether h is more than before, beyond what comes and goes.
+// grows says whether h is more than before, beyond what comes and goes and what merge and
+// check read ahead of larger shards.
 func (h held) grows(before held) bool {
-	return h.rss > before.rss*3/2+64<<20 || h.files > before.files*3/2+64 || h.sockets > before.sockets*3/2+64 ||
+	return h.rss > before.rss*3/2+128<<20 || h.files > before.files*3/2+64 || h.sockets > before.sockets*3/2+64 ||
 		h.threads > before.threads*3/2+16 || h.goroutines > before.goroutines*3/2+128
 }
 
