@@ -30,7 +30,8 @@ type Console struct {
 	handler  slog.Handler
 	json     bool
 	bar      string // what is drawn now
-	meters   []*Meter
+	live     []*Meter
+	ended    []snapshot // the meters themselves would hold on to what their stages had
 }
 
 // NewConsole writes to w, log lines in the format.
@@ -103,19 +104,13 @@ func (a *above) Write(p []byte) (int, error) {
 // draw writes to the terminal itself. Where that is gone nobody looks.
 func (c *Console) draw(s string) { _, _ = io.WriteString(c.terminal, s) }
 
-// last are the stages as they are, or as they ended.
-func (c *Console) last() (all []snapshot) {
+// last are the stages that have ended, as they ended, and those under way.
+func (c *Console) last() []snapshot {
 	c.mu.Lock()
-	meters := slices.Clone(c.meters)
+	all, live := slices.Clone(c.ended), slices.Clone(c.live)
 	c.mu.Unlock()
-	for _, m := range meters {
-		s := m.snapshot(false)
-		c.mu.Lock()
-		if m.ended != nil {
-			s = *m.ended
-		}
-		c.mu.Unlock()
-		all = append(all, s)
+	for _, m := range live {
+		all = append(all, m.snapshot(false))
 	}
 	return all
 }
@@ -123,7 +118,7 @@ func (c *Console) last() (all []snapshot) {
 func (c *Console) begin(m *Meter) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.meters = append(c.meters, m)
+	c.live = append(c.live, m)
 }
 
 // show tells of a stage under way.
@@ -146,7 +141,8 @@ func (c *Console) show(s snapshot) {
 func (c *Console) end(m *Meter) {
 	s := m.snapshot(true)
 	c.mu.Lock()
-	m.ended = &s
+	c.ended = append(c.ended, s)
+	c.live = slices.DeleteFunc(c.live, func(one *Meter) bool { return one == m })
 	if c.bar != "" {
 		c.draw(clearLine)
 		c.bar = ""

@@ -141,7 +141,6 @@ type Meter struct {
 	started time.Time
 	stop    chan struct{}
 	stopped chan struct{}
-	ended   *snapshot // under the console's lock: its servers may be gone
 }
 
 // New starts a meter over total units (-1 if not known). To a *Console it writes as
