@@ -27,7 +27,7 @@ type doctorCmd struct {
 	JudgeTP       int           `name:"judge-tp" placeholder:"N" help:"As given to judge."`
 	Grace         time.Duration `default:"20s" help:"As given to infer and submit."`
 	Partition     string        `placeholder:"P" help:"As given to submit (default: Slurm's)."`
-	Time          time.Duration `default:"4h" placeholder:"D" help:"As given to submit."`
+	Time          time.Duration `default:"4h" help:"As given to submit."`
 	JSON          bool          `name:"json" help:"Print JSON."`
 }
 

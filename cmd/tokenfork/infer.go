@@ -34,6 +34,7 @@ func (inferCmd) Help() string {
   tokenfork infer --job ./job
   tokenfork infer --job s3://bucket/jobs/a --shard 17 --reference-tp 2
   tokenfork infer --job ./job --vllm "apptainer exec --nv vllm.sif vllm" --small-args "--gpu-memory-utilization 0.2"
+  tokenfork infer --job ./job --log-format json --metrics-listen unix:/run/user/1000/tokenfork
   tokenfork infer --job ./job --small-url http://127.0.0.1:8001 --reference-url http://127.0.0.1:8002
 `
 }

@@ -46,7 +46,7 @@ type cli struct {
 	Show       configCmd     `cmd:"" name:"config" help:"Show a command's flags as they are set, and by what: flag, environment, file or default."`
 	Completion completionCmd `cmd:"" help:"Print the lines that turn on completion in bash, zsh or fish."`
 	Man        manCmd        `cmd:"" help:"Print the manual page."`
-	Doctor     doctorCmd     `cmd:"" help:"Check this node: GPUs, vLLM, models, store, Slurm."`
+	Doctor     doctorCmd     `cmd:"" help:"Check what a run needs of this node, and say what to do where it is missing."`
 }
 
 func main() {
