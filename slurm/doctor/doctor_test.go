@@ -169,7 +169,7 @@ func TestModels(t *testing.T) {
 	}
 	o.TP, o.Models[0] = 0, other
 	out, _ = examine(t, o)
-	wants(t, out, "warn  small model: "+other+" has no safetensors files", "fail  tokenizers: the models' tokenizers differ", "hint: compare models that share a tokenizer",
+	wants(t, out, "warn  small model: "+other+" has no weights", "fail  tokenizers: the models' tokenizers differ", "hint: compare models that share a tokenizer",
 		"fail  gpu memory: ", "hint: run one side at a time (--side)", "warn  host memory: ")
 }
 

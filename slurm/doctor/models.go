@@ -49,7 +49,18 @@ func (o *Options) judge() []Finding {
 	if err != nil {
 		return failed("judge model", err, wholeFolder)
 	}
+	if lacking := weights("judge model", m); lacking != nil {
+		return lacking
+	}
 	return found(OK, "judge model", "", "%s, %d layers, %d positions", m.Dir, m.Layers, m.MaxPositions)
+}
+
+// weights are not needed everywhere: a login node has a model without them.
+func weights(check string, m *model.Model) []Finding {
+	if m.Weights.Source == model.FromHeaders {
+		return nil
+	}
+	return found(Warn, check, "enough for plan; a node that serves the model needs them: hf download, or tokenfork stage", "%s has no weights (safetensors files)", m.Dir)
 }
 
 func checkModel(side job.Side, o *Options, planned *job.Job) []Finding {
@@ -63,8 +74,8 @@ func checkModel(side job.Side, o *Options, planned *job.Job) []Finding {
 			return found(Fail, check, "give the model that the job was planned for: "+planned.Models[side].Name, "%s is not the job's model: %s", m.Dir, strings.Join(diff, "; "))
 		}
 	}
-	if m.Weights.Source != model.FromHeaders {
-		return found(Warn, check, "enough for plan; a node that runs infer needs the weights: hf download, or tokenfork stage", "%s has no safetensors files, only %s", m.Dir, m.Weights.Source)
+	if lacking := weights(check, m); lacking != nil {
+		return lacking
 	}
 	if planned != nil && m.MaxPositions > 0 && planned.Longest > m.MaxPositions {
 		return found(Warn, check, "infer lists those forks as context_length; leave the texts out of the table if that is not wanted",
