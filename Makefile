@@ -12,7 +12,7 @@ all: build
 build: ## bin/tokenfork
 	@echo "build: Go modules (0.4 GB, once), then bin/tokenfork (two minutes the first time)"
 	@go mod download
-	@go build -o bin/tokenfork ./cmd/tokenfork
+	@nice go build -o bin/tokenfork ./cmd/tokenfork # make demo waits for Python, which has one thread
 
 install: ## into $GOBIN
 	go install ./cmd/tokenfork

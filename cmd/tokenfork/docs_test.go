@@ -46,6 +46,11 @@ func page(t *testing.T, path string) (string, []block) {
 // lines joins what a backslash continues, and leaves comments and empty lines out.
 func (b block) lines() (lines []string) {
 	for line := range strings.Lines(strings.ReplaceAll(b.text, "\\\n", " ")) {
+		if typed, ok := strings.CutPrefix(line, "$ "); ok {
+			line = typed
+		} else if b.kind == "console" {
+			continue // what was printed
+		}
 		if line = strings.TrimSpace(comments.ReplaceAllString(strings.TrimRight(line, "\n"), "$1")); line != "" {
 			lines = append(lines, line)
 		}
@@ -90,7 +95,7 @@ func TestDocsCommands(t *testing.T) {
 			if b.kind == "yaml" { // the configuration that later lines name
 				ok(t, os.WriteFile("tokenfork.yaml", []byte(b.text), 0o600))
 			}
-			if b.kind != "" && b.kind != "sh" || strings.ContainsAny(b.text, "│→⇄") {
+			if !slices.Contains([]string{"", "sh", "console"}, b.kind) || strings.ContainsAny(b.text, "│→⇄") {
 				continue // pictures
 			}
 			for _, line := range b.lines() {
