@@ -27,6 +27,7 @@ type Reader[T any] struct {
 	fields   []int // the file's column of each of cols
 	next     func() (arrow.Record, error)
 	shared   bool // rows may point into a record's memory: nobody writes to it again
+	close    func() error
 }
 
 // ReadStream opens what NewStreamWriter writes. Columns of T that the file lacks
@@ -46,24 +47,42 @@ func readStream[T any](r io.Reader) (*Reader[T], error) {
 	if err != nil {
 		return nil, fmt.Errorf("read Arrow stream: %w", err)
 	}
-	read, err := newReader[T](ir.Schema(), func() (rec arrow.Record, err error) {
+	read, err := newReader[T](ir.Schema(), nil)
+	if err != nil {
+		return nil, err
+	}
+	read.shared = true
+	read.close = func() error {
+		if z == nil {
+			return nil
+		}
+		err := z.Reset(nil)
+		decoders.Put(z)
+		z = nil
+		return err
+	}
+	read.next = soundRecords(func() (arrow.Record, error) {
 		if z == nil {
 			return nil, io.EOF
 		}
-		if rec, err = ir.Read(); err == io.EOF {
-			err = cmp.Or(z.Reset(nil), err)
-			decoders.Put(z)
-			z = nil
+		rec, err := ir.Read()
+		if err == io.EOF {
+			err = cmp.Or(read.close(), err)
 		}
 		return rec, err
 	})
-	if err == nil {
-		read.shared = true
-	}
-	return read, err
+	return read, nil
 }
 
-// decoders are those of streams that were read to their end: a new one takes a window's memory.
+// Close lets go of a stream that is not read to its end: there are no more rows.
+func (r *Reader[T]) Close() error {
+	if r.close == nil {
+		return nil
+	}
+	return r.close()
+}
+
+// decoders are those of streams that were closed, or read to their end: a new one takes a window's memory.
 var decoders sync.Pool
 
 func openZstd(r io.Reader) (*zstd.Decoder, error) {

@@ -171,6 +171,9 @@ func parseManifest[X any](b []byte) (*Manifest, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := r.Close(); err != nil {
+		return nil, err
+	}
 	m := &Manifest{body: body}
 	if err := json.Unmarshal([]byte(r.Metadata()[headerKey]), &m.Header); err != nil {
 		return nil, fmt.Errorf("header: %w", err)

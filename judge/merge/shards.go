@@ -79,7 +79,11 @@ func (m *merger) fillShard(ctx context.Context, s *spool, src *source, k int) er
 	if n != src.job.Shards[k].Mismatches {
 		return fmt.Errorf("%d mismatches, planned were %d", n, src.job.Shards[k].Mismatches)
 	}
-	return p.flush()
+	if err := p.flush(); err != nil {
+		return err
+	}
+	s.pens.Put(p)
+	return nil
 }
 
 // reader opens what is committed of a shard.

@@ -21,6 +21,7 @@ type spool struct {
 	mu    sync.Mutex
 	size  int64
 	texts []stretch
+	pens  sync.Pool // that were given back
 }
 
 // stretch is where the results of one text of one of the jobs are.
@@ -65,7 +66,11 @@ type pen struct {
 	texts   []stretch // in buf, at places in it
 }
 
+// pen takes texts; give it back when it is flushed.
 func (s *spool) pen(options []columnar.Option) *pen {
+	if p, _ := s.pens.Get().(*pen); p != nil {
+		return p
+	}
 	return &pen{spool: s, columns: columnar.NewColumns[job.Result](options...)}
 }
 
