@@ -52,7 +52,12 @@ func NewConsole(w io.Writer, format string) *Console {
 func (c *Console) SetFormat(format string) {
 	if c.json = format == JSON; c.json {
 		c.terminal = nil
-		c.handler = slog.NewJSONHandler((*above)(c), nil)
+		c.handler = slog.NewJSONHandler((*above)(c), &slog.HandlerOptions{ReplaceAttr: func(_ []string, a slog.Attr) slog.Attr {
+			if a.Value.Kind() == slog.KindDuration { // which would be nanoseconds
+				a.Value = slog.Float64Value(a.Value.Duration().Seconds())
+			}
+			return a
+		}})
 		return
 	}
 	c.handler = slog.NewTextHandler((*above)(c), &slog.HandlerOptions{ReplaceAttr: func(_ []string, a slog.Attr) slog.Attr {

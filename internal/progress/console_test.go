@@ -101,16 +101,19 @@ func TestPlainLinesAmongJSON(t *testing.T) {
 	var b bytes.Buffer
 	c := NewConsole(&b, JSON)
 	fmt.Fprint(c, "one \"line\"\nand another\n")
-	c.Logger().Warn("a third")
+	c.Logger().Warn("a third", "after", 1500*time.Millisecond)
 	var said []string
 	for line := range strings.Lines(b.String()) {
-		var l struct{ Time, Level, Msg string }
+		var l struct {
+			Time, Level, Msg string
+			After            float64 // seconds
+		}
 		if err := json.Unmarshal([]byte(line), &l); err != nil || l.Time == "" {
 			t.Errorf("%v: %s", err, line)
 		}
-		said = append(said, l.Level+" "+l.Msg)
+		said = append(said, fmt.Sprintf("%s %s %g", l.Level, l.Msg, l.After))
 	}
-	if got := strings.Join(said, "|"); got != `INFO one "line"|INFO and another|WARN a third` {
+	if got := strings.Join(said, "|"); got != `INFO one "line" 0|INFO and another 0|WARN a third 1.5` {
 		t.Error(got)
 	}
 }
