@@ -51,8 +51,8 @@ func realConfig(t *testing.T) Config {
 		Model:   filepath.Join(setting(t, "TOKENFORK_MODELS", ".cache/models"), "small"),
 		Name:    "small", LogPath: filepath.Join(t.TempDir(), "vllm.log"), RunRoot: shortDir(t),
 		Args:         []string{"--dtype", "float32", "--enforce-eager", "--max-model-len", fmt.Sprint(realLength), "--block-size", fmt.Sprint(realBlock)},
-		Env:          []string{"VLLM_CPU_OMP_THREADS_BIND=nobind", "VLLM_CPU_KVCACHE_SPACE=1", "OMP_WAIT_POLICY=PASSIVE"},
-		CacheDir:     filepath.Join(filepath.Dir(setting(t, "TOKENFORK_MODELS", ".cache/models")), "vllm"), // later starts are quicker
+		Env:          []string{"VLLM_CPU_OMP_THREADS_BIND=nobind", "VLLM_CPU_KVCACHE_SPACE=1", "OMP_WAIT_POLICY=PASSIVE", "VLLM_ENABLE_V1_MULTIPROCESSING=0"}, // see vllmtest.Env
+		CacheDir:     filepath.Join(filepath.Dir(setting(t, "TOKENFORK_MODELS", ".cache/models")), "vllm"),                                                    // later starts are quicker
 		StartTimeout: 20 * time.Minute, StopTimeout: 20 * time.Second,
 	}
 }
