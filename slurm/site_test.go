@@ -207,3 +207,19 @@ func TestPrologue(t *testing.T) {
 		}
 	}
 }
+
+// A requeue that Slurm carries out before scontrol has said so, which a real one does now
+// and then, is none that was refused.
+func TestRequeueEndsScontrol(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	fakeScontrol := "#!/bin/sh\nkill -TERM $$\n"
+	if err := os.WriteFile(filepath.Join(dir, "scontrol"), []byte(fakeScontrol), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command("bash", "-c", `source scripts/runner.bash; kept() { echo 2; }; stopped_by=USR1; requeue 1`)
+	cmd.Env = append(os.Environ(), "PATH="+dir+":"+os.Getenv("PATH"), "MAX_REQUEUES=9", "SLURM_ARRAY_JOB_ID=1", "SLURM_ARRAY_TASK_ID=0")
+	if out, _ := cmd.CombinedOutput(); cmd.ProcessState.ExitCode() != 75 || !strings.Contains(string(out), "; requeued") {
+		t.Errorf("exit code %d\n%s", cmd.ProcessState.ExitCode(), out)
+	}
+}

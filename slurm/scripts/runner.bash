@@ -132,7 +132,7 @@ requeue() {
     say "hint: tokenfork status --job $JOB has the command that goes on"
   elif [[ $stopped_by == TERM ]]; then
     say "SIGTERM after USR1; not requeued"
-  elif scontrol requeue "${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID"; then
+  elif (trap '' TERM; exec scontrol requeue "${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID"); then # Slurm may end it before it has said so
     say "stopped by USR1 with work left; requeued"
     exit 75
   else
