@@ -37,10 +37,10 @@ func (f form) read(r *endpoint.Reply) (answer, error) {
 	if err != nil {
 		return answer{}, err
 	}
-	if f.schema == nil {
+	o, rest, err := f.find(r, from)
+	if f.schema == nil && (o == nil || err != nil) { // else a judge that answers in JSON whatever it is asked
 		return f.readWord(r, from)
 	}
-	o, rest, err := f.find(r, from)
 	if err != nil {
 		return answer{}, err
 	}

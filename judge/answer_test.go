@@ -124,6 +124,7 @@ func TestReadWord(t *testing.T) {
 	for _, c := range []struct{ kind, text, want string }{
 		{"match", "True", "true"}, {"match", " false.\n", "false"}, {"match", "**TRUE**", "true"},
 		{"match", "T", "!"}, {"match", "", "!"}, {"match", "1", "!"}, {"match", "Truely", "!"}, {"match", "<think>False</think>\n\nTrue", "true"}, {"match", "<think>", "!"}, {"match", "True/False", "!"},
+		{"match", `{"meaning_match": true}`, "true"}, {"match", "```json\n{\"explanation\": \"\", \"meaning_match\": false}\n```", "false"}, {"match", `{"meaning_match": tr`, "!"}, {"match", `{"meaning_match": true} {"meaning_match": false}`, "!"},
 		{"divergent", "1", "false"}, {"divergent", "0", "true"}, {"divergent", "10", "!"},
 	} {
 		a, err := formOf(t, c.kind, true).read(&endpoint.Reply{Text: c.text})
