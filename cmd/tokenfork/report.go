@@ -8,7 +8,7 @@ import (
 	"strings"
 
 	"tokenfork/judge/agreement"
-	figures "tokenfork/judge/report" // report is what prints errors here
+	figures "tokenfork/judge/report"
 )
 
 // reportCmd makes figures and tables of the results.
@@ -18,6 +18,16 @@ type reportCmd struct {
 	Seed      uint64 `default:"1" help:"Seed of the bootstrap and of the choice of examples."`
 	Resamples int    `default:"1000" help:"Bootstrap resamples of whole texts."`
 	Gold      string `type:"existingfile" placeholder:"FILE" help:"Human labels, as for judge --gold: how often the judge is right at each confidence."`
+}
+
+// Help shows how it is used.
+func (reportCmd) Help() string {
+	return `The job must be merged. What cannot be drawn from its results is named, with the reason.
+
+Examples:
+  tokenfork report --job ./job
+  tokenfork report --job s3://bucket/jobs/a --out ./report --gold labels.csv
+`
 }
 
 // Run is the command.

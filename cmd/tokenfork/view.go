@@ -17,6 +17,15 @@ type viewCmd struct {
 	jobFlags `embed:"" group:"Job and store"`
 }
 
+// Help shows how it is used.
+func (viewCmd) Help() string {
+	return `It listens on this host alone, at an address that only its output has, until it is interrupted.
+
+Example:
+  tokenfork view --job ./job
+`
+}
+
 // Run is the command. It ends when it is interrupted.
 func (c *viewCmd) Run(ctx context.Context, con *console) (err error) {
 	s, err := c.open(ctx, con.logger())
