@@ -125,13 +125,12 @@ func (c *Columns[T]) Equal(d *Columns[T], but ...string) bool {
 // Encode appends the rows to dst as bytes that View reads. A text that all rows have is there once.
 func (c *Columns[T]) Encode(dst []byte) []byte {
 	dst = binary.LittleEndian.AppendUint64(dst, uint64(c.rows))
+	size := len(dst) // of the next section, to be filled in
+	dst = append(dst, make([]byte, 4*4*len(c.values))...)
 	for i := range c.values {
 		for _, s := range c.values[i].sections(c.cols[i].isText()) {
-			dst = binary.LittleEndian.AppendUint32(dst, uint32(len(s)))
-		}
-	}
-	for i := range c.values {
-		for _, s := range c.values[i].sections(c.cols[i].isText()) {
+			binary.LittleEndian.PutUint32(dst[size:], uint32(len(s)))
+			size += 4
 			dst = append(dst, s...)
 			dst = append(dst, make([]byte, -len(s)&7)...)
 		}

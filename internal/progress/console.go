@@ -106,7 +106,7 @@ func (a *above) Write(p []byte) (int, error) {
 	return n, err
 }
 
-// draw writes to the terminal itself. Where that is gone nobody looks.
+// draw writes to the terminal itself. An error means that it is gone.
 func (c *Console) draw(s string) { _, _ = io.WriteString(c.terminal, s) }
 
 // last are the stages that have ended, as they ended, and those under way.

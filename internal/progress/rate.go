@@ -109,7 +109,7 @@ func (e *estimator) latest(now time.Time) (whole stretch, steady bool) {
 	return whole, ratio <= limit
 }
 
-// left estimates how long the rest of the work takes; false while nobody can tell.
+// left estimates how long the rest of the work takes; false while that is not known.
 // work is that of this run, done of it is finished.
 func (e *estimator) left(now time.Time, done, work float64) (time.Duration, bool) {
 	s, steady := e.latest(now)

@@ -1,9 +1,9 @@
 package vllm
 
 import (
-	"cmp"
 	"fmt"
 	"regexp"
+	"slices"
 	"strconv"
 )
 
@@ -13,9 +13,7 @@ type Version [3]int
 func (v Version) String() string { return fmt.Sprintf("%d.%d.%d", v[0], v[1], v[2]) }
 
 // Compare orders versions.
-func (v Version) Compare(b Version) int {
-	return cmp.Or(cmp.Compare(v[0], b[0]), cmp.Compare(v[1], b[1]), cmp.Compare(v[2], b[2]))
-}
+func (v Version) Compare(b Version) int { return slices.Compare(v[:], b[:]) }
 
 var release = regexp.MustCompile(`(?:^|[\s:])v?(\d+)\.(\d+)\.(\d+)(?:$|[\s+.\-a-z])`)
 

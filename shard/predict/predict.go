@@ -99,7 +99,7 @@ func (o *Options) arrange(ctx context.Context, readers ...job.Reader) ([2]*fleet
 }
 
 // loading are the servers of two models that are kept. They load side by side: a server
-// spends its start in one thread. Those that share a GPU take turns.
+// spends its start in one thread.
 type loading struct {
 	fleets [2]*fleet.Fleet
 	up     [2]<-chan brought // nil: not wanted, or taken
@@ -145,7 +145,7 @@ func (l *loading) take(ctx context.Context, model int) ([]fleet.Server, error) {
 	return b.servers, b.err
 }
 
-// close ends servers that nobody took.
+// close ends servers that were not taken.
 func (l *loading) close() (err error) {
 	if l.enough == nil {
 		return nil

@@ -185,7 +185,7 @@ func (o *Options) abilities(ctx context.Context, said string) []Finding {
 		return found(Fail, check, fmt.Sprintf("pip install 'vllm>=%s'", vllm.Oldest), "%s is older than any version that is tried", v)
 	}
 	var all []Finding
-	if v[0] > vllm.Newest[0] || v[0] == vllm.Newest[0] && v[1] > vllm.Newest[1] {
+	if slices.Compare(v[:2], vllm.Newest[:2]) > 0 { // another patch is as good
 		all = found(Warn, check, fmt.Sprintf("if a server does not start, pip install 'vllm==%s'", vllm.Newest), "%s is newer than any version that is tried", v)
 	}
 	needs := o.needs(ctx)
