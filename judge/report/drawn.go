@@ -16,6 +16,9 @@ func (b *builder) note(f *figure) {
 	}
 }
 
+// fewTexts is how many a sample needs for its intervals to hold where texts differ much: docs/report.md.
+const fewTexts = 100
+
 // wholeTable says what the sample's whole table would give.
 func (b *builder) wholeTable() *figure {
 	f := &figure{name: "whole-table", title: "The whole table, by this sample"}
@@ -35,6 +38,9 @@ func (b *builder) wholeTable() *figure {
 	}
 	f.notes = append(f.notes, "Ratio estimates: divergent per judged mismatch of the sample, times the table's mismatches, which plan counted all",
 		"Intervals with the finite population correction and Student's t", "Mismatches without a verdict are taken to be like those with one")
+	if n < fewTexts {
+		f.notes = append(f.notes, fmt.Sprintf("FEW TEXTS: fewer than %d. If one or two texts differ much from the others, the intervals are too narrow", fewTexts))
+	}
 	f.tables = []*table{t}
 	if !math.IsNaN(share.Low) {
 		b.drawWidths(f, share, n, of)
