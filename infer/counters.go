@@ -1,39 +1,24 @@
 package infer
 
 import (
+	"tokenfork/internal/fleet"
 	"tokenfork/internal/job"
 	"tokenfork/internal/vllm"
 )
 
-// Names of the counters in commits and in summary.json, per side.
+// Names of the counters in commits and in summary.json, per side, beside those of package job.
 const (
-	Requests        = "requests"
-	PromptTokens    = "prompt_tokens"    // sent
-	CachedTokens    = "cached_tokens"    // of them, found in the prefix cache
-	ComputedTokens  = "computed_tokens"  // of them, computed
-	IdealTokens     = "ideal_tokens"     // each text once and each fork's tail after the last full cache block
-	GeneratedTokens = "generated_tokens" // by the server
-	ReplayedTokens  = "replayed_tokens"  // read off the table instead
-	SharedTokens    = "shared_tokens"    // generated once for several forks: what the others took
-	Probed          = "probed"           // recorded predictions that the server was asked for before replay
-	ProbesAgreed    = "probes_agreed"
+	ReplayedTokens = "replayed_tokens" // read off the table instead
+	SharedTokens   = "shared_tokens"   // generated once for several forks: what the others took
+	Probed         = "probed"          // recorded predictions that the server was asked for before replay
+	ProbesAgreed   = "probes_agreed"
 )
-
-// spent is what the server says that an answer took. A server that does not tell
-// how much of the prompt it had in its cache leaves those counters out.
-func spent(u vllm.Usage, generated int) job.Counters {
-	c := job.Counters{Requests: 1, PromptTokens: int64(u.PromptTokens), GeneratedTokens: int64(generated)}
-	if u.CachedTokens >= 0 {
-		c[CachedTokens], c[ComputedTokens] = int64(u.CachedTokens), int64(u.PromptTokens-u.CachedTokens)
-	}
-	return c
-}
 
 // count adds an answer.
 func (w *text) count(a *vllm.Completion) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	c := spent(a.Usage, len(a.TokenIDs))
+	c := fleet.Spent(a.Usage, len(a.TokenIDs))
 	w.counters.Add(c)
 	if w.spent != nil {
 		w.spent(c)
@@ -72,7 +57,8 @@ func (w *text) countIdeal(block int) {
 		once = max(once, cached)
 		tails += prompt - cached
 	}
-	w.counters[IdealTokens] += int64(once + tails)
+	w.counters[job.IdealTokens] += int64(once + tails)
+	w.counters[job.IdealTextTokens] += int64(once)
 }
 
 // prefix is the room that the text takes in the KV cache while any of its

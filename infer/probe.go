@@ -56,7 +56,7 @@ func (l *lane) probe(ctx context.Context, run *shardRun) (job.Counters, error) {
 				}
 				return err
 			}
-			counters.Add(spent(got.Usage, 1))
+			counters.Add(fleet.Spent(got.Usage, 1))
 			counters[Probed]++
 			if got.TokenIDs[0] == p.from.Predictions(l.side)[p.at] {
 				counters[ProbesAgreed]++

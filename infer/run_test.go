@@ -233,7 +233,7 @@ func TestRun(t *testing.T) {
 	wants(t, o, 0, "")
 	j.check(t)
 	_, c := j.rows(t)
-	for _, name := range []string{infer.Requests, infer.ReplayedTokens, infer.SharedTokens, infer.Probed, infer.Audited} {
+	for _, name := range []string{job.Requests, infer.ReplayedTokens, infer.SharedTokens, infer.Probed, infer.Audited} {
 		if c[name] == 0 {
 			t.Errorf("counter %s is 0: %v", name, c)
 		}
@@ -254,8 +254,8 @@ func TestComputedOnce(t *testing.T) {
 	j := plan(t, func(s *job.Settings) { s.Replay = false })
 	wants(t, j.options(t), 0, "")
 	j.check(t)
-	if _, c := j.rows(t); c[infer.ComputedTokens] > c[infer.IdealTokens]+4*c[infer.Probed] { // a probe computes a block of 4
-		t.Errorf("%d tokens computed, ideal are %d", c[infer.ComputedTokens], c[infer.IdealTokens])
+	if _, c := j.rows(t); c[job.ComputedTokens] > c[job.IdealTokens]+4*c[infer.Probed] { // a probe computes a block of 4
+		t.Errorf("%d tokens computed, ideal are %d", c[job.ComputedTokens], c[job.IdealTokens])
 	}
 }
 

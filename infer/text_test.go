@@ -3,7 +3,6 @@ package infer
 import (
 	"fmt"
 	"hash/fnv"
-	"maps"
 	"math"
 	"math/rand/v2"
 	"reflect"
@@ -11,7 +10,6 @@ import (
 
 	"tokenfork/internal/fork"
 	"tokenfork/internal/job"
-	"tokenfork/internal/vllm"
 )
 
 // The vocabulary of the property test: digits, a point that needs a look
@@ -144,19 +142,6 @@ func same(t *testing.T, a, b []job.Continuation, where string) {
 		if !reflect.DeepEqual(a[i].IDs, b[i].IDs) || *a[i].Finish != *b[i].Finish {
 			t.Fatalf("%s: fork at %d of %d: without replay %v %s, with %v %s (replayed %d)",
 				where, a[i].Position, a[i].Fork, a[i].IDs, *a[i].Finish, b[i].IDs, *b[i].Finish, b[i].Replayed)
-		}
-	}
-}
-
-// Nothing is known of the cache of a server that does not tell: that is not "nothing cached".
-func TestSpent(t *testing.T) {
-	for cached, want := range map[int]job.Counters{
-		-1: {Requests: 1, PromptTokens: 10, GeneratedTokens: 3},
-		0:  {Requests: 1, PromptTokens: 10, GeneratedTokens: 3, CachedTokens: 0, ComputedTokens: 10},
-		4:  {Requests: 1, PromptTokens: 10, GeneratedTokens: 3, CachedTokens: 4, ComputedTokens: 6},
-	} {
-		if got := spent(vllm.Usage{PromptTokens: 10, CachedTokens: cached}, 3); !maps.Equal(got, want) {
-			t.Errorf("%d cached: %v, want %v", cached, got, want)
 		}
 	}
 }

@@ -376,9 +376,9 @@ func (r *runner) reading(at servers) progress.Reading {
 	if r.first != nil {
 		p.InFlight += r.first.client.Under()
 	}
-	delete(p.Counters, IdealTokens)    // an estimate, which may fall
-	if p.Counters[CachedTokens] == 0 { // many servers do not tell
-		delete(p.Counters, CachedTokens)
+	delete(p.Counters, job.IdealTokens)    // an estimate, which may fall
+	if p.Counters[job.CachedTokens] == 0 { // many servers do not tell
+		delete(p.Counters, job.CachedTokens)
 	}
 	for _, server := range at.all() {
 		up, restarts := int64(1), int64(0)

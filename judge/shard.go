@@ -191,16 +191,10 @@ func (run *shardRun) take(all *textVerdicts, i int, v job.Verdict) error {
 	return nil
 }
 
-// Names of the counters in commits and in summary.json.
+// Names of the counters in commits and in summary.json, beside those of package job.
 const (
-	Requests        = "requests"
-	PromptTokens    = "prompt_tokens"
-	CachedTokens    = "cached_tokens"   // of the prompt tokens, those found in the judge's prefix cache
-	ComputedTokens  = "computed_tokens" // of the prompt tokens, the others
-	IdealTokens     = "ideal_tokens"    // the least that a judge would compute with the beginnings of the last prompts in its cache
-	GeneratedTokens = "generated_tokens"
-	NotAsked        = "identical"
-	Repeated        = "repeated"
+	NotAsked = "identical"
+	Repeated = "repeated"
 
 	// Of two judges: those above are the second one's alone.
 	Escalated            = "escalated" // questions that the first judge left to the second
@@ -213,8 +207,8 @@ const (
 // usage is what the judges used in this run.
 func (r *runner) usage() job.Counters {
 	u := r.client.Usage()
-	now := job.Counters{Requests: u.Requests, PromptTokens: u.PromptTokens, CachedTokens: u.CachedTokens, GeneratedTokens: u.CompletionTokens,
-		ComputedTokens: u.PromptTokens - u.CachedTokens, IdealTokens: r.judge.sent.ideal(u.PromptTokens), NotAsked: r.judge.count.identical.Load(), Repeated: r.judge.count.repeated.Load()}
+	now := job.Counters{job.Requests: u.Requests, job.PromptTokens: u.PromptTokens, job.CachedTokens: u.CachedTokens, job.GeneratedTokens: u.CompletionTokens,
+		job.ComputedTokens: u.PromptTokens - u.CachedTokens, job.IdealTokens: r.judge.sent.ideal(u.PromptTokens), NotAsked: r.judge.count.identical.Load(), Repeated: r.judge.count.repeated.Load()}
 	if f := r.first; f != nil {
 		u := f.client.Usage()
 		now[Escalated], now[FirstRequests], now[FirstPromptTokens] = r.escalated.Load(), u.Requests, u.PromptTokens

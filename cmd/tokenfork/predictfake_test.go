@@ -21,6 +21,7 @@ import (
 	"tokenfork/internal/failure"
 	"tokenfork/internal/job"
 	"tokenfork/internal/shell"
+	"tokenfork/internal/store"
 	"tokenfork/internal/vllm/fakevllm"
 	"tokenfork/judge/merge"
 	"tokenfork/slurm/slurmtest"
@@ -318,10 +319,37 @@ func TestRunFromTexts(t *testing.T) {
 	if d := differs(t, one, two); !slices.Equal(d, []string{merge.FailuresKey}) { // it names the job
 		t.Errorf("%v differ", d)
 	}
+	j.readOnce(t, one)
 	if n := starts(must(t, []int{0}, append([]string{"run", "--texts", j.file, "--job", one}, flags...)...)); n != 0 {
 		t.Errorf("%d servers were started for what is done", n)
 	}
 	must(t, []int{failure.Usage}, append([]string{"run", table, "--texts", j.file, "--job", one}, flags...)...)
+}
+
+// readOnce compares what the servers computed over predict and infer with the least: each text
+// once, and of each fork what follows its last full block. Probes come on top, and the prompts
+// of responses that the reference wrote.
+func (j *fakeTexts) readOnce(t *testing.T, dir string) {
+	t.Helper()
+	at, err := store.Open(t.Context(), dir, store.Options{})
+	ok(t, err)
+	sum, err := merge.LoadSummary(t.Context(), at)
+	ok(t, err)
+	for _, side := range job.Sides {
+		inferred := [...]job.Counters{sum.Run.Small, sum.Run.Reference}[side]
+		read, both := sum.Run.Predict[side.String()], sum.Run.BothStages[side.String()]
+		ideal := int64(len(j.want)) + inferred[job.IdealTokens] - inferred[job.IdealTextTokens]
+		if read[job.IdealTokens] != int64(len(j.want)) || both[job.IdealTokens] != ideal || inferred[job.IdealTextTokens] == 0 {
+			t.Errorf("%s: %v and %v are ideal, the texts have %d tokens", side, read, both, len(j.want))
+		}
+		written := read[job.PromptTokens] - int64(len(j.want))
+		if (side == job.Small) != (written == 0) || both[job.ComputedTokens] != read[job.ComputedTokens]+inferred[job.ComputedTokens] {
+			t.Errorf("%s: computed %v, and with infer %v", side, read, both)
+		}
+		if most := ideal + written + 4*inferred["probed"]; both[job.ComputedTokens] > most { // a probe computes a block of 4
+			t.Errorf("%s: %d tokens were computed, want %d at most", side, both[job.ComputedTokens], most)
+		}
+	}
 }
 
 // Any number of models in the study's layout, on servers of the program's own and at

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"tokenfork/internal/failure"
+	"tokenfork/internal/job"
 	"tokenfork/internal/vllm"
 )
 
@@ -37,6 +38,16 @@ const (
 // retryUnit is half of the first wait before a refused request is sent again. Tests
 // shorten it.
 var retryUnit = time.Second
+
+// Spent is what the server says that an answer took. A server that does not tell
+// how much of the prompt it had in its cache leaves those counters out.
+func Spent(u vllm.Usage, generated int) job.Counters {
+	c := job.Counters{job.Requests: 1, job.PromptTokens: int64(u.PromptTokens), job.GeneratedTokens: int64(generated)}
+	if u.CachedTokens >= 0 {
+		c[job.CachedTokens], c[job.ComputedTokens] = int64(u.CachedTokens), int64(u.PromptTokens-u.CachedTokens)
+	}
+	return c
+}
 
 // Ask has a server answer a request: send is called until it succeeds, on the server
 // that is up at the time. crashes counts those that the request was in flight at, over

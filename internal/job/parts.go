@@ -61,17 +61,6 @@ func (t Task) Again(ctx context.Context, s store.Store, flags ...string) string 
 
 func (t Task) String() string { return fmt.Sprintf("%s of shard %d, %s", t.Stage, t.Shard, t.Side) }
 
-// Counters are sums that a task keeps about its run: tokens, requests, restarts.
-// They are stored with each part, so that a restart does not forget them.
-type Counters map[string]int64
-
-// Add adds b to c.
-func (c Counters) Add(b Counters) {
-	for k, v := range b {
-		c[k] += v
-	}
-}
-
 const (
 	attemptName   = "attempt.json"
 	partMetadata  = "tokenfork_part"

@@ -48,6 +48,12 @@ var Abilities = []Ability{
 	{PromptLogits, "predict's AU, EU and --logits", Version{0, 26, 0}},
 }
 
+// Since is the first version that has the ability of this name.
+func Since(name string) Version {
+	i := slices.IndexFunc(Abilities, func(a Ability) bool { return a.Name == name })
+	return Abilities[i].Since
+}
+
 // Names of abilities that a job can need.
 const (
 	BatchInvariance = "batch invariance"

@@ -124,7 +124,12 @@ type Merged struct {
 
 // Run is how the job came about: it differs from run to run.
 type Run struct {
-	Version   string       `json:"version"` // of the tokenfork that merged
+	Version string `json:"version"` // of the tokenfork that merged
+	// Of a job that began with texts: what predict took, by the model's name in its table, and
+	// what predict and infer computed of prompts together, by side, where both are known.
+	Predict    map[string]job.Counters `json:"predict,omitempty"`
+	BothStages map[string]job.Counters `json:"predict_and_infer,omitempty"`
+
 	Small     job.Counters `json:"small"`
 	Reference job.Counters `json:"reference"`
 	Judge     job.Counters `json:"judge"`
@@ -165,6 +170,9 @@ func Merge(ctx context.Context, o Options) (*Summary, error) {
 	if err := m.fill(ctx, spool); err != nil {
 		return nil, err
 	}
+	if err := m.predicted(ctx); err != nil {
+		return nil, err
+	}
 	spool.sort()
 	if m.sum.Repeated, err = spool.distinct(m.kept); err != nil {
 		return nil, err
@@ -203,7 +211,7 @@ type merger struct {
 
 func newSummary(settings job.Settings, jobs int) *Summary {
 	return &Summary{Jobs: make([]Merged, jobs), Settings: settings, SHA256: map[string]string{}, ByStatus: map[string]int64{}, Verdicts: map[string]int64{},
-		Finish: [2]map[string]int64{{}, {}}, Run: Run{version.Current().String(), job.Counters{}, job.Counters{}, job.Counters{}}, engines: map[string]bool{}}
+		Finish: [2]map[string]int64{{}, {}}, Run: Run{Version: version.Current().String(), Small: job.Counters{}, Reference: job.Counters{}, Judge: job.Counters{}}, engines: map[string]bool{}}
 }
 
 func (m *merger) planned() (n int64) {

@@ -2,9 +2,6 @@ package predict
 
 import "math"
 
-// pairRounding is more than the rounding of a server's log-probabilities makes of a divergence.
-const pairRounding = 2e-5
-
 // divergence is a lower bound, in nats, of the Kullback-Leibler divergence from the distribution p to q, of
 // each of which the largest log-probabilities are known: all tokens that one of them does not name are
 // taken together, and by the log-sum inequality no joining of outcomes makes a divergence larger. There is
@@ -29,7 +26,7 @@ func divergence(pIDs []int32, p []float64, qIDs []int32, q []float64) float64 {
 	} else {
 		sum -= rounding // the least that so small a rest can come to is nearly nothing
 	}
-	return max(sum-pairRounding, 0)
+	return max(sum-logprobRounding, 0)
 }
 
 // logprobOf is a token's log-probability, nil if it is not among those known.

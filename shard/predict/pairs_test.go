@@ -51,10 +51,10 @@ func TestDivergence(t *testing.T) {
 			pIDs, pTop := top(p, k)
 			qIDs, qTop := top(q, k)
 			bound := divergence(pIDs, pTop, qIDs, qTop)
-			if bound > exact || bound < 0 || bound < last-pairRounding {
+			if bound > exact || bound < 0 || bound < last-logprobRounding {
 				t.Fatalf("of the %d largest: %g, of fewer %g, exact is %g", k, bound, last, exact)
 			}
-			if k == vocab && bound < exact-2*pairRounding {
+			if k == vocab && bound < exact-2*logprobRounding {
 				t.Errorf("of all: %g, exact is %g", bound, exact)
 			}
 			last = bound

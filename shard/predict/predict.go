@@ -8,12 +8,12 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"math"
 	"slices"
 	"strconv"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -71,7 +71,7 @@ func Run(ctx context.Context, o Options) error {
 	var sum stage.Summary
 	var loads loading
 	for _, reader := range o.Corpus.Readers() {
-		r := &reading{Options: &o, Reader: reader, model: &o.Corpus.Models[reader.Model], sum: &sum, loads: &loads}
+		r := &reading{Options: &o, Reader: reader, model: &o.Corpus.Models[reader.Model], sum: &sum, loads: &loads, counters: job.Counters{}}
 		if err := r.run(ctx, work); err != nil {
 			return stopped(ctx, errors.Join(err, loads.close()))
 		}
@@ -179,8 +179,9 @@ type reading struct {
 	alone   sync.RWMutex   // held for writing by a request that is suspected of killing servers
 	meter   *progress.Lane // counts texts, and their bytes
 	sum     *stage.Summary
-	seen    atomic.Int64 // tokens that were read
-	written atomic.Int64 // tokens of responses that were missing
+
+	mu       sync.Mutex
+	counters job.Counters // of this run
 
 	loads  *loading // of models whose servers are kept
 	wanted [2]bool  // which of them has not read all shards
@@ -237,23 +238,24 @@ func (r *reading) run(admit, ctx context.Context) (err error) {
 // reading is what the servers do.
 func (r *reading) reading() progress.Reading {
 	up, restarts := fleet.Running(r.servers)
-	return progress.Reading{InFlight: int64(cap(r.slots) - len(r.slots)), Servers: up, Restarts: restarts,
-		Counters: map[string]int64{progress.Prompt: r.seen.Load(), progress.Generated: r.written.Load()}}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return progress.Reading{InFlight: int64(cap(r.slots) - len(r.slots)), Servers: up, Restarts: restarts, Counters: maps.Clone(r.counters)}
 }
 
 func (r *reading) work(x *job.Source) float64 { return float64(r.Corpus.Size(x)) }
 
-// count counts a text that was read.
-func (r *reading) count(x *job.Source, row *job.Prediction) {
+// count counts a text that was read, and what that took.
+func (run *shardRun) count(x *job.Source, row *job.Prediction, took job.Counters) {
 	failed := int64(0)
 	if row.Failed() {
 		failed = 1
 	}
-	r.seen.Add(int64(len(row.Predictions)))
-	if x.Response == nil && row.IDs != nil {
-		r.written.Add(int64(len(row.IDs)) - int64(row.Prompt))
-	}
-	r.meter.Add(1, failed, r.work(x))
+	run.Log.Count(took)
+	run.mu.Lock()
+	run.counters.Add(took)
+	run.mu.Unlock()
+	run.meter.Add(1, failed, run.work(x))
 }
 
 // todo are the shards that the model has not read and could.
@@ -419,7 +421,7 @@ func (r *reading) unfit() error {
 		return failure.New(failure.Refused, "give a server without --logprobs-mode raw_logits too (with --max-logprobs "+strconv.Itoa(r.k())+"), or --measures none",
 			"no server of the %s model gives log-probabilities, of which the entropy is made", r.model.Side)
 	}
-	return failure.New(failure.Refused, "AU, EU and --logits need a vLLM that gives the logits of a prompt by --logprobs-mode raw_logits (0.32 does); without it leave --logits out and give --measures none",
+	return failure.New(failure.Refused, "AU, EU and --logits need vLLM "+vllm.Since(vllm.PromptLogits).String()+" or later, with --logprobs-mode raw_logits; without it leave --logits out and give --measures none",
 		"no server of the %s model gives logits", r.model.Side)
 }
 
@@ -515,13 +517,14 @@ func (run *shardRun) Text(admit, ctx context.Context, x *job.Source) (bool, erro
 		return false, context.Cause(ctx)
 	}
 	run.asks.Go(func() error {
-		row, err := run.read(ctx, server, x, before)
+		took := job.Counters{}
+		row, err := run.read(ctx, server, x, before, took)
 		run.slots <- server
 		if err != nil {
 			run.Drop()
 			return err
 		}
-		run.count(x, row)
+		run.count(x, row, took)
 		return run.Done([]job.Prediction{*row})
 	})
 	return true, nil

@@ -19,9 +19,10 @@ const (
 	classUnread = "no_tokens" // the model that tokenises has none of it
 )
 
-// read has the server read a text. What it refuses makes a failed row; an error ends the task.
-func (r *reading) read(ctx context.Context, s fleet.Server, x *job.Source, before *job.Prediction) (*job.Prediction, error) {
-	row, err := r.predict(ctx, s, x, before)
+// read has the server read a text, and adds what that took. What the server refuses makes
+// a failed row; an error ends the task.
+func (r *reading) read(ctx context.Context, s fleet.Server, x *job.Source, before *job.Prediction, took job.Counters) (*job.Prediction, error) {
+	row, err := r.predict(ctx, s, x, before, took)
 	var failed *fleet.FailedError
 	if errors.As(err, &failed) {
 		message := failed.Err.Error()
@@ -33,7 +34,7 @@ func (r *reading) read(ctx context.Context, s fleet.Server, x *job.Source, befor
 	return row, nil
 }
 
-func (r *reading) predict(ctx context.Context, s fleet.Server, x *job.Source, before *job.Prediction) (*job.Prediction, error) {
+func (r *reading) predict(ctx context.Context, s fleet.Server, x *job.Source, before *job.Prediction, took job.Counters) (*job.Prediction, error) {
 	row := &job.Prediction{Ordinal: x.Ordinal, Engine: &r.engine}
 	crashes := 0
 	ask := func(send func(context.Context, *vllm.Client) error) error {
@@ -54,7 +55,7 @@ func (r *reading) predict(ctx context.Context, s fleet.Server, x *job.Source, be
 	switch {
 	case before == nil:
 		err := ask(func(ctx context.Context, c *vllm.Client) (err error) {
-			row.IDs, row.Prompt, err = r.tokens(ctx, c, x)
+			row.IDs, row.Prompt, err = r.tokens(ctx, c, x, took)
 			return err
 		})
 		if err != nil {
@@ -78,6 +79,8 @@ func (r *reading) predict(ctx context.Context, s fleet.Server, x *job.Source, be
 	if err != nil {
 		return nil, err
 	}
+	took.Add(fleet.Spent(read.Usage, 1))
+	took[job.IdealTokens] += int64(len(ids)) // each text once, whoever wrote it
 	r.measure(row, read)
 	return row, nil
 }
@@ -117,7 +120,7 @@ func idsHash(ids []int32) string {
 
 // tokens are the whole text's, its response written by the model if it has none; of
 // them so many are the prompt's.
-func (r *reading) tokens(ctx context.Context, c *vllm.Client, x *job.Source) (ids []int32, prompt int32, err error) {
+func (r *reading) tokens(ctx context.Context, c *vllm.Client, x *job.Source, took job.Counters) (ids []int32, prompt int32, err error) {
 	switch {
 	case x.Prompt == "":
 	case r.Corpus.Chat:
@@ -131,7 +134,7 @@ func (r *reading) tokens(ctx context.Context, c *vllm.Client, x *job.Source) (id
 	prompt = int32(len(ids))
 	var response []int32
 	if x.Response == nil {
-		response, err = r.respond(ctx, c, ids)
+		response, err = r.respond(ctx, c, ids, took)
 	} else {
 		response, err = c.Tokenize(ctx, *x.Response, x.Prompt == "")
 	}
@@ -154,7 +157,7 @@ func (r *reading) chat(ctx context.Context, c *vllm.Client, x *job.Source) ([]in
 }
 
 // respond is the model's greedy answer, with the end of text if it comes to it.
-func (r *reading) respond(ctx context.Context, c *vllm.Client, prompt []int32) ([]int32, error) {
+func (r *reading) respond(ctx context.Context, c *vllm.Client, prompt []int32, took job.Counters) ([]int32, error) {
 	most := r.Corpus.MaxResponse
 	if r.length > 0 {
 		most = min(most, max(1, r.length-len(prompt)-1)) // reading it asks for one token more
@@ -164,5 +167,6 @@ func (r *reading) respond(ctx context.Context, c *vllm.Client, prompt []int32) (
 	if err != nil {
 		return nil, err
 	}
+	took.Add(fleet.Spent(answer.Usage, len(answer.TokenIDs)))
 	return answer.TokenIDs, nil
 }

@@ -196,6 +196,9 @@ type answer struct {
 func (s *Server) generate(q *request) answer {
 	m := &s.config.Model
 	a := answer{finish: "length", stop: "null", cached: s.cache(q.Prompt)}
+	if q.PromptLogprobs != nil { // vLLM then fills the cache and does not read it
+		a.cached = 0
+	}
 	if q.Temperature > 0 {
 		a.seed = q.Seed + 1
 	}
