@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -341,6 +342,13 @@ func TestAccept(t *testing.T) {
 		if err := accept(x, &rows[i], &all[i]); err != nil {
 			t.Error(err)
 		}
+	}
+	c, err := job.OpenCommitted[job.Verdict](t.Context(), s, job.Task{Stage: "judge", Side: judging.ID(), Manifest: j.Shards[0].SHA256})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.Text(t.Context(), x.Ordinal); err != nil || !maps.Equal(c.Inputs(x.Ordinal), r.Inputs()) || len(r.Inputs()) != 3 {
+		t.Errorf("the part names the inputs %v, made it was from %v, %v", c.Inputs(x.Ordinal), r.Inputs(), err)
 	}
 	rows[1].ContinuationSmallIDs = []int32{1, 2, 3}
 	if err := accept(x, &rows[1], &all[1]); failure.Code(err) != failure.Refused || !strings.Contains(err.Error(), "another question") {

@@ -69,7 +69,7 @@ func (r *runner) open(ctx context.Context, sh *stage.Shard[*job.Text, job.Verdic
 		return nil, err
 	}
 	run.Shard = sh
-	sh.Log.From(run.inputs)
+	sh.Log.From(run.inputs, run.results.Inputs())
 	run.journal = openJournal(ctx, r.Store, r.task(sh.Manifest.Index), sh.Log.Attempt().ID, r.PartEvery)
 	return run, nil
 }

@@ -19,6 +19,7 @@ type Committed[T Row] struct {
 	at     map[int64]int // text -> index of its part
 	left   []int         // texts of each part not yet asked for
 	parts  map[int]map[int64][]T
+	inputs []map[string]string // of each part that was loaded
 }
 
 // OpenCommitted prepares to read the task's rows; fs.ErrNotExist if it is not committed.
@@ -31,7 +32,7 @@ func OpenCommitted[T Row](ctx context.Context, s store.Store, t Task) (*Committe
 }
 
 func newCommitted[T Row](s store.Store, t Task, c *Commit) (*Committed[T], error) {
-	r := &Committed[T]{store: s, task: t, commit: c, at: map[int64]int{}, parts: map[int]map[int64][]T{}}
+	r := &Committed[T]{store: s, task: t, commit: c, at: map[int64]int{}, parts: map[int]map[int64][]T{}, inputs: make([]map[string]string, len(c.Parts))}
 	for i, p := range c.Parts {
 		r.left = append(r.left, len(p.Texts))
 		for _, n := range p.Texts {
@@ -133,6 +134,10 @@ func (r *Committed[T]) Text(ctx context.Context, ordinal int64) ([]T, error) {
 	return rows, nil
 }
 
+// Inputs are the sha256 of what a text's rows were made from, by name, once the rows were
+// read; none in parts of earlier versions.
+func (r *Committed[T]) Inputs(ordinal int64) map[string]string { return r.inputs[r.at[ordinal]] }
+
 func (r *Committed[T]) load(ctx context.Context, i int) error {
 	said := r.commit.Parts[i]
 	p, err := readPart[T](ctx, r.store, said.Key, r.task)
@@ -164,6 +169,6 @@ func (r *Committed[T]) load(ctx context.Context, i int) error {
 			rows[n] = append(rows[n], p.rows[from:to]...)
 		}
 	}
-	r.parts[i] = rows
+	r.parts[i], r.inputs[i] = rows, p.head.Inputs
 	return nil
 }

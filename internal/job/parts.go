@@ -70,9 +70,10 @@ const (
 
 // partHead is kept in a part's schema.
 type partHead struct {
-	Manifest string   `json:"manifest_sha256"`
-	Task     string   `json:"task"`
-	Counters Counters `json:"counters"`
+	Manifest string            `json:"manifest_sha256"`
+	Task     string            `json:"task"`
+	Counters Counters          `json:"counters"`
+	Inputs   map[string]string `json:"inputs_sha256,omitempty"` // see Log.From
 }
 
 // Log takes a task's finished texts and keeps them as immutable parts.
@@ -93,8 +94,9 @@ type Log[T Row] struct {
 	retry    bool            // failed texts are open
 	listed   map[string]bool // parts of the commit that a retry replaces
 	inputs   map[string]int  // see Commit
-	round    int             // of the commit to be
-	damaged  string          // key of the damaged commit that it replaces
+	sums     map[string]string
+	round    int    // of the commit to be
+	damaged  string // key of the damaged commit that it replaces
 	err      error
 	wake     chan struct{}
 	stop     chan struct{}
@@ -242,8 +244,9 @@ func (l *Log[T]) Has(ordinal int64) bool {
 // Attempt is this attempt's record.
 func (l *Log[T]) Attempt() Attempt { return l.who }
 
-// From says of which rounds of its inputs, by side, the task's rows are made.
-func (l *Log[T]) From(inputs map[string]int) { l.inputs = inputs }
+// From says of which rounds of its inputs, by side, the task's rows are made, and the
+// sha256 of all inputs by name, which its parts keep. It comes before the first row.
+func (l *Log[T]) From(rounds map[string]int, sums map[string]string) { l.inputs, l.sums = rounds, sums }
 
 // Count adds to the counters that go with the next part.
 func (l *Log[T]) Count(c Counters) {
@@ -302,7 +305,7 @@ func (l *Log[T]) flush(ctx context.Context) {
 	l.next++
 	l.mu.Unlock()
 
-	p, err := writePart(ctx, l.store, key, partHead{l.task.Manifest, l.task.String(), counters}, rows)
+	p, err := writePart(ctx, l.store, key, partHead{l.task.Manifest, l.task.String(), counters, l.sums}, rows)
 
 	l.mu.Lock()
 	defer l.mu.Unlock()

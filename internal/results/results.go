@@ -66,6 +66,17 @@ func (r *Reader) AppendRows(ctx context.Context, dst []job.Result, s *job.Text) 
 	return dst, r.addContinuations(ctx, s, dst[first:])
 }
 
+// Inputs are the sha256 of what the rows are made from beside the manifest, by name.
+func (r *Reader) Inputs() map[string]string {
+	sums := map[string]string{job.TokenizerKey: r.Text.Fingerprint()}
+	for side, c := range r.Sides {
+		if c != nil {
+			sums[job.Side(side).String()] = c.Commit().Sum
+		}
+	}
+	return sums
+}
+
 // Mismatches finds a text's mismatches by position. Asked in their order, it does not
 // search.
 type Mismatches struct {

@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"os"
 	"strconv"
+	"sync"
 	"unicode/utf8"
 
 	"tokenfork/internal/failure"
@@ -25,6 +26,10 @@ type Tokenizer struct {
 	added    map[int32]string
 	ids      map[string]int32 // added tokens by content
 	vocab    int              // entries of the model's own vocabulary
+	sum      struct {
+		sync.Once
+		hex string
+	}
 }
 
 type token struct {
@@ -147,8 +152,11 @@ func (t *Tokenizer) JSON() []byte { return t.raw }
 
 // Fingerprint is the sha256 of the file, in hex.
 func (t *Tokenizer) Fingerprint() string {
-	sum := sha256.Sum256(t.raw)
-	return hex.EncodeToString(sum[:])
+	t.sum.Do(func() {
+		sum := sha256.Sum256(t.raw)
+		t.sum.hex = hex.EncodeToString(sum[:])
+	})
+	return t.sum.hex
 }
 
 // Equal is nil if every id stands for the same bytes in both and the added tokens

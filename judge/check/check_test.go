@@ -3,6 +3,7 @@ package check_test
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"fmt"
 	"io/fs"
 	"math/rand/v2"
@@ -16,6 +17,8 @@ import (
 	"tokenfork/internal/job"
 	"tokenfork/internal/job/jobtest"
 	"tokenfork/internal/store"
+	"tokenfork/internal/tokenizer"
+	"tokenfork/judge"
 	"tokenfork/judge/check"
 	"tokenfork/judge/merge"
 )
@@ -95,6 +98,35 @@ func named(key string, bad []byte) string {
 		return fmt.Sprintf("%s of %s is not finished for shards %s", at[1], at[3], strings.TrimLeft(at[2][:4], "0")+at[2][4:])
 	}
 	return key
+}
+
+// merge takes a verdict of a part that names the inputs which are merged. check makes its
+// question again all the same.
+func TestVerdictOnAnotherQuestion(t *testing.T) {
+	set := judge.Defaults()
+	p, err := judge.LoadPrompt(set)
+	must(t, err)
+	r := judge.Record{Judging: judge.Judging{Format: 2, Model: "judge", PromptVersion: p.Version, PromptHash: p.Hash, Settings: set}, Prompt: p.Text}
+	s := jobtest.LargeJudged(t, 1, 1, r.ID(), func(plan *job.Plan, text *tokenizer.Tokenizer) func(*job.Text, *job.Result, *job.Verdict) {
+		question, err := r.Questions(plan, text)
+		must(t, err)
+		return func(x *job.Text, row *job.Result, v *job.Verdict) {
+			v.Question, err = question(x, row)
+			must(t, err)
+			v.PromptVersion, v.PromptHash = p.Version, p.Hash
+			if row.MismatchPosition == 11 {
+				v.Question = strings.Repeat("0", 64)
+			}
+		}
+	})
+	b, err := json.MarshalIndent(r, "", " ")
+	must(t, err)
+	must(t, store.CreateBytes(t.Context(), s, job.JudgingPrefix+r.ID()+".json", append(b, '\n')))
+	_, err = merge.Merge(t.Context(), merge.Options{Jobs: []merge.Source{{Store: s, Judging: r.ID()}}, Out: s, TempDir: t.TempDir(), Console: new(bytes.Buffer)})
+	must(t, err)
+	if said, err := look(t.Context(), s, t.TempDir()); failure.Code(err) != failure.Refused || !strings.Contains(said, "position 11 of text text-0 answers another question") {
+		t.Errorf("got %q, %v", said, err)
+	}
 }
 
 // TestMovedJob: failures.csv names the job as it was called when it was merged.

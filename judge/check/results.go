@@ -38,7 +38,7 @@ func (c *checker) results(ctx context.Context) error {
 	if c.found > 0 {
 		return nil
 	}
-	o := merge.Source{Judging: c.summary.Judging, Retry: &c.summary.Retry} // the job may have been moved since
+	o := merge.Source{Judging: c.summary.Judging, Retry: &c.summary.Retry, Recheck: true} // the job may have been moved since
 	for _, r := range c.judgings {
 		if r.ID() != o.Judging {
 			continue

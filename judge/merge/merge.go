@@ -49,6 +49,7 @@ type Source struct {
 	Store   store.Store
 	Judging string // id of the judging whose verdicts count; "" leaves them out
 	Accept  Accept // checks a verdict against its question
+	Recheck bool   // check also verdicts whose part names the continuations that they were asked about
 	Tag     string // for column job, where several jobs are merged
 	Retry   *Retry // how failures.csv's commands reach the job and its judge; nil: as it is reached now, by no known judge
 }

@@ -3,6 +3,7 @@ package merge_test
 import (
 	"io"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -10,6 +11,7 @@ import (
 	"tokenfork/internal/job"
 	"tokenfork/internal/job/jobtest"
 	"tokenfork/internal/store"
+	"tokenfork/judge"
 	"tokenfork/judge/merge"
 )
 
@@ -78,4 +80,54 @@ func TestVerdictOnAnotherQuestion(t *testing.T) {
 		r.Close()
 		t.Error("there are results")
 	}
+}
+
+// Verdicts of a part that names the inputs that are merged are not checked again. A shard
+// whose continuations were committed once more since is, and so is each with Recheck.
+func TestVerdictsOfTheSameInputs(t *testing.T) {
+	s := judgedLarge(t, 3, 3)
+	before, asked := mergeAsking(t, s, false)
+	if asked != 0 {
+		t.Errorf("%d verdicts were checked", asked)
+	}
+	if again, asked := mergeAsking(t, s, true); asked != 3*jobtest.LargePerText || again != before {
+		t.Errorf("with Recheck %d verdicts were checked", asked)
+	}
+	j, err := job.Load(t.Context(), s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	task := job.Task{Stage: "infer", Shard: 1, Side: job.Small.String(), Manifest: j.Shards[1].SHA256}
+	c, err := job.LoadCommit(t.Context(), s, task)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.Attempt.ID, c.Sum = "another", ""
+	b, err := job.SealJSON(c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := store.CreateBytes(t.Context(), s, job.CommitKey(task, 1), b); err != nil {
+		t.Fatal(err)
+	}
+	if again, asked := mergeAsking(t, s, false); asked != jobtest.LargePerText || again != before {
+		t.Errorf("after another commit of a shard %d verdicts were checked", asked)
+	}
+}
+
+// mergeAsking merges a judged job, and gives the hash of results.csv and how many verdicts
+// were checked against their questions.
+func mergeAsking(t *testing.T, s store.Store, recheck bool) (csv string, asked int64) {
+	t.Helper()
+	var n atomic.Int64
+	records, err := judge.Judgings(t.Context(), s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	accept := func(*job.Text, *job.Result, *job.Verdict) error { n.Add(1); return nil }
+	sum, err := merge.Merge(t.Context(), merge.Options{Jobs: []merge.Source{{Store: s, Judging: records[0].ID(), Accept: accept, Recheck: recheck}}, Out: s, Console: io.Discard})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return sum.SHA256[merge.CSVKey], n.Load()
 }

@@ -3,6 +3,7 @@ package merge
 import (
 	"context"
 	"fmt"
+	"maps"
 
 	"tokenfork/internal/job"
 	"tokenfork/internal/results"
@@ -13,7 +14,8 @@ type shardReader struct {
 	results.Reader
 	verdicts *job.Committed[job.Verdict] // nil: not judged
 	accept   Accept
-	kept     []job.Result // of the last text
+	inputs   map[string]string // that the results are made from; nil: every verdict is checked
+	kept     []job.Result      // of the last text
 }
 
 // Accept says whether the verdict answers the question that these results ask.
@@ -34,6 +36,9 @@ func (r *shardReader) addVerdicts(ctx context.Context, s *job.Text, rows []job.R
 		if err != nil {
 			return err
 		}
+		// A part that was made from the very inputs that are read now has the verdicts on
+		// these results: questions are made again, and hashed, of other parts.
+		proven := r.inputs != nil && maps.Equal(r.verdicts.Inputs(s.Ordinal), r.inputs)
 		mismatches := results.MismatchesOf(s)
 		for k := range vs {
 			v := &vs[k]
@@ -44,8 +49,10 @@ func (r *shardReader) addVerdicts(ctx context.Context, s *job.Text, rows []job.R
 			if rows[i].Status != results.OK || v.Error != nil && *v.Error == results.NoContinuation {
 				continue // made when the continuations were others
 			}
-			if err := r.accept(s, &rows[i], v); err != nil {
-				return err
+			if !proven {
+				if err := r.accept(s, &rows[i], v); err != nil {
+					return err
+				}
 			}
 			judged[i] = true
 			addVerdict(&rows[i], v)

@@ -103,6 +103,9 @@ func (m *merger) reader(ctx context.Context, src *source, k int) (*shardReader, 
 			return nil, err
 		}
 	}
+	if !src.Recheck {
+		r.inputs = r.Inputs()
+	}
 	return r, nil
 }
 

@@ -117,12 +117,13 @@ func write(tb testing.TB, texts, shards, perText int, text func(int) *job.Text,
 		}
 		shard := writeManifest(tb, s, &j.Plan, k, shards, mine, perText)
 		for _, side := range job.Sides {
-			commit(tb, s, job.Task{Stage: "infer", Shard: k, Side: side.String(), Manifest: shard.SHA256}, mine, func(x *job.Text) []job.Continuation {
+			commit(tb, s, job.Task{Stage: "infer", Shard: k, Side: side.String(), Manifest: shard.SHA256}, mine, nil, func(x *job.Text) []job.Continuation {
 				return forks(x, side)
 			})
 		}
 		if judging != "" {
-			commit(tb, s, job.Task{Stage: "judge", Shard: k, Side: judging, Manifest: shard.SHA256}, mine, verdictsOf(tb, s, &j.Plan, tok, k, shard.SHA256, questions))
+			verdicts, inputs := verdictsOf(tb, s, &j.Plan, tok, k, shard.SHA256, questions)
+			commit(tb, s, job.Task{Stage: "judge", Shard: k, Side: judging, Manifest: shard.SHA256}, mine, inputs, verdicts)
 		}
 		j.Shards = append(j.Shards, shard)
 		j.Mismatches += int64(shard.Mismatches)
@@ -135,12 +136,13 @@ func write(tb testing.TB, texts, shards, perText int, text func(int) *job.Text,
 	return s
 }
 
-// verdictsOf makes a text's verdicts, each for its question if questions are given.
+// verdictsOf makes a text's verdicts. If questions are given each is for its question, and
+// inputs are what it was made from.
 func verdictsOf(tb testing.TB, s store.Store, plan *job.Plan, tok *tokenizer.Tokenizer, k int, manifest string,
-	questions func(*job.Plan, *tokenizer.Tokenizer) func(*job.Text, *job.Result, *job.Verdict)) func(*job.Text) []job.Verdict {
+	questions func(*job.Plan, *tokenizer.Tokenizer) func(*job.Text, *job.Result, *job.Verdict)) (verdicts func(*job.Text) []job.Verdict, inputs map[string]string) {
 	tb.Helper()
 	if questions == nil {
-		return largeVerdicts
+		return largeVerdicts, nil
 	}
 	r := results.Reader{Plan: plan, Text: tok}
 	for _, side := range job.Sides {
@@ -160,7 +162,7 @@ func verdictsOf(tb testing.TB, s store.Store, plan *job.Plan, tok *tokenizer.Tok
 			question(x, &rows[i], &vs[i])
 		}
 		return vs
-	}
+	}, r.Inputs()
 }
 
 func put(tb testing.TB, s store.Store, key string, b []byte) {
@@ -205,12 +207,13 @@ func writeManifest(tb testing.TB, s store.Store, plan *job.Plan, k, of int, mine
 	return h.Shard
 }
 
-func commit[T job.Row](tb testing.TB, s store.Store, task job.Task, mine []*job.Text, rows func(*job.Text) []T) {
+func commit[T job.Row](tb testing.TB, s store.Store, task job.Task, mine []*job.Text, inputs map[string]string, rows func(*job.Text) []T) {
 	tb.Helper()
 	log, err := job.OpenLog[T](tb.Context(), s, "a job", task, job.Attempt{}, time.Hour)
 	if err != nil {
 		tb.Fatal(err)
 	}
+	log.From(nil, inputs)
 	var ordinals []int64
 	for _, x := range mine {
 		ordinals = append(ordinals, x.Ordinal)
