@@ -38,6 +38,7 @@ type firstJudge struct {
 	about  First
 	client *endpoint.Client
 	judge  *Judge
+	unsure *memory // questions that were left to the other judge
 }
 
 func newFirst(o *Options) (*firstJudge, error) {
@@ -49,7 +50,7 @@ func newFirst(o *Options) (*firstJudge, error) {
 	}
 	s := firstSettings(o.Settings)
 	p, err := LoadPrompt(s)
-	return &firstJudge{prompt: p, about: First{Judging: Judging{Settings: s}, Below: o.First.Below}}, err
+	return &firstJudge{prompt: p, unsure: newMemory(rememberedAnswers), about: First{Judging: Judging{Settings: s}, Below: o.First.Below}}, err
 }
 
 // named says who the first judge is.
@@ -134,7 +135,9 @@ func (r *runner) decide(ctx context.Context, q *Question) (job.Verdict, error) {
 	if err != nil || sure(&v, r.first.about.Below) {
 		return v, err
 	}
-	r.escalated.Add(1)
+	if r.first.unsure.isNew(v.Question) {
+		r.escalated.Add(1)
+	}
 	return r.judge.Ask(ctx, q)
 }
 

@@ -89,6 +89,9 @@ func TestTwoJudges(t *testing.T) {
 		t.Errorf("verdicts %v; asked the first %d, the other %d", count, first.asked, asked)
 	}
 	checkAccepted(t, s, records[0], by.ID())
+	if n := counted(t, s, by.ID())[Escalated]; n != int64(asked) {
+		t.Errorf("%d questions are counted as left to the second judge, which was asked %d", n, asked)
+	}
 	before := first.asked
 	if _, err := Run(t.Context(), o); err != nil || first.asked != before {
 		t.Errorf("again: %v, %d more questions", err, first.asked-before)
@@ -100,6 +103,24 @@ func TestTwoJudges(t *testing.T) {
 	if again, _ := strong.counts(); again != asked {
 		t.Errorf("escalated %d more where the first judge is always sure", again-asked)
 	}
+}
+
+// counted sums the counters of a judging's commits up.
+func counted(t *testing.T, s store.Store, id string) job.Counters {
+	t.Helper()
+	j, err := job.Load(t.Context(), s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	sum := job.Counters{}
+	for k := range j.Shards {
+		c, err := job.LoadCommit(t.Context(), s, job.Task{Stage: "judge", Shard: k, Side: id, Manifest: j.Shards[k].SHA256})
+		if err != nil {
+			t.Fatal(err)
+		}
+		sum.Add(c.Counters)
+	}
+	return sum
 }
 
 // checkAccepted holds each verdict against its row, as merge does.
@@ -230,14 +251,21 @@ func TestDryRunOfTwoJudges(t *testing.T) {
 			labels[agreement.Place{SentenceID: fmt.Sprint("s", k), Position: p}] = true
 		}
 	}
-	o.Wanted = agreement.Wanted{Agreement: 0.5, Confidence: 0.9}
-	if _, _, err := Gold(t.Context(), o, labels); err != nil {
+	gold := o // which is to find the probability
+	gold.First = &FirstOptions{Connect: o.First.Connect}
+	gold.Wanted = agreement.Wanted{Agreement: 0.5, Confidence: 0.9}
+	if _, _, err := Gold(t.Context(), gold, labels); err != nil {
 		t.Fatal(err)
 	}
 	after := dryRun(t, o)
+	_, asked := strong.counts()
+	askedFirst := first.asked
 	by, err := Run(t.Context(), o)
 	if failure.Code(err) != failure.Partial {
 		t.Fatal(err)
+	}
+	if _, again := strong.counts(); asked == 0 || again != asked || first.asked != askedFirst {
+		t.Errorf("%d and %d questions of --gold were asked again", again-asked, first.asked-askedFirst)
 	}
 	escalated, decided := 0, 0
 	for _, v := range verdicts(t, s, by.ID()) {

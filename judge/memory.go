@@ -29,6 +29,18 @@ func (m *memory) get(question string) (answer, bool) {
 	return a, ok
 }
 
+// isNew says whether a question is new, and keeps it without an answer.
+func (m *memory) isNew(question string) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	_, young := m.young[question]
+	_, old := m.old[question]
+	if !young {
+		m.keep(question, answer{})
+	}
+	return !young && !old
+}
+
 func (m *memory) put(question string, a answer) {
 	m.mu.Lock()
 	defer m.mu.Unlock()

@@ -5,9 +5,10 @@ import (
 	"sync"
 )
 
-// prefixes measures how little of the prompts a server would have to compute
+// prefixes estimates how little of the prompts a server would have to compute
 // that kept the beginnings of the last ones: what follows the longest beginning
-// that a prompt shares with one of them.
+// that a prompt shares with one of them. It is an estimate, by bytes: the judge's
+// tokenizer and chat template are its server's.
 type prefixes struct {
 	mu         sync.Mutex
 	last       [64]string // prompts, more than stand between neighbours in a text

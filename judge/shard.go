@@ -44,11 +44,30 @@ func (r *runner) inferredShard(ctx context.Context, m *job.Manifest) (_ *shardRu
 
 // remember takes over the answers that earlier attempts kept.
 func (r *runner) remember(ctx context.Context, k int) error {
-	answers, err := readJournals(ctx, r.Store, r.task(k))
-	for i := range answers {
-		r.know(&answers[i])
+	for _, same := range r.alike() {
+		t := r.task(k)
+		t.Side = same.ID()
+		answers, err := readJournals(ctx, r.Store, t)
+		if err != nil {
+			return err
+		}
+		for i := range answers {
+			r.know(&answers[i])
+		}
 	}
-	return err
+	return nil
+}
+
+// alike are the judgings whose answers are this one's too. Of two judges these are also those before
+// there was a probability between them, as of --gold, and those of the second judge alone.
+func (r *runner) alike() []Judging {
+	all := []Judging{r.judging}
+	if r.first == nil {
+		return all
+	}
+	before, alone := r.judging, r.judging
+	before.First, alone.First = &First{Judging: r.first.about.Judging}, nil
+	return append(all, before, alone)
 }
 
 // know keeps an earlier verdict in mind, whichever judge gave it.
@@ -197,7 +216,7 @@ const (
 	Repeated = "repeated"
 
 	// Of two judges: those above are the second one's alone.
-	Escalated            = "escalated" // questions that the first judge left to the second
+	Escalated            = "escalated" // different questions that the first judge left to the second
 	FirstRequests        = "first_requests"
 	FirstPromptTokens    = "first_prompt_tokens"
 	FirstCachedTokens    = "first_cached_tokens"

@@ -17,7 +17,7 @@ const (
 	PromptTokens    = "prompt_tokens"    // sent
 	CachedTokens    = "cached_tokens"    // of them, found in the server's prefix cache
 	ComputedTokens  = "computed_tokens"  // of them, computed
-	IdealTokens     = "ideal_tokens"     // the least that had to be computed
+	IdealTokens     = "ideal_tokens"     // the least that had to be computed; of a judge an estimate
 	GeneratedTokens = "generated_tokens" // by the server
 
 	// IdealTextTokens are those of infer's IdealTokens that are the texts themselves: nothing
