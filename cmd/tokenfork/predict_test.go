@@ -2,8 +2,10 @@ package main
 
 import (
 	"bytes"
+	"compress/gzip"
 	"encoding/csv"
 	"encoding/json"
+	"math"
 	"os"
 	"path/filepath"
 	"slices"
@@ -13,6 +15,7 @@ import (
 
 	"tokenfork/internal/failure"
 	"tokenfork/internal/tokenizer"
+	"tokenfork/internal/vllm"
 	"tokenfork/internal/vllm/vllmtest"
 )
 
@@ -182,4 +185,36 @@ func (m *mainJob) sameAsTransformers(t *testing.T, want map[string][][]int32, ta
 		t.Errorf("%d of %d predictions differ from transformers'", differ, predictions)
 	}
 	t.Logf("%d of %d predictions differ from transformers'", differ, predictions)
+}
+
+// scores compares the log-probabilities of which predict makes the entropy and the divergence with
+// those that transformers gives at every third of a text's first tokens (shard/predict/testdata).
+func (m *mainJob) scores(t *testing.T) {
+	f, err := os.Open(filepath.Join(vllmtest.Root(), "shard/predict/testdata/measures.json.gz"))
+	ok(t, err)
+	defer f.Close()
+	z, err := gzip.NewReader(f)
+	ok(t, err)
+	var want struct{ Logprobs [][]float64 }
+	ok(t, json.NewDecoder(z).Decode(&want))
+	const step, k = 3, 20
+	var ids []int32
+	for _, row := range readTable(t, m.table, "32.0_sentence_id", "32.0_real_token")["0"][:step*len(want.Logprobs)] {
+		ids = append(ids, row[0])
+	}
+	client, err := vllm.NewClient(m.reference.URL, "")
+	ok(t, err)
+	client.Model = "reference"
+	read, err := client.Predict(t.Context(), ids, k)
+	ok(t, err)
+	most := 0.0
+	for i, at := range want.Logprobs {
+		for j := range k {
+			most = max(most, math.Abs(read.Top[step*i*k+j]-at[j]))
+		}
+	}
+	if len(want.Logprobs) < 40 || most > 2e-4 { // 0.00006 was seen
+		t.Errorf("at %d positions they differ by up to %g", len(want.Logprobs), most)
+	}
+	t.Logf("at %d positions they differ by up to %.2g", len(want.Logprobs), most)
 }

@@ -161,6 +161,7 @@ func TestMainJob(t *testing.T) {
 		}
 	})
 	t.Run("a table from texts", func(t *testing.T) { m.predicted(t) })
+	t.Run("log-probabilities are transformers'", func(t *testing.T) { m.scores(t) })
 	t.Run("in a bucket", func(t *testing.T) { m.inBucket(t, first) })
 	t.Run("whatever happens", func(t *testing.T) { m.whatever(t, first) })
 	t.Run("every damage is named", func(t *testing.T) { m.damaged(t, first) })
