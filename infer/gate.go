@@ -26,19 +26,18 @@ func (g *gate) acquire(ctx context.Context) error {
 	return g.wait(ctx, func() bool { return !g.alone && g.inUse < g.limit }, func() { g.inUse++ })
 }
 
-// reacquire takes back a place given up for a while, over the limit if need be.
-func (g *gate) reacquire() {
+// change changes what the callers wait for.
+func (g *gate) change(do func()) {
 	g.mu.Lock()
-	g.inUse++
-	g.mu.Unlock()
+	defer g.mu.Unlock()
+	do()
+	g.moved.Broadcast()
 }
 
-func (g *gate) release() {
-	g.mu.Lock()
-	g.inUse--
-	g.moved.Broadcast()
-	g.mu.Unlock()
-}
+// reacquire takes back a place given up for a while, over the limit if need be.
+func (g *gate) reacquire() { g.change(func() { g.inUse++ }) }
+
+func (g *gate) release() { g.change(func() { g.inUse-- }) }
 
 // acquireAlone waits until nothing else is in flight and keeps it so.
 func (g *gate) acquireAlone(ctx context.Context) error {
@@ -46,23 +45,13 @@ func (g *gate) acquireAlone(ctx context.Context) error {
 		return err
 	}
 	if err := g.wait(ctx, func() bool { return g.inUse == 0 }, func() { g.inUse++ }); err != nil {
-		g.endAlone()
+		g.change(func() { g.alone = false })
 		return err
 	}
 	return nil
 }
 
-func (g *gate) releaseAlone() {
-	g.endAlone()
-	g.release()
-}
-
-func (g *gate) endAlone() {
-	g.mu.Lock()
-	g.alone = false
-	g.moved.Broadcast()
-	g.mu.Unlock()
-}
+func (g *gate) releaseAlone() { g.change(func() { g.alone, g.inUse = false, g.inUse-1 }) }
 
 // full says whether the bound is what holds the callers back. A place or two
 // may be free at the moment of asking.
@@ -72,20 +61,10 @@ func (g *gate) full() bool {
 	return g.inUse >= g.limit*9/10
 }
 
-func (g *gate) setLimit(n int) {
-	g.mu.Lock()
-	g.limit = n
-	g.moved.Broadcast()
-	g.mu.Unlock()
-}
+func (g *gate) setLimit(n int) { g.change(func() { g.limit = n }) }
 
 func (g *gate) wait(ctx context.Context, free func() bool, take func()) error {
-	stop := context.AfterFunc(ctx, func() {
-		g.mu.Lock()
-		g.moved.Broadcast()
-		g.mu.Unlock()
-	})
-	defer stop()
+	defer context.AfterFunc(ctx, func() { g.change(func() {}) })()
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	for !free() {

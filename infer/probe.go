@@ -1,6 +1,7 @@
 package infer
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -50,7 +51,7 @@ func (l *lane) probe(ctx context.Context, run *shardRun) (job.Counters, error) {
 			defer mu.Unlock()
 			if err != nil {
 				err = fmt.Errorf("check the recorded predictions of text %s: %w", p.from.ID, err)
-				if status := (*vllm.StatusError)(nil); errors.As(err, &status) && !fleet.Overloaded(err) {
+				if _, ok := errors.AsType[*vllm.StatusError](err); ok && !fleet.Overloaded(err) {
 					refused = err
 					return nil
 				}
@@ -150,12 +151,7 @@ func (l *lane) pick(run *shardRun) ([]recorded, error) {
 	return picks[:min(len(picks), probes)], nil
 }
 
-func byOrder(a, b recorded) int {
-	if a.order < b.order {
-		return -1
-	}
-	return 1
-}
+func byOrder(a, b recorded) int { return cmp.Compare(a.order, b.order) }
 
 func hashOf(of ...any) uint64 {
 	h := fnv.New64a()

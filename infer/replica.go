@@ -36,8 +36,7 @@ type replica struct {
 // errors that end the whole task are returned.
 func (r *replica) finish(ctx context.Context, w *text, rest *rest) error {
 	err := r.generate(ctx, w, rest)
-	var failed *fleet.FailedError
-	if errors.As(err, &failed) {
+	if failed, ok := errors.AsType[*fleet.FailedError](err); ok {
 		rest.fail(failed)
 		return nil
 	}

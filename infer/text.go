@@ -1,7 +1,6 @@
 package infer
 
 import (
-	"errors"
 	"fmt"
 	"math"
 	"slices"
@@ -168,11 +167,7 @@ func (r *rest) take(id int32, gap float64) {
 }
 
 // fail marks every sharer: a failed rest fails all that wait for it.
-func (r *rest) fail(err error) {
-	var f *fleet.FailedError
-	if !errors.As(err, &f) {
-		f = &fleet.FailedError{Class: fleet.ClassServer, Err: err}
-	}
+func (r *rest) fail(f *fleet.FailedError) {
 	for _, b := range r.sharers {
 		b.err = f
 	}

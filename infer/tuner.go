@@ -129,9 +129,6 @@ func (r *replica) metrics(ctx context.Context) vllm.Metrics {
 	if err != nil {
 		return vllm.Metrics{}
 	}
-	m, err := client.Metrics(ctx)
-	if err != nil {
-		return vllm.Metrics{}
-	}
+	m, _ := client.Metrics(ctx)
 	return m
 }

@@ -6,7 +6,7 @@ const (
 	classCount = len(job.TokenClasses)
 
 	padding = uint8(classCount) // ids without a token; counted as other
-	other   = job.OtherClass
+	other   = job.ClassOther
 )
 
 // classes sorts the vocabulary by what its tokens look like.

@@ -41,8 +41,7 @@ func Code(err error) int {
 	if err == nil {
 		return 0
 	}
-	var e *Error
-	if errors.As(err, &e) {
+	if e, ok := errors.AsType[*Error](err); ok {
 		return e.Code
 	}
 	return Other
@@ -50,8 +49,7 @@ func Code(err error) int {
 
 // Hint is the way out that the first Error in err's chain names, or "".
 func Hint(err error) string {
-	var e *Error
-	if errors.As(err, &e) {
+	if e, ok := errors.AsType[*Error](err); ok {
 		return e.Hint
 	}
 	return ""

@@ -5,50 +5,50 @@ import (
 	"unicode/utf8"
 )
 
-// TokenClasses are the token classes by number, in the order they are written.
-var TokenClasses = [...]string{ClassContinuation, ClassNumber, ClassOther, ClassPunctuation, ClassSpace, ClassWordStart}
-
+// Token classes, by the text of the real token at the position.
 const (
-	continuation = iota
-	number
-	// OtherClass is the number of ClassOther.
-	OtherClass
-	punctuation
-	space
-	wordStart
+	ClassContinuation = iota // letters that continue a word
+	ClassNumber
+	ClassOther // symbols, mixtures, parts of characters, added tokens, padding
+	ClassPunctuation
+	ClassSpace     // blanks and newlines only
+	ClassWordStart // begins with a space, or is the first letters after one
 )
+
+// TokenClasses are the names of the token classes.
+var TokenClasses = [...]string{"word_continuation", "number", "other", "punctuation", "space", "word_start"}
 
 // TokenClass is the class of a token's bytes, as an index of TokenClasses: what it
 // consists of, leading blanks aside. Whole characters only; the rest is other.
 func TokenClass(b []byte) uint8 {
 	if len(b) == 0 || !utf8.Valid(b) {
-		return OtherClass
+		return ClassOther
 	}
 	spaced := false
-	kind := uint8(space)
+	kind := uint8(ClassSpace)
 	for i, c := range string(b) {
-		k := uint8(OtherClass)
+		k := uint8(ClassOther)
 		switch {
 		case unicode.IsSpace(c):
-			if kind == space {
+			if kind == ClassSpace {
 				spaced = true
 				continue
 			}
-		case unicode.IsLetter(c) || unicode.IsMark(c) || c == '\'' && kind == continuation:
-			k = continuation
+		case unicode.IsLetter(c) || unicode.IsMark(c) || c == '\'' && kind == ClassContinuation:
+			k = ClassContinuation
 		case unicode.IsDigit(c):
-			k = number
+			k = ClassNumber
 		case unicode.IsPunct(c):
-			k = punctuation
+			k = ClassPunctuation
 		}
-		if kind == space && (i == 0 || spaced) {
+		if kind == ClassSpace && (i == 0 || spaced) {
 			kind = k
 		} else if kind != k {
-			return OtherClass
+			return ClassOther
 		}
 	}
-	if kind == continuation && spaced {
-		return wordStart
+	if kind == ClassContinuation && spaced {
+		return ClassWordStart
 	}
 	return kind
 }

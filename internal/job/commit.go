@@ -94,7 +94,7 @@ func IsDamagedCommit(err error) bool { return errors.As(err, new(damagedCommit))
 // manifest is not needed.
 func ReadCommit(ctx context.Context, s store.Store, t Task, round int) (*Commit, error) {
 	key := CommitKey(t, round)
-	b, err := read(ctx, s, key)
+	b, err := store.ReadAll(ctx, s, key)
 	if err != nil {
 		return nil, fmt.Errorf("read %s of %s: %w", key, s, err)
 	}

@@ -1,7 +1,6 @@
 package job
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -10,7 +9,6 @@ import (
 	"iter"
 	"slices"
 
-	"tokenfork/internal/columnar"
 	"tokenfork/internal/failure"
 	"tokenfork/internal/model"
 	"tokenfork/internal/store"
@@ -159,7 +157,7 @@ func (c *Corpus) Tasks(k int) []Task {
 
 // LoadCorpus reads corpus.json; fs.ErrNotExist (errors.Is) if the job has none.
 func LoadCorpus(ctx context.Context, s store.Store) (*Corpus, error) {
-	b, err := read(ctx, s, CorpusKey)
+	b, err := store.ReadAll(ctx, s, CorpusKey)
 	if err != nil {
 		return nil, fmt.Errorf("read %s of %s: %w", CorpusKey, s, err)
 	}
@@ -214,9 +212,5 @@ func (c *Corpus) OpenManifest(ctx context.Context, s store.Store, k int) (*Manif
 
 // Sources yields the texts of a corpus' manifest.
 func Sources(m *Manifest) iter.Seq2[*Source, error] {
-	r, err := columnar.ReadStream[Source](bytes.NewReader(m.body))
-	if err != nil {
-		return func(yield func(*Source, error) bool) { yield(nil, err) }
-	}
-	return r.Rows()
+	return rowsOf[Source](m)
 }

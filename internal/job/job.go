@@ -11,7 +11,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 
 	"tokenfork/internal/failure"
@@ -187,7 +186,7 @@ func Command(s store.Store, verb string, flags ...string) string {
 
 // Load reads job.json.
 func Load(ctx context.Context, s store.Store) (*Job, error) {
-	b, err := read(ctx, s, Key)
+	b, err := store.ReadAll(ctx, s, Key)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, failure.New(failure.Refused, "run `tokenfork plan INPUT --job "+s.String()+"` first", "no job at %s: %w", s, fs.ErrNotExist)
 	}
@@ -207,15 +206,6 @@ func Load(ctx context.Context, s store.Store) (*Job, error) {
 		return nil, failure.New(failure.Refused, "use the tokenfork that planned it", "job %s has format %d, this tokenfork reads %d", s, j.Format, Format)
 	}
 	return &j, nil
-}
-
-func read(ctx context.Context, s store.Store, key string) ([]byte, error) {
-	r, err := s.Open(ctx, key)
-	if err != nil {
-		return nil, err
-	}
-	defer r.Close()
-	return io.ReadAll(r)
 }
 
 // Sum is the sha256 of b in hex.

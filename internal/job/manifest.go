@@ -148,7 +148,7 @@ func OpenManifest(ctx context.Context, s store.Store, k int) (*Manifest, error) 
 }
 
 func openManifest[X any](ctx context.Context, s store.Store, key string, k int) (*Manifest, error) {
-	b, err := read(ctx, s, key)
+	b, err := store.ReadAll(ctx, s, key)
 	if err != nil {
 		return nil, fmt.Errorf("read manifest %s of %s: %w", key, s, err)
 	}
@@ -187,11 +187,15 @@ func parseManifest[X any](b []byte) (*Manifest, error) {
 
 // Texts yields the shard's texts in ascending order of ordinal.
 func (m *Manifest) Texts() iter.Seq2[*Text, error] {
-	r, err := columnar.ReadStream[Text](bytes.NewReader(m.body))
+	return m.checked(rowsOf[Text](m))
+}
+
+func rowsOf[X any](m *Manifest) iter.Seq2[*X, error] {
+	r, err := columnar.ReadStream[X](bytes.NewReader(m.body))
 	if err != nil {
-		return func(yield func(*Text, error) bool) { yield(nil, err) }
+		return func(yield func(*X, error) bool) { yield(nil, err) }
 	}
-	return m.checked(r.Rows())
+	return r.Rows()
 }
 
 // checked yields texts that are what they say: a manifest's seal says that no one has

@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"maps"
 	"slices"
@@ -176,18 +175,11 @@ func openLog[T Row](ctx context.Context, s store.Store, plan string, t Task, who
 	if err != nil {
 		return nil, fmt.Errorf("describe the attempt: %w", err)
 	}
-	if err := create(ctx, s, t.Prefix()+who.ID+"/"+attemptName, b); err != nil {
+	if err := store.CreateBytes(ctx, s, t.Prefix()+who.ID+"/"+attemptName, b); err != nil {
 		return nil, fmt.Errorf("start an attempt at %s: %w", t, err)
 	}
 	go l.flushLoop(context.WithoutCancel(ctx))
 	return l, nil
-}
-
-func create(ctx context.Context, s store.Store, key string, b []byte) error {
-	return s.Create(ctx, key, func(w io.Writer) error {
-		_, err := w.Write(b)
-		return err
-	})
 }
 
 // resume reads parts in ascending order of key, so that of two parts with one
@@ -202,8 +194,7 @@ func (l *Log[T]) resume(ctx context.Context) error {
 			continue
 		}
 		p, err := readPart[T](ctx, l.store, o.Key, l.task)
-		var damaged *damagedError
-		if errors.As(err, &damaged) {
+		if _, ok := errors.AsType[*damagedError](err); ok {
 			continue
 		}
 		if err != nil {
@@ -330,13 +321,6 @@ func (l *Log[T]) Close() error {
 	return l.err
 }
 
-// Finished counts the texts in parts.
-func (l *Log[T]) Finished() int {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return len(l.owner)
-}
-
 // Commit closes the log and declares the task done; texts are all that the
 // shard has. The first commit wins: another attempt's is returned with
 // fs.ErrExist, which is no failure.
@@ -367,7 +351,7 @@ func (l *Log[T]) Commit(ctx context.Context, texts []int64) (*Commit, error) {
 	if err != nil {
 		return nil, fmt.Errorf("encode commit: %w", err)
 	}
-	err = create(ctx, l.store, CommitKey(l.task, l.round), b)
+	err = store.CreateBytes(ctx, l.store, CommitKey(l.task, l.round), b)
 	if errors.Is(err, fs.ErrExist) {
 		theirs, lerr := LoadCommit(ctx, l.store, l.task)
 		if lerr != nil {
@@ -414,7 +398,7 @@ func writePart[T Row](ctx context.Context, s store.Store, key string, h partHead
 	if err != nil {
 		return nil, err
 	}
-	return &part[T]{h, sum, rows}, create(ctx, s, key, b.Bytes())
+	return &part[T]{h, sum, rows}, store.CreateBytes(ctx, s, key, b.Bytes())
 }
 
 // damagedError is a part that is there but can't be used.
@@ -427,7 +411,7 @@ func (e *damagedError) Error() string { return fmt.Sprintf("part %s is damaged: 
 func (e *damagedError) Unwrap() error { return e.err }
 
 func readPart[T Row](ctx context.Context, s store.Store, key string, t Task) (*part[T], error) {
-	b, err := read(ctx, s, key)
+	b, err := store.ReadAll(ctx, s, key)
 	if err != nil {
 		return nil, fmt.Errorf("read part %s: %w", key, err)
 	}

@@ -95,7 +95,7 @@ func TestTwoAttemptsFirstWins(t *testing.T) {
 	}
 	// A third that starts after both sees each text once, of the smaller name.
 	third := openTestLog(t, s)
-	if n := third.Finished(); n != 2 {
+	if n := len(third.owner); n != 2 {
 		t.Errorf("%d texts, want 2", n)
 	}
 	must(t, third.Close())

@@ -12,16 +12,6 @@ var Measures = [6]string{
 // MeasurePosition is the Rate.Measure of the counts by place in the text.
 const MeasurePosition = "position"
 
-// Token classes, by the text of the real token at the position.
-const (
-	ClassWordStart    = "word_start"        // begins with a space, or is the first letters after one
-	ClassContinuation = "word_continuation" // letters that go on a word
-	ClassNumber       = "number"
-	ClassPunctuation  = "punctuation"
-	ClassSpace        = "space" // blanks and newlines only
-	ClassOther        = "other" // symbols, mixtures, parts of characters, added tokens, padding
-)
-
 // Rate is one count of rates.parquet: how many positions there were, and how
 // many of them are mismatches. Positions count if they could have been a
 // mismatch: they have a real token and the predictions that are compared.

@@ -114,7 +114,7 @@ func (s *Stage[X, T]) Run(admit, ctx context.Context, shards []int) error {
 func (s *Stage[X, T]) openAll(admit, ctx context.Context, shards []int, opened chan<- *Shard[X, T]) error {
 	for _, k := range shards {
 		if admit.Err() != nil {
-			s.Summary.stop(s.Task(&job.Manifest{Header: job.Header{Index: k}}))
+			s.Summary.Stop(s.Task(&job.Manifest{Header: job.Header{Index: k}}))
 			continue
 		}
 		sh, err := s.open(ctx, k)
@@ -227,7 +227,7 @@ func (sh *Shard[X, T]) finish(ctx context.Context, complete bool) error {
 	}
 	if !complete || sh.dropped.Load() {
 		if !sh.refused {
-			sh.stage.Summary.stop(sh.task)
+			sh.stage.Summary.Stop(sh.task)
 		}
 		return sh.close()
 	}

@@ -28,7 +28,8 @@ func (s *Summary) commit(c *job.Commit, rows int) {
 	s.failed += c.Failed
 }
 
-func (s *Summary) stop(t job.Task) {
+// Stop notes a task that is not finished, or was not begun.
+func (s *Summary) Stop(t job.Task) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.stopped = append(s.stopped, t)
@@ -43,13 +44,6 @@ func (s *Summary) Refuse(log *slog.Logger, t job.Task, why error) {
 		s.refused = map[int]error{}
 	}
 	s.refused[t.Shard] = why // both sides say the same
-}
-
-// Stop notes tasks that were not begun.
-func (s *Summary) Stop(ts ...job.Task) {
-	for _, t := range ts {
-		s.stop(t)
-	}
 }
 
 // Result is the error that says how complete the stage is: nil, or of

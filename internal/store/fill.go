@@ -53,11 +53,9 @@ func fill(f *os.File, name string, write func(io.Writer) error) (int64, error) {
 
 // explainWrite names the file of a failed write, what it got so far and what it needs.
 func explainWrite(err error, name string, size int64) error {
-	for _, full := range []error{unix.ENOSPC, unix.EDQUOT, unix.EFBIG} {
-		if errors.Is(err, full) {
-			return failure.New(failure.Stopped, fmt.Sprintf("make room for more than %.1f MiB there, then start again", float64(size)/(1<<20)),
-				"disk full at %s after %d bytes; earlier result kept: %w", name, size, err)
-		}
+	if errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) || errors.Is(err, unix.EFBIG) {
+		return failure.New(failure.Stopped, fmt.Sprintf("make room for more than %.1f MiB there, then start again", float64(size)/(1<<20)),
+			"disk full at %s after %d bytes; earlier result kept: %w", name, size, err)
 	}
 	if errors.Is(err, fs.ErrPermission) || errors.Is(err, unix.EROFS) {
 		return failure.New(failure.Other, "give yourself the right to write there, or choose another folder", "write %s: %w", name, err)

@@ -133,12 +133,8 @@ func ifOthers(temp, name string, err error) error {
 
 // refused says that the file system has no such operation at all.
 func refused(err error) bool {
-	for _, e := range []error{unix.EPERM, unix.ENOSYS, unix.EOPNOTSUPP, unix.EINVAL, unix.EMLINK} {
-		if errors.Is(err, e) {
-			return true
-		}
-	}
-	return false
+	none := []error{unix.EPERM, unix.ENOSYS, unix.EOPNOTSUPP, unix.EINVAL, unix.EMLINK}
+	return slices.ContainsFunc(none, func(e error) bool { return errors.Is(err, e) })
 }
 
 // syncDir makes a new name durable, where the file system has that for folders.

@@ -127,11 +127,7 @@ func ReadAll(ctx context.Context, s Store, key string) ([]byte, error) {
 		return nil, err
 	}
 	defer r.Close()
-	b, err := io.ReadAll(r)
-	if err != nil {
-		return nil, fmt.Errorf("read %s in %s: %w", key, s, err)
-	}
-	return b, nil
+	return io.ReadAll(r)
 }
 
 // Sum is the sha256 of an object's content in hex.

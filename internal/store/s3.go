@@ -171,8 +171,7 @@ func (s *s3Store) unhide(ctx context.Context, full string, err error) error {
 
 // errCode is the code that the server answered with, or "".
 func errCode(err error) string {
-	var api smithy.APIError
-	if errors.As(err, &api) {
+	if api, ok := errors.AsType[smithy.APIError](err); ok {
 		return api.ErrorCode()
 	}
 	return ""
@@ -181,8 +180,7 @@ func errCode(err error) string {
 // lastAnswer is the part of err that the server's last answer brought; its
 // status is 0 where there was none.
 func lastAnswer(err error) *smithyhttp.ResponseError {
-	var r *smithyhttp.ResponseError
-	if errors.As(err, &r) && r.Response != nil && r.Response.Response != nil {
+	if r, ok := errors.AsType[*smithyhttp.ResponseError](err); ok && r.Response != nil && r.Response.Response != nil {
 		return r
 	}
 	return &smithyhttp.ResponseError{Response: &smithyhttp.Response{Response: &http.Response{}}, Err: err}

@@ -154,8 +154,7 @@ func (c *Client) choose(models []Model, want Want) (Model, error) {
 // id beyond: some versions of vLLM take one, and on a GPU the engine dies of it.
 func (c *Client) checkVocab(ctx context.Context, size int32) error {
 	_, err := c.Complete(ctx, CompletionRequest{Prompt: Tokens(size - 1), MaxTokens: 1})
-	var status *StatusError
-	if errors.As(err, &status) && status.Status == http.StatusBadRequest {
+	if status, ok := errors.AsType[*StatusError](err); ok && status.Status == http.StatusBadRequest {
 		return failure.New(failure.Refused, "serve the model that the job was planned for",
 			"%s does not know token id %d of the planned model: %s", c.url, size-1, status.Message)
 	}

@@ -48,9 +48,6 @@ func NewClient(rawURL, key string) (*Client, error) {
 		return nil, errors.New("server url: not a URL") // it may hold a password
 	}
 	if u.User != nil {
-		rawURL = u.Redacted()
-	}
-	if u.User != nil {
 		return nil, fmt.Errorf("server url %s: a name or password in it would be logged; give the key by TOKENFORK_SERVER_KEY", u.Redacted())
 	}
 	transport := &http.Transport{
@@ -163,8 +160,7 @@ func (c *Client) send(ctx context.Context, method, path string, body *body, most
 	}
 	resp, err := c.http.Do(req)
 	if err != nil {
-		var wrapped *url.Error // it names the request, as transportError does
-		if errors.As(err, &wrapped) {
+		if wrapped, ok := errors.AsType[*url.Error](err); ok { // it names the request, as transportError does
 			err = wrapped.Err
 		}
 		return 0, nil, kept.Load() && broke.Load(), err

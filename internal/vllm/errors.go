@@ -40,8 +40,7 @@ func (e *goneError) Unwrap() error { return e.err }
 // connection or the request, or said that its engine is dead: another server
 // may answer.
 func IsGone(err error) bool {
-	var gone *goneError
-	if errors.As(err, &gone) {
+	if _, ok := errors.AsType[*goneError](err); ok {
 		return true
 	}
 	var status *StatusError
@@ -61,8 +60,7 @@ var contextLengthTexts = []string{
 // IsContextLength reports whether the prompt, or the prompt and its limit,
 // exceed what the server can hold.
 func IsContextLength(err error) bool {
-	var answer *AnswerError
-	if errors.As(err, &answer) {
+	if answer, ok := errors.AsType[*AnswerError](err); ok {
 		return answer.cut
 	}
 	var status *StatusError

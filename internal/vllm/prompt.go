@@ -19,9 +19,6 @@ func NewSequence(ids []int32) *Sequence {
 	return s
 }
 
-// Len is the number of ids.
-func (s *Sequence) Len() int { return len(s.ends) }
-
 // Prompt is the first n ids of the sequence and then tail. Neither is copied.
 func (s *Sequence) Prompt(n int, tail ...int32) Prompt {
 	p := Prompt{n: n, tail: tail}

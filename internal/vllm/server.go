@@ -347,8 +347,7 @@ func (s *Server) Err() error {
 
 // Blame is why the server had to be replaced, with what its log says.
 func (s *Server) Blame(cause error) error {
-	var death *DeathError
-	if errors.As(cause, &death) {
+	if _, ok := errors.AsType[*DeathError](cause); ok {
 		return cause
 	}
 	return s.log.death(s.config.Name, "does not work: "+cause.Error())
