@@ -33,7 +33,7 @@ func inferAgain(t *testing.T, s store.Store) {
 	fixed := 0
 	for i, c := range rows {
 		if c.Error != nil {
-			rows[i] = job.Continuation{Ordinal: c.Ordinal, Position: c.Position, Fork: c.Fork, IDs: []int32{11}, Finish: ptr(job.FinishStop), RestAt: -1}
+			rows[i] = job.Continuation{Ordinal: c.Ordinal, Position: c.Position, Fork: c.Fork, IDs: []int32{11}, Finish: new(job.FinishStop), RestAt: -1}
 			fixed++
 		}
 	}

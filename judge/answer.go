@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"regexp"
+	"slices"
 	"strings"
 
 	"tokenfork/judge/endpoint"
@@ -107,11 +108,9 @@ func (f form) verdict(value string) (bool, error) {
 func (a *answer) ownConfidence(raw json.RawMessage) {
 	var c float64
 	if json.Unmarshal(raw, &c) == nil && c >= 0 && c <= 1 { // 90 may mean 0.9, or may not
-		a.confidence, a.source = &c, ptr(Self)
+		a.confidence, a.source = &c, new(Self)
 	}
 }
-
-func ptr[T any](v T) *T { return &v }
 
 func stringOf(raw json.RawMessage) *string {
 	var s *string
@@ -263,7 +262,7 @@ func (f form) readLines(r *endpoint.Reply, from int, text string) (answer, error
 		return answer{}, errNoVerdict
 	}
 	if e := explanationLine.FindStringSubmatch(text); e != nil {
-		a.explanation = ptr(strings.TrimSpace(e[1]))
+		a.explanation = new(strings.TrimSpace(e[1]))
 	}
 	a.measure(f, r, at)
 	return a, nil
@@ -315,13 +314,12 @@ func (a *answer) measure(f form, r *endpoint.Reply, at int) {
 	if !a.match {
 		given, other = other, given
 	}
-	p := probability(r, at, given, other)
-	if p == nil {
+	if a.confidence = probability(r, at, given, other); a.confidence == nil {
 		return
 	}
-	a.confidence, a.source = p, ptr(LogprobFree)
+	a.source = new(LogprobFree)
 	if r.Masked {
-		a.source = ptr(LogprobMasked)
+		a.source = new(LogprobMasked)
 	}
 }
 
@@ -333,11 +331,7 @@ func probability(r *endpoint.Reply, at int, given, other string) *float64 {
 		return nil
 	}
 	alternatives := t.Top
-	listed := false
-	for _, alt := range t.Top {
-		listed = listed || alt.Text == t.Text
-	}
-	if !listed {
+	if !slices.ContainsFunc(t.Top, func(alt endpoint.Token) bool { return alt.Text == t.Text }) {
 		alternatives = append([]endpoint.Token{*t}, alternatives...)
 	}
 	var sum [2]float64
@@ -351,7 +345,7 @@ func probability(r *endpoint.Reply, at int, given, other string) *float64 {
 	if sum[0]+sum[1] == 0 {
 		return nil
 	}
-	return ptr(sum[0] / (sum[0] + sum[1]))
+	return new(sum[0] / (sum[0] + sum[1]))
 }
 
 // begins says whether a token may start the literal. Under a grammar "t" can

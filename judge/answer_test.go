@@ -201,7 +201,7 @@ func TestConfidence(t *testing.T) {
 
 func TestMajority(t *testing.T) {
 	say := func(match bool, word string) answer {
-		return answer{match: match, explanation: &word, confidence: ptr(0.9), source: ptr(LogprobMasked)}
+		return answer{match: match, explanation: &word, confidence: new(0.9), source: new(LogprobMasked)}
 	}
 	yes, no := say(true, "yes"), say(false, "no")
 	for _, c := range []struct {

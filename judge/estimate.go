@@ -146,7 +146,7 @@ func (e *Estimator) expected(s *job.Text, p int, predicted int32) ([]int32, *str
 		before = s.Real[p-1]
 	}
 	if end, _ := e.framer.Plan.Ends.End(before, predicted); end {
-		return ids, ptr(job.FinishPredicted)
+		return ids, new(job.FinishPredicted)
 	}
 	for q := p + 1; q < len(s.Real) && q-p <= e.framer.Plan.Settings.MaxNewTokens; q++ {
 		ids = append(ids, s.Real[q])
@@ -154,7 +154,7 @@ func (e *Estimator) expected(s *job.Text, p int, predicted int32) ([]int32, *str
 			break
 		}
 	}
-	return ids, ptr(job.FinishStop)
+	return ids, new(job.FinishStop)
 }
 
 // add measures the mismatches of the text that belong to the sample.
@@ -185,12 +185,7 @@ func placeHash(ordinal int64, p int32) uint64 {
 func (e *Estimator) keep(m measured) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	at, _ := slices.BinarySearchFunc(e.sample, m.hash, func(m measured, h uint64) int {
-		if m.hash < h {
-			return -1
-		}
-		return 1
-	})
+	at, _ := slices.BinarySearchFunc(e.sample, m.hash, func(m measured, h uint64) int { return cmp.Compare(m.hash, h) })
 	e.sample = slices.Insert(e.sample, at, m)
 	if len(e.sample) > sampleSize {
 		e.sample = e.sample[:sampleSize]
@@ -349,12 +344,7 @@ func DryRun(ctx context.Context, o Options) (*Estimate, error) {
 	for _, k := range shards {
 		mismatches += int64(r.job.Shards[k].Mismatches)
 	}
-	slices.SortFunc(shards, func(a, b int) int {
-		if placeHash(int64(a), -1) < placeHash(int64(b), -1) {
-			return -1
-		}
-		return 1
-	})
+	slices.SortFunc(shards, func(a, b int) int { return cmp.Compare(placeHash(int64(a), -1), placeHash(int64(b), -1)) })
 	for _, k := range shards[:min(len(shards), sampledShards)] {
 		if err := r.sampleShard(ctx, by, k); err != nil {
 			return nil, err

@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -47,9 +48,6 @@ func newJudge(p *Prompt, judging Judging, a asker) *Judge {
 	return &Judge{judging: judging, hasher: hasher{judging: judging}, prompt: p, asker: a, known: newMemory(rememberedAnswers)}
 }
 
-// Judging is what makes this judge's verdicts comparable.
-func (j *Judge) Judging() Judging { return j.judging }
-
 // Remember takes over a verdict of an earlier run, for the question that it answers.
 func (j *Judge) Remember(v *job.Verdict) {
 	if v.Error == nil && v.MeaningMatch != nil {
@@ -88,7 +86,7 @@ func (j *Judge) Ask(ctx context.Context, q *Question) (job.Verdict, error) {
 	}
 	if q.Identical(j.judging.Settings.Normalisation) {
 		j.count.identical.Add(1)
-		fill(&v, answer{match: true, differences: []string{}, confidence: ptr(1.0), source: ptr(Identical)})
+		fill(&v, answer{match: true, differences: []string{}, confidence: new(1.0), source: new(Identical)})
 		return v, nil
 	}
 	a, err := j.once(v.Question, func() (answer, error) { return j.votes(ctx, q, v.Question, order) })
@@ -157,7 +155,7 @@ func (j *Judge) askings(q *Question, question string, order [2]job.Side) ([]aski
 			}
 			r := j.prompt.request(s, text)
 			if s.Temperature == nil || *s.Temperature > 0 {
-				r.Seed = ptr(voteSeed(s.Seed, question, len(all)))
+				r.Seed = new(voteSeed(s.Seed, question, len(all)))
 			}
 			all = append(all, asking{o, r})
 		}
@@ -188,28 +186,15 @@ func (j *Judge) votes(ctx context.Context, q *Question, question string, order [
 }
 
 func majority(all []answer) answer {
-	yes := 0
+	agree := 0 // with the first answer
 	for _, a := range all {
-		if a.match {
-			yes++
-		}
+		agree += oneIf(a.match == all[0].match)
 	}
-	match := all[0].match
-	if 2*yes != len(all) {
-		match = 2*yes > len(all)
+	first := all[0]
+	if others := len(all) - agree; others > agree {
+		agree, first = others, all[slices.IndexFunc(all, func(a answer) bool { return a.match != first.match })]
 	}
-	agree := yes
-	if !match {
-		agree = len(all) - yes
-	}
-	var first answer
-	for _, a := range all {
-		if a.match == match {
-			first = a
-			break
-		}
-	}
-	first.confidence, first.source = ptr(float64(agree)/float64(len(all))), ptr(ByVotes)
+	first.confidence, first.source = new(float64(agree)/float64(len(all))), new(ByVotes)
 	return first
 }
 
@@ -328,7 +313,7 @@ func (j *Judge) otherwise(r endpoint.Request) endpoint.Request {
 		r.Schema, r.MaxTokens = j.prompt.form.word, max(wordTokens, int(j.room.Load()))
 	}
 	if r.Seed != nil { // the same would draw the same answer
-		r.Seed = ptr(voteSeed(int64(*r.Seed), r.Prompt, 0))
+		r.Seed = new(voteSeed(int64(*r.Seed), r.Prompt, 0))
 	}
 	return r
 }
@@ -357,7 +342,7 @@ func (j *Judge) read(r *endpoint.Reply) (answer, error) {
 // named says in a blind answer's explanation which side was which.
 func (a answer) named(blind bool, order [2]job.Side) answer {
 	if blind && a.explanation != nil {
-		a.explanation = ptr(fmt.Sprintf("(A: %s, B: %s) %s", order[0], order[1], *a.explanation))
+		a.explanation = new(fmt.Sprintf("(A: %s, B: %s) %s", order[0], order[1], *a.explanation))
 	}
 	return a
 }

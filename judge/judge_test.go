@@ -58,7 +58,7 @@ func example() *Question {
 		Forks: [2]Fork{
 			{Token: " stay", Rest: "ed home.", IDs: []int32{1, 2}, Finish: "stop", bytes: " stayed home."},
 			{Token: " left", Rest: ".", IDs: []int32{3, 4}, Finish: "stop", bytes: " left."}},
-		Row: &job.Result{SentenceID: "s", SmallEntropy: ptr(0.5)}}
+		Row: &job.Result{SentenceID: "s", SmallEntropy: new(0.5)}}
 }
 
 const seedText = `Compare two sentence continuations and determine if they convey the same meaning.
@@ -258,7 +258,7 @@ func TestAskedAgainThenListed(t *testing.T) {
 
 // A seeded server would say the same to the same seed.
 func TestAskedAgainWithAnotherSeed(t *testing.T) {
-	j, f := newTestJudge(t, func(s *Settings) { s.Temperature = ptr(0.7) }, func(n int, _ endpoint.Request) (*endpoint.Reply, error) {
+	j, f := newTestJudge(t, func(s *Settings) { s.Temperature = new(0.7) }, func(n int, _ endpoint.Request) (*endpoint.Reply, error) {
 		if n < 3 {
 			return &endpoint.Reply{Text: "hm"}, nil
 		}
@@ -292,7 +292,7 @@ func TestErrorsThatEndTheRunAreNoVerdicts(t *testing.T) {
 }
 
 func TestVotesAndSwap(t *testing.T) {
-	j, f := newTestJudge(t, func(s *Settings) { s.Votes, s.Swap, s.Temperature = 2, true, ptr(0.7) }, func(n int, _ endpoint.Request) (*endpoint.Reply, error) {
+	j, f := newTestJudge(t, func(s *Settings) { s.Votes, s.Swap, s.Temperature = 2, true, new(0.7) }, func(n int, _ endpoint.Request) (*endpoint.Reply, error) {
 		return says(n != 2), nil
 	})
 	v, err := j.Ask(t.Context(), example())
@@ -331,7 +331,7 @@ func TestJudgingID(t *testing.T) {
 		func(j *Judging) { j.Settings.Votes = 3 },
 		func(j *Judging) { j.Settings.Swap = true },
 		func(j *Judging) { j.Settings.Temperature = nil },
-		func(j *Judging) { j.Settings.Temperature = ptr(0.5) },
+		func(j *Judging) { j.Settings.Temperature = new(0.5) },
 		func(j *Judging) { j.Settings.MaxTokens = 9 },
 		func(j *Judging) { j.Settings.Seed = 1 },
 		func(j *Judging) { j.Settings.Normalisation = Exact },
@@ -354,7 +354,7 @@ func TestValidate(t *testing.T) {
 	for _, change := range []func(*Settings){
 		func(s *Settings) { s.Votes = 0 },
 		func(s *Settings) { s.Votes = 3 },
-		func(s *Settings) { s.Temperature = ptr(-1.0) },
+		func(s *Settings) { s.Temperature = new(-1.0) },
 		func(s *Settings) { s.MaxTokens = 0 },
 		func(s *Settings) { s.Normalisation = "none" },
 	} {
@@ -379,3 +379,6 @@ func TestContextRuleText(t *testing.T) {
 		}
 	}
 }
+
+// mark is what sets the question's texts apart.
+func (q *Question) mark() string { return q.markBeside(q.Forks[0].Text(), q.Forks[1].Text()) }

@@ -171,11 +171,8 @@ func (f *Framer) shown(id int32) (b []byte, inWords bool) {
 	return f.Text.Bytes(id), false
 }
 
-// mark is a short word that none of the question's texts contains. It is the
-// same for all questions of a job but those whose texts hold it.
-func (q *Question) mark() string { return q.markBeside(q.Forks[0].Text(), q.Forks[1].Text()) }
-
-// markBeside is mark, given both continuations.
+// markBeside is a short word that none of the question's texts contains, both continuations
+// among them. It is the same for all questions of a job but those whose texts hold it.
 func (q *Question) markBeside(one, other string) string {
 	texts := [...]string{q.Before, q.Start, one, other}
 	m := firstMark(q.Job)
@@ -302,13 +299,11 @@ func (q *Question) order(s Settings) [2]job.Side {
 	if !s.Blind {
 		return job.Sides
 	}
-	h := sha256.New()
 	b, err := json.Marshal([]any{s.Seed, q.Before, q.Start, q.Forks[job.Small].IDs, q.Forks[job.Reference].IDs})
 	if err != nil {
 		panic(err) // strings and numbers always encode
 	}
-	h.Write(b)
-	if h.Sum(nil)[0]&1 == 1 {
+	if h := sha256.Sum256(b); h[0]&1 == 1 {
 		return exchanged(job.Sides)
 	}
 	return job.Sides
@@ -318,9 +313,7 @@ func exchanged(o [2]job.Side) [2]job.Side { return [2]job.Side{o[1], o[0]} }
 
 // voteSeed differs for each asking of a question, and never by order or shard.
 func voteSeed(seed int64, question string, vote int) int {
-	h := sha256.New()
-	h.Write(binary.LittleEndian.AppendUint64(nil, uint64(seed)))
-	h.Write([]byte(question))
-	h.Write(binary.LittleEndian.AppendUint64(nil, uint64(vote)))
-	return int(binary.LittleEndian.Uint32(h.Sum(nil)) >> 1) // 31 bits: servers differ in what they take
+	b := append(binary.LittleEndian.AppendUint64(nil, uint64(seed)), question...)
+	h := sha256.Sum256(binary.LittleEndian.AppendUint64(b, uint64(vote)))
+	return int(binary.LittleEndian.Uint32(h[:]) >> 1) // 31 bits: servers differ in what they take
 }

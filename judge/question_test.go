@@ -158,7 +158,7 @@ func TestBlindOrder(t *testing.T) {
 func TestQuestion(t *testing.T) {
 	f := framerOf(t, "sentences=0", "I", " am", " here", ".", " gone")
 	s := &job.Text{Ordinal: 5, Real: []int32{0, 1, 2, 3}, Mismatches: []int32{2}}
-	r := &job.Result{MismatchPosition: 3, ContinuationSmallIDs: []int32{2, 3}, ContinuationReferenceIDs: []int32{4, 3}, FinishSmall: ptr("stop"), FinishReference: ptr("length")}
+	r := &job.Result{MismatchPosition: 3, ContinuationSmallIDs: []int32{2, 3}, ContinuationReferenceIDs: []int32{4, 3}, FinishSmall: new("stop"), FinishReference: new("length")}
 	got := f.Question(s, r)
 	want := &Question{Ordinal: 5, Position: 2, Start: "I am", Row: r, Forks: [2]Fork{
 		{Token: " here", Rest: ".", IDs: []int32{2, 3}, Finish: "stop", bytes: " here.", whole: " here."}, {Token: " gone", Rest: ".", IDs: []int32{4, 3}, Finish: "length", bytes: " gone.", whole: " gone."}}}

@@ -178,7 +178,7 @@ func (run *shardRun) verdict(ctx context.Context, s *job.Text, row *job.Result) 
 	if row.Status != results.OK {
 		j := &run.judging
 		return job.Verdict{Ordinal: s.Ordinal, Position: int32(row.MismatchPosition) - int32(run.job.Settings.FirstPosition),
-			JudgeModel: j.Model, PromptVersion: j.PromptVersion, PromptHash: j.PromptHash, Error: ptr(results.NoContinuation), Message: &row.Status}, nil
+			JudgeModel: j.Model, PromptVersion: j.PromptVersion, PromptHash: j.PromptHash, Error: new(results.NoContinuation), Message: &row.Status}, nil
 	}
 	return run.decide(ctx, run.framer.Question(s, row))
 }

@@ -53,8 +53,7 @@ func (w *wire) Do(req *http.Request) (*http.Response, error) {
 	}
 	resp, err := w.http.Do(req)
 	if err != nil {
-		var named *url.Error // with the whole URL
-		if errors.As(err, &named) {
+		if named, ok := errors.AsType[*url.Error](err); ok { // with the whole URL
 			err = named.Err
 		}
 		return nil, err

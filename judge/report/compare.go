@@ -192,12 +192,8 @@ func (c *comparer) sameTable(jobs [2]*builder) error {
 	if jobs[0].summary == nil || jobs[1].summary == nil {
 		return nil
 	}
-	tables := map[string]bool{}
 	for _, m := range jobs[0].summary.Jobs {
-		tables[m.Input.Fingerprint] = true
-	}
-	for _, m := range jobs[1].summary.Jobs {
-		if tables[m.Input.Fingerprint] {
+		if slices.ContainsFunc(jobs[1].summary.Jobs, func(other merge.Merged) bool { return other.Input.Fingerprint == m.Input.Fingerprint }) {
 			return nil
 		}
 	}
@@ -303,11 +299,7 @@ func (c *comparer) add(what int, tie, there, flipped bool, forks int) {
 			c.missing[group]++
 			continue
 		}
-		hit := int64(0)
-		if flipped {
-			hit = 1
-		}
-		c.flips.Add(int32(group), 1, hit)
+		c.flips.Add(int32(group), 1, oneIf(flipped))
 	}
 }
 

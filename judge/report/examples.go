@@ -28,10 +28,7 @@ func (e *examples) add(r *row) {
 	if r.MeaningMatch == nil || r.ContinuationSmall == nil || r.ContinuationReference == nil {
 		return
 	}
-	verdict := 0
-	if !*r.MeaningMatch {
-		verdict = 1
-	}
+	verdict := oneIf(!*r.MeaningMatch)
 	kept := e.kept[verdict]
 	key := exampleKey(e.seed, r)
 	if len(kept) == perVerdict && key >= kept[perVerdict-1].key {

@@ -3,6 +3,7 @@ package report
 import (
 	"fmt"
 	"math"
+	"slices"
 	"strings"
 
 	"tokenfork/internal/job"
@@ -69,13 +70,13 @@ type builder struct {
 	sums     map[string]string // sha256 of what is read, by key, where the job or its merge knows it
 }
 
-var classTitles = map[string]string{
+var classTitles = [...]string{
 	job.ClassWordStart: "word start", job.ClassContinuation: "word continued", job.ClassNumber: "number",
 	job.ClassPunctuation: "punctuation", job.ClassSpace: "white space", job.ClassOther: "other",
 }
 
 // classOrder is from the bottom up.
-var classOrder = []string{job.ClassOther, job.ClassSpace, job.ClassPunctuation, job.ClassNumber, job.ClassContinuation, job.ClassWordStart}
+var classOrder = []int{job.ClassOther, job.ClassSpace, job.ClassPunctuation, job.ClassNumber, job.ClassContinuation, job.ClassWordStart}
 
 func (b *builder) figures() []*figure {
 	fs := []*figure{
@@ -293,12 +294,5 @@ func addClasses(t *table, rs []stats.Share, first ...any) {
 }
 
 func byClass(rs []stats.Share, shift float64) []mark {
-	return percent(rs, func(k int) float64 {
-		for at, c := range classOrder {
-			if c == job.TokenClasses[k] {
-				return float64(at) + shift
-			}
-		}
-		return math.NaN()
-	})
+	return percent(rs, func(k int) float64 { return float64(slices.Index(classOrder, k)) + shift })
 }

@@ -2,7 +2,6 @@ package report
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"io"
 	"math"
@@ -15,16 +14,7 @@ import (
 )
 
 // agreed numbers the four pairs of verdicts.
-func agreed(a, b bool) int32 {
-	n := int32(0)
-	if !a {
-		n += 2
-	}
-	if !b {
-		n++
-	}
-	return n
-}
+func agreed(a, b bool) int32 { return int32(2*oneIf(!a) + oneIf(!b)) }
 
 // confusion has the counts of pairs of verdicts, by agreed.
 func confusion(rows []float64) *agreement.Confusion {
@@ -135,23 +125,10 @@ const CompareKey = "compare.json"
 
 // Write writes compare.json, figures/compare.* and tables/compare*.*.
 func (c *Comparison) Write(ctx context.Context, out store.Store) error {
-	b, err := c.JSON()
-	if err != nil {
-		return err
-	}
 	if err := c.figure().write(ctx, out); err != nil {
 		return err
 	}
-	return store.ReplaceBytes(ctx, out, CompareKey, b)
-}
-
-// JSON is the comparison as JSON.
-func (c *Comparison) JSON() ([]byte, error) {
-	b, err := json.MarshalIndent(c, "", " ")
-	if err != nil {
-		return nil, fmt.Errorf("encode %s: %w", CompareKey, err)
-	}
-	return append(b, '\n'), nil
+	return replaceJSON(ctx, out, CompareKey, c)
 }
 
 // Print writes the comparison for people.

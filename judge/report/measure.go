@@ -3,6 +3,7 @@ package report
 import (
 	"fmt"
 	"math"
+	"slices"
 
 	"tokenfork/internal/job"
 	"tokenfork/internal/stats"
@@ -141,7 +142,7 @@ func (b *builder) prediction() []*figure {
 	fs := []*figure{roc, pr, auc}
 	for _, f := range fs {
 		if !b.ofMismatches(f) {
-			return b.without(fs, f.why)
+			return without(fs, f.why)
 		}
 		f.notes = append(f.notes, "Rows without the measure are left out of its curve; table auc has their numbers")
 	}
@@ -169,7 +170,7 @@ func (b *builder) prediction() []*figure {
 		}
 	}
 	if len(all) == 0 {
-		return b.without(fs, "no measure is there for both a divergent and an equal mismatch")
+		return without(fs, "no measure is there for both a divergent and an equal mismatch")
 	}
 	prevalence := float64(all[0].positives) / float64(all[0].n)
 	pr.picture.panels[0].rule = &prevalence
@@ -180,7 +181,7 @@ func (b *builder) prediction() []*figure {
 	return fs
 }
 
-func (b *builder) without(fs []*figure, why string) []*figure {
+func without(fs []*figure, why string) []*figure {
 	for _, f := range fs {
 		f.why, f.picture = why, nil
 	}
@@ -233,7 +234,7 @@ func (b *builder) drawAreas(f *figure, all []scores) {
 				continue
 			}
 			t.add(v.name, s.measure, s.n, s.positives, s.auc, s.ap)
-			at := b.rowOf(s.measure) + (float64(len(b.sample.variants())-1)/2-float64(i))*0.18
+			at := rowOf(s.measure) + (float64(len(b.sample.variants())-1)/2-float64(i))*0.18
 			a.marks, p.marks = append(a.marks, mark{at, s.auc}), append(p.marks, mark{at, s.ap})
 		}
 		areas.series, precisions.series = append(areas.series, a), append(precisions.series, p)
@@ -254,11 +255,6 @@ func lowest(ss []*series) float64 {
 }
 
 // rowOf is a measure's place from the bottom up.
-func (b *builder) rowOf(measure string) float64 {
-	for m, name := range job.Measures {
-		if name == measure {
-			return float64(len(job.Measures) - 1 - m)
-		}
-	}
-	return math.NaN()
+func rowOf(measure string) float64 {
+	return float64(len(job.Measures) - 1 - slices.Index(job.Measures[:], measure))
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"slices"
 
 	"tokenfork/internal/job"
 	"tokenfork/internal/stats"
@@ -69,10 +70,8 @@ func (t *tokens) add(r *job.Rate) {
 }
 
 func classNumber(name string) int32 {
-	for i, c := range job.TokenClasses {
-		if c == name {
-			return int32(i)
-		}
+	if i := slices.Index(job.TokenClasses[:], name); i >= 0 {
+		return int32(i)
 	}
-	return job.OtherClass
+	return job.ClassOther
 }

@@ -52,11 +52,7 @@ func (g *gold) add(r *row) {
 		g.bySource[*r.ConfidenceSource] = of
 	}
 	bin := min(max(int(*r.Confidence*reliabilityBins), 0), reliabilityBins-1)
-	right := int64(0)
-	if *r.MeaningMatch == same {
-		right = 1
-	}
-	of.Add(int32(bin), 1, right)
+	of.Add(int32(bin), 1, oneIf(*r.MeaningMatch == same))
 	of.sum[bin] += *r.Confidence
 }
 

@@ -126,17 +126,10 @@ func (b *builder) plan(ctx context.Context, s store.Store, about *About) (int64,
 		return 0, failure.New(failure.Refused, "report on each job by itself, or grow the samples to all texts and merge again",
 			"the results in %s are of several jobs, and some are samples of their tables: what a text stands for is not the same in all", s)
 	}
-	r, err := s.Open(ctx, job.Key)
+	j, err := job.Load(ctx, s)
 	if errors.Is(err, fs.ErrNotExist) {
 		return 0, nil
 	}
-	if err != nil {
-		return 0, fmt.Errorf("read %s of %s: %w", job.Key, s, err)
-	}
-	if err := r.Close(); err != nil {
-		return 0, fmt.Errorf("read %s of %s: %w", job.Key, s, err)
-	}
-	j, err := job.Load(ctx, s)
 	if err != nil {
 		return 0, err
 	}
@@ -216,17 +209,21 @@ func (b *builder) write(ctx context.Context, out store.Store, about *About) erro
 			return fmt.Errorf("write figure %s: %w", f.name, err)
 		}
 	}
-	said, err := json.MarshalIndent(about, "", " ")
-	if err != nil {
-		return fmt.Errorf("encode %s: %w", AboutKey, err)
-	}
-	if err := store.ReplaceBytes(ctx, out, AboutKey, append(said, '\n')); err != nil {
+	if err := replaceJSON(ctx, out, AboutKey, about); err != nil {
 		return err
 	}
 	if err := b.writeTexts(ctx, out, about); err != nil {
 		return err
 	}
 	return b.writePage(ctx, out, about, figures)
+}
+
+func replaceJSON(ctx context.Context, out store.Store, key string, v any) error {
+	b, err := json.MarshalIndent(v, "", " ")
+	if err != nil {
+		return fmt.Errorf("encode %s: %w", key, err)
+	}
+	return store.ReplaceBytes(ctx, out, key, append(b, '\n'))
 }
 
 // clearOut removes an earlier report's figures: one that is not drawn any more

@@ -156,16 +156,20 @@ func (s *sample) addConfidence(r *row) {
 		c = &confidences{}
 		s.confidence[source] = c
 	}
-	verdict := 0
-	if !*r.MeaningMatch {
-		verdict = 1
-	}
+	verdict := oneIf(!*r.MeaningMatch)
 	if r.Confidence == nil {
 		c.none[verdict]++
 		return
 	}
 	c.sum[verdict] += *r.Confidence
 	c.bins[verdict][min(max(int(*r.Confidence*confidenceBins), 0), confidenceBins-1)]++
+}
+
+func oneIf(is bool) int64 {
+	if is {
+		return 1
+	}
+	return 0
 }
 
 // variant is a choice of rows: all, or without those whose divergence may be

@@ -1,7 +1,6 @@
 package report
 
 import (
-	"bytes"
 	"cmp"
 	"context"
 	"crypto/sha256"
@@ -237,11 +236,4 @@ var textsPolicy = "default-src 'none'; script-src " + sourceHash(textsScript) + 
 func sourceHash(text string) string {
 	sum := sha256.Sum256([]byte(text))
 	return "'sha256-" + base64.StdEncoding.EncodeToString(sum[:]) + "'"
-}
-
-// pageBytes is the page as bytes.
-func (p *textsPage) pageBytes() ([]byte, error) {
-	var b bytes.Buffer
-	err := p.write(&b)
-	return b.Bytes(), err
 }

@@ -1,6 +1,7 @@
 package report
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"crypto/subtle"
@@ -155,11 +156,23 @@ func (v *View) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	case r.Method != http.MethodGet:
 		http.Error(w, "only GET", http.StatusMethodNotAllowed)
 	case rest == "":
-		v.servePage(w, r)
+		answerError(w, v.servePage(w, r))
 	case rest == "find":
-		v.serveFind(w, r)
+		answerError(w, v.serveFind(w, r))
 	default:
 		http.NotFound(w, r)
+	}
+}
+
+// errNoPage is of a page that there is not.
+var errNoPage = errors.New("no page")
+
+func answerError(w http.ResponseWriter, err error) {
+	switch {
+	case errors.Is(err, errNoPage):
+		http.Error(w, err.Error(), http.StatusNotFound)
+	case err != nil:
+		http.Error(w, err.Error(), http.StatusInternalServerError)
 	}
 }
 
@@ -174,32 +187,30 @@ func isLoopback(host string) bool {
 	return err == nil && a.IsLoopback()
 }
 
-func (v *View) servePage(w http.ResponseWriter, r *http.Request) {
+func (v *View) servePage(w http.ResponseWriter, r *http.Request) error {
 	k, err := v.pageNumber(r.URL.Query().Get("page"))
 	if err != nil {
-		http.Error(w, err.Error(), http.StatusNotFound)
-		return
+		return err
 	}
 	texts, err := v.texts(r.Context(), k)
 	if err != nil {
-		http.Error(w, err.Error(), http.StatusInternalServerError)
-		return
+		return err
 	}
 	page := textsPage{About: v.about, Texts: texts, Paging: &paging{Page: k + 1, Pages: max(1, len(v.pages)), None: r.URL.Query().Has("none")}}
-	b, err := page.pageBytes()
-	if err != nil {
-		http.Error(w, err.Error(), http.StatusInternalServerError)
-		return
+	var b bytes.Buffer
+	if err := page.write(&b); err != nil {
+		return err
 	}
 	w.Header().Set("Content-Type", "text/html; charset=utf-8")
-	_, _ = w.Write(b) // who left needs no answer
+	_, _ = b.WriteTo(w) // who left needs no answer
+	return nil
 }
 
 // pageNumber reads a page's number; the first page without one.
 func (v *View) pageNumber(s string) (int, error) {
 	k, err := strconv.Atoi(cmp.Or(s, "1"))
 	if err != nil || k < 1 || k > max(1, len(v.pages)) {
-		return 0, fmt.Errorf("no page %q: there are %d", s, len(v.pages))
+		return 0, fmt.Errorf("%w %q: there are %d", errNoPage, s, len(v.pages))
 	}
 	return k - 1, nil
 }
@@ -266,12 +277,11 @@ func (v *View) each(ctx context.Context, page int, f func(i int, r *row) (bool, 
 
 // serveFind sends the browser to the next page, in the direction asked for, with a mismatch
 // that the filters let pass, or back to where it was.
-func (v *View) serveFind(w http.ResponseWriter, r *http.Request) {
+func (v *View) serveFind(w http.ResponseWriter, r *http.Request) error {
 	q := r.URL.Query()
 	from, err := v.pageNumber(q.Get("from"))
 	if err != nil {
-		http.Error(w, err.Error(), http.StatusNotFound)
-		return
+		return err
 	}
 	by, hash := 1, ""
 	if q.Get("by") == "-1" {
@@ -285,8 +295,7 @@ func (v *View) serveFind(w http.ResponseWriter, r *http.Request) {
 	}
 	at, link, err := v.find(r.Context(), from, by, q)
 	if err != nil {
-		http.Error(w, err.Error(), http.StatusInternalServerError)
-		return
+		return err
 	}
 	if at < 0 {
 		to.Set("none", "1")
@@ -295,6 +304,7 @@ func (v *View) serveFind(w http.ResponseWriter, r *http.Request) {
 	}
 	w.Header().Set("Location", "./?"+to.Encode()+cmp.Or(link, hash))
 	w.WriteHeader(http.StatusSeeOther)
+	return nil
 }
 
 // find is the page that is wanted, or -1, and the fragment that goes with it.
