@@ -68,10 +68,7 @@ func (p *Problem) Error() string {
 }
 
 // Clone gives a problem that outlives its batch.
-func (p *Problem) Clone() *Problem {
-	c := *p
-	return &c
-}
+func (p *Problem) Clone() *Problem { return new(*p) }
 
 // Place names a line of the batch's file, or a row where it has no lines.
 func (b *Batch) Place(line int64) string {

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"math"
 	"sync"
 )
 
@@ -105,8 +104,7 @@ func (r *records) quoted(c *chunk) {
 		if err == io.EOF {
 			return
 		}
-		var bad *csv.ParseError
-		if errors.As(err, &bad) {
+		if bad, ok := errors.AsType[*csv.ParseError](err); ok {
 			r.spoilRow(len(r.lines), bad.Err)
 			r.lines = append(r.lines, c.line+int64(bad.StartLine)-1)
 			return
@@ -135,34 +133,12 @@ func (r *records) row(width int, line int64) {
 		case r.isText(k):
 			r.texts[sideOf(k)][row] = string(r.cells[k])
 		default:
-			r.ints[k][row] = r.number(k, row)
+			r.ints[k][row] = r.parseNumber(row, k, r.cells[k])
 		}
 	}
 	for k, m := range r.Measures {
 		if m != nil {
-			m[row] = r.measure(firstMeasure+role(k), row)
+			m[row] = r.parseMeasure(row, firstMeasure+role(k), r.cells[firstMeasure+role(k)])
 		}
 	}
-}
-
-func (r *records) number(k role, row int) int64 {
-	parse := parseCount
-	if isSentence(k) {
-		parse = parseID
-	}
-	n, err := parse(r.cells[k])
-	if err != nil {
-		r.spoil(row, k, string(r.cells[k]), err)
-		return blank
-	}
-	return n
-}
-
-func (r *records) measure(k role, row int) float64 {
-	f, err := parseMeasure(r.cells[k])
-	if err != nil {
-		r.spoil(row, k, string(r.cells[k]), err)
-		return math.NaN()
-	}
-	return f
 }

@@ -136,16 +136,7 @@ func (s *scanner) numbers(r role, first, end int) {
 
 // number reads any number, or notes what is wrong with it.
 func (s *scanner) number(row int, r role) int64 {
-	cell, parse := s.cell(row, r), parseCount
-	if isSentence(r) {
-		parse = parseID
-	}
-	n, err := parse(cell)
-	if err != nil {
-		s.spoil(row, r, string(cell), err)
-		return blank
-	}
-	return n
+	return s.parseNumber(row, r, s.cell(row, r))
 }
 
 // strings reads a column of sentence ids that are text.
@@ -190,13 +181,7 @@ func (s *scanner) measure(d *decimal, row int, r role, from, to int, exact bool)
 			return f
 		}
 	}
-	cell := s.cell(row, r)
-	f, err := parseMeasure(cell)
-	if err != nil {
-		s.spoil(row, r, string(cell), err)
-		return math.NaN()
-	}
-	return f
+	return s.parseMeasure(row, r, s.cell(row, r))
 }
 
 // roughly reads a digit, a point, 8 to 24 digits and maybe a negative exponent as

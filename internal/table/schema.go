@@ -1,10 +1,13 @@
 package table
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"strconv"
 	"strings"
+
+	"github.com/agext/levenshtein"
 
 	"tokenfork/internal/failure"
 )
@@ -209,18 +212,11 @@ func modelsOf(header []string) []string {
 
 // pick finds the model that the user means: 7, 7.0 and 7B are one.
 func pick(models []string, asked, otherwise, flag string) (string, error) {
-	if asked == "" {
-		asked = otherwise
+	if asked = cmp.Or(asked, otherwise); slices.Contains(models, asked) {
+		return asked, nil
 	}
-	for _, m := range models {
-		if m == asked {
-			return m, nil
-		}
-	}
-	for _, m := range models {
-		if size(m) == size(asked) {
-			return m, nil
-		}
+	if i := slices.IndexFunc(models, func(m string) bool { return size(m) == size(asked) }); i >= 0 {
+		return models[i], nil
 	}
 	return "", failure.New(failure.Refused, "choose with "+flag+" NAME", "no model %s in the table; it has %s", asked, strings.Join(models, ", "))
 }
@@ -241,7 +237,7 @@ func (s *Schema) find(header []string, wanted map[role]string) error {
 		}
 		at := slices.Index(header, name)
 		if at < 0 {
-			best := nearest(header, name)
+			best := slices.MinFunc(header, func(a, b string) int { return cmp.Compare(distance(a, name), distance(b, name)) })
 			hint := fmt.Sprintf("is %q meant? Rename it", best)
 			if distance(best, name) > len(name)/2 {
 				hint = "write the table with that column; pandas: DataFrame.reset_index() makes one of the index"
@@ -256,37 +252,7 @@ func (s *Schema) find(header []string, wanted map[role]string) error {
 	return nil
 }
 
-// nearest is the column whose name takes the fewest edits.
-func nearest(header []string, name string) string {
-	best, least := "", -1
-	for _, h := range header {
-		if d := distance(h, name); least < 0 || d < least {
-			best, least = h, d
-		}
-	}
-	return best
-}
-
-// distance is the Levenshtein distance of two names.
-func distance(a, b string) int {
-	row := make([]int, len(b)+1)
-	for j := range row {
-		row[j] = j
-	}
-	for i := range len(a) {
-		diagonal := row[0]
-		row[0] = i + 1
-		for j := range len(b) {
-			cost := diagonal
-			if a[i] != b[j] {
-				cost++
-			}
-			diagonal = row[j+1]
-			row[j+1] = min(cost, row[j]+1, diagonal+1)
-		}
-	}
-	return row[len(b)]
-}
+func distance(a, b string) int { return levenshtein.Distance(a, b, nil) }
 
 // same says how a further file's schema differs from the first one's, or "".
 func (s *Schema) same(first *Schema) string {

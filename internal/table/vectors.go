@@ -1,6 +1,7 @@
 package table
 
 import (
+	"math"
 	"slices"
 )
 
@@ -56,6 +57,30 @@ func (v *vectors) spoil(row int, r role, value string, reason error) {
 }
 
 const headerReason = "is the column's name: the header stands here again, as where files were put together"
+
+// parseNumber reads a cell with an id, or notes what is wrong with it.
+func (v *vectors) parseNumber(row int, r role, cell []byte) int64 {
+	parse := parseCount
+	if isSentence(r) {
+		parse = parseID
+	}
+	n, err := parse(cell)
+	if err != nil {
+		v.spoil(row, r, string(cell), err)
+		return blank
+	}
+	return n
+}
+
+// parseMeasure reads a cell with a measure, or notes what is wrong with it.
+func (v *vectors) parseMeasure(row int, r role, cell []byte) float64 {
+	f, err := parseMeasure(cell)
+	if err != nil {
+		v.spoil(row, r, string(cell), err)
+		return math.NaN()
+	}
+	return f
+}
 
 // spoilRow notes a row that cannot be read at all.
 func (v *vectors) spoilRow(row int, reason error) {
