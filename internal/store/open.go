@@ -23,7 +23,6 @@ import (
 type Options struct {
 	S3Endpoint   string        // URL of an S3 server other than AWS
 	S3PathStyle  bool          // bucket in the path, not in the host name, as most other servers want it
-	Region       string        // empty: what the AWS configuration chain says
 	SingleWriter bool          // the user ensures that there is no other writer: Create may look first and then write
 	TempDir      string        // where an object waits before it is sent to S3; empty: the system's
 	RetryFor     time.Duration // how long a failing S3 request is tried again; 0: 15 minutes

@@ -36,11 +36,7 @@ type s3Store struct {
 var _ Store = (*s3Store)(nil)
 
 func openS3(ctx context.Context, bucket, prefix string, o Options) (*s3Store, error) {
-	var load []func(*config.LoadOptions) error
-	if o.Region != "" {
-		load = append(load, config.WithRegion(o.Region))
-	}
-	cfg, err := config.LoadDefaultConfig(ctx, load...)
+	cfg, err := config.LoadDefaultConfig(ctx)
 	if err != nil {
 		return nil, failure.New(failure.Other, "check ~/.aws/config and the AWS_ variables", "read the AWS configuration: %w", err)
 	}

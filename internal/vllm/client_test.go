@@ -57,8 +57,8 @@ func TestRequestOnTheWire(t *testing.T) {
 				`"repetition_penalty":1,"presence_penalty":0,"frequency_penalty":0,"n":1,"min_tokens":0,"ignore_eos":true,"stop_token_ids":[],` +
 				`"include_stop_str_in_output":true,"skip_special_tokens":false,"return_token_ids":true,"echo":false,"stream":false}`},
 		{"sampled, with margins and stops", Completions, CompletionRequest{Prompt: text.Prompt(4), MaxTokens: 1,
-			StopTokenIDs: NewSequence([]int32{13, 2}), Margins: true, Sampling: Sampling{Temperature: 0.7, TopP: 0.95, TopK: 20, MinP: 0.05, Seed: 42}},
-			`/v1/completions {"model":"tokenfork-x","prompt":[5,60,700,8000],"max_tokens":1,"temperature":0.7,"top_p":0.95,"top_k":20,"min_p":0.05,` +
+			StopTokenIDs: NewSequence([]int32{13, 2}), Margins: true, Sampling: Sampling{Temperature: 0.7, TopP: 0.95, Seed: 42}},
+			`/v1/completions {"model":"tokenfork-x","prompt":[5,60,700,8000],"max_tokens":1,"temperature":0.7,"top_p":0.95,"top_k":-1,"min_p":0,` +
 				`"repetition_penalty":1,"presence_penalty":0,"frequency_penalty":0,"n":1,"min_tokens":0,"ignore_eos":true,"stop_token_ids":[13,2],` +
 				`"seed":42,"logprobs":2,` +
 				`"include_stop_str_in_output":true,"skip_special_tokens":false,"return_token_ids":true,"return_tokens_as_token_ids":true,"echo":false,"stream":false}`},
@@ -216,7 +216,6 @@ func TestAnswersWithoutEnd(t *testing.T) {
 		"health":       func() error { return c.Health(t.Context()) },
 		"metrics":      func() error { _, err := c.Metrics(t.Context()); return err },
 		"tokens":       func() error { _, err := c.Tokenize(t.Context(), "a text", false); return err },
-		"text of ids":  func() error { _, err := c.Detokenize(t.Context(), ids); return err },
 		"chat's start": func() error { _, err := c.TokenizeChat(t.Context(), []Message{{Content: "a"}}); return err },
 	} {
 		for _, code := range []int64{200, 500} {

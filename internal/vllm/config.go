@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
-	"net"
 	"os"
 	"path/filepath"
 	"slices"
@@ -31,9 +30,6 @@ type Config struct {
 	Args           []string // further vLLM flags, last so that they win
 	Env            []string // further NAME=VALUE settings, last so that they win
 
-	// TCP serves on a free port of the loopback interface, with a key of its
-	// own, instead of a Unix socket: for containers that share no folder.
-	TCP bool
 	// RunRoot takes the folder of the sockets; "" is /tmp. A container must
 	// see it at the same path, and it must be short.
 	RunRoot string
@@ -98,8 +94,6 @@ type launch struct {
 	nonce   string
 	model   string // the served model's name
 	dir     runDir
-	port    int      // with TCP
-	key     string   // with TCP
 	cache   string   // compile cache
 	without []string // optional flags that this version does not know
 }
@@ -110,24 +104,14 @@ func NewName() string { return modelName(newNonce()) }
 
 func modelName(nonce string) string { return "tokenfork-" + nonce }
 
-func (l *launch) url(c *Config) string {
-	if c.TCP {
-		return "http://127.0.0.1:" + strconv.Itoa(l.port)
-	}
-	return "unix://" + l.dir.socket()
-}
+func (l *launch) url() string { return "unix://" + l.dir.socket() }
 
 // argv is the server's command line. It holds no secret.
 func (l *launch) argv(c *Config) []string {
 	argv := append(slices.Clone(c.Command), "serve", c.Model,
 		"--served-model-name", l.model,
 		// The model's own sampling defaults would change greedy output.
-		"--generation-config", "vllm")
-	if c.TCP {
-		argv = append(argv, "--host", "127.0.0.1", "--port", strconv.Itoa(l.port))
-	} else {
-		argv = append(argv, "--uds", l.dir.socket())
-	}
+		"--generation-config", "vllm", "--uds", l.dir.socket())
 	if c.TensorParallel > 1 {
 		argv = append(argv, "--tensor-parallel-size", strconv.Itoa(c.TensorParallel))
 	}
@@ -152,7 +136,7 @@ func (l *launch) environ(c *Config) []string {
 		"VLLM_NO_USAGE_STATS=1",
 		"HF_HUB_OFFLINE=1",
 		"PYTHONUNBUFFERED=1",
-		"VLLM_API_KEY=" + l.key, // empty on a socket: no key, whatever the user's environment says
+		"VLLM_API_KEY=", // the socket needs no key, whatever the user's environment says
 	}
 	if c.GPUs != nil {
 		set = append(set, "CUDA_VISIBLE_DEVICES="+strings.Join(c.GPUs, ","),
@@ -190,16 +174,6 @@ func (l *launch) caches(env func(string) string) []string {
 // portBase is where vLLM looks for ports for its own processes, upwards. Two
 // servers of a node that looked from one base could find the same port free.
 func portBase() int { return 15000 + 50*rand.IntN(340) }
-
-// freePort asks the kernel; another process may still take it before vLLM does.
-func freePort() (int, error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return 0, fmt.Errorf("find a free port: %w", err)
-	}
-	defer l.Close()
-	return l.Addr().(*net.TCPAddr).Port, nil
-}
 
 // runnerID marks the servers of this process.
 var runnerID = sync.OnceValue(newNonce)

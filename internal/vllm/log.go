@@ -181,7 +181,6 @@ func logText(line string) string { return logPrefix.ReplaceAllString(line, "") }
 
 var (
 	unknownFlags = regexp.MustCompile(`error: unrecognized arguments: (.*)`)
-	portTaken    = regexp.MustCompile(`(?i)address already in use`)
 	// serving is what vLLM logs when it believes that it can be reached.
 	serving = regexp.MustCompile(`Starting vLLM (API )?server|Application startup complete`)
 	// settings are lines that list all settings, not what happened.

@@ -6,29 +6,19 @@ import (
 	"context"
 	"fmt"
 	"net/http"
-	"slices"
 	"strconv"
 	"strings"
 )
 
 // Metrics are a server's own counters, summed over its engines. Counters run
-// from the server's start; take differences.
+// from the server's start; take differences. What a server does not tell is 0.
 type Metrics struct {
 	PromptTokens    int64 // of finished prefills, cached ones included
-	CachedTokens    int64 // of those, the ones found in the prefix cache
 	GeneratedTokens int64
-	PrefixQueries   int64   // tokens looked up in the prefix cache
-	PrefixHits      int64   // tokens found
-	Preemptions     int64   // requests thrown out of the KV cache and done again
-	Running         int     // requests
-	Waiting         int     // requests
-	KVUsage         float64 // share of the KV cache in use, mean over engines, 0 to 1
-	KVCapacity      int64   // tokens that the KV caches hold; 0 where not told
-	BlockSize       int     // tokens; shorter prefixes are not cached
-	KVCacheDType    string  // "auto": the model's
-	// Missing lists the counters above that this server does not have (metric
-	// names), which are 0 then.
-	Missing []string
+	Preemptions     int64 // requests thrown out of the KV cache and done again
+	Waiting         int   // requests
+	KVCapacity      int64 // tokens that the KV caches hold
+	BlockSize       int   // tokens; shorter prefixes are not cached
 }
 
 // maxMetrics is in bytes: a server of many engines has some hundred kB.
@@ -47,17 +37,9 @@ func (c *Client) Metrics(ctx context.Context) (Metrics, error) {
 	return m, nil
 }
 
-// metricNames lists, for each quantity, the names it has had.
-var metricNames = []string{
-	"vllm:prompt_tokens_total", "vllm:prompt_tokens_cached_total", "vllm:generation_tokens_total",
-	"vllm:prefix_cache_queries_total", "vllm:prefix_cache_hits_total", "vllm:num_preemptions_total",
-	"vllm:num_requests_running", "vllm:num_requests_waiting", "vllm:kv_cache_usage_perc", "vllm:cache_config_info",
-}
-
 // ParseMetrics reads what a server's /metrics says.
-func ParseMetrics(text []byte) (Metrics, error) {
-	var m Metrics
-	sums, seen := map[string]float64{}, map[string]int{}
+func ParseMetrics(text []byte) (m Metrics, err error) {
+	sums := map[string]float64{}
 	lines := bufio.NewScanner(bytes.NewReader(text))
 	lines.Buffer(nil, 1<<20)
 	for lines.Scan() {
@@ -65,37 +47,15 @@ func ParseMetrics(text []byte) (Metrics, error) {
 		if err != nil {
 			return m, err
 		}
-		if !slices.Contains(metricNames, name) {
-			continue
-		}
-		sums[name] += value
-		seen[name]++
-		if name == "vllm:cache_config_info" {
+		if sums[name] += value; name == "vllm:cache_config_info" {
 			m.addCacheConfig(labels)
 		}
 	}
-	if err := lines.Err(); err != nil {
-		return m, err
-	}
-	for _, name := range metricNames {
-		if seen[name] == 0 {
-			m.Missing = append(m.Missing, name)
-		}
-	}
-	m.set(sums, max(1, seen["vllm:kv_cache_usage_perc"]))
-	return m, nil
-}
-
-func (m *Metrics) set(sums map[string]float64, engines int) {
 	m.PromptTokens = int64(sums["vllm:prompt_tokens_total"])
-	m.CachedTokens = int64(sums["vllm:prompt_tokens_cached_total"])
 	m.GeneratedTokens = int64(sums["vllm:generation_tokens_total"])
-	m.PrefixQueries = int64(sums["vllm:prefix_cache_queries_total"])
-	m.PrefixHits = int64(sums["vllm:prefix_cache_hits_total"])
 	m.Preemptions = int64(sums["vllm:num_preemptions_total"])
-	m.Running = int(sums["vllm:num_requests_running"])
 	m.Waiting = int(sums["vllm:num_requests_waiting"])
-	m.KVUsage = sums["vllm:kv_cache_usage_perc"] / float64(engines)
+	return m, lines.Err()
 }
 
 // addCacheConfig adds one engine's cache. Newer servers tell its size in
@@ -108,7 +68,7 @@ func (m *Metrics) addCacheConfig(labels map[string]string) {
 		}
 		return n
 	}
-	m.BlockSize, m.KVCacheDType = int(number("block_size")), labels["cache_dtype"]
+	m.BlockSize = int(number("block_size"))
 	if tokens := number("kv_cache_size_tokens"); tokens > 0 {
 		m.KVCapacity += tokens
 		return

@@ -30,9 +30,7 @@ func (a API) path() string {
 type Sampling struct {
 	Temperature float64
 	TopP        float64 // 0: off
-	TopK        int     // 0: off
-	MinP        float64
-	Seed        int64 // sent when Temperature > 0
+	Seed        int64   // sent when Temperature > 0
 }
 
 // CompletionRequest asks for the continuation of a prompt.
@@ -103,17 +101,11 @@ func (r *CompletionRequest) appendSampling(b []byte) []byte {
 	if s.TopP == 0 {
 		s.TopP = 1
 	}
-	if s.TopK == 0 {
-		s.TopK = -1
-	}
 	b = append(b, `,"max_tokens":`...)
 	b = strconv.AppendInt(b, int64(r.MaxTokens), 10)
 	b = appendFloat(b, `,"temperature":`, s.Temperature)
 	b = appendFloat(b, `,"top_p":`, s.TopP)
-	b = append(b, `,"top_k":`...)
-	b = strconv.AppendInt(b, int64(s.TopK), 10)
-	b = appendFloat(b, `,"min_p":`, s.MinP)
-	b = append(b, `,"repetition_penalty":1,"presence_penalty":0,"frequency_penalty":0,"n":1,"min_tokens":0,"ignore_eos":true,"stop_token_ids":`...)
+	b = append(b, `,"top_k":-1,"min_p":0,"repetition_penalty":1,"presence_penalty":0,"frequency_penalty":0,"n":1,"min_tokens":0,"ignore_eos":true,"stop_token_ids":`...)
 	b = append(b, '[')
 	if r.StopTokenIDs != nil {
 		b = append(b, r.StopTokenIDs.wire...)

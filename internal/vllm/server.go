@@ -40,7 +40,7 @@ const (
 	pollEvery      = 200 * time.Millisecond
 	reachableEvery = 10 // polls
 	progressEvery  = 10 * time.Second
-	maxStarts      = 4 // further ports, and one start without unknown flags
+	maxStarts      = 4 // vLLM may name the flags that it lacks one at a time
 )
 
 // Start starts a server and returns when it answers under the name it was
@@ -106,10 +106,6 @@ func (s *Server) mayRetry(err error, without *lacks) bool {
 		return false
 	}
 	lines := s.log.lines()
-	if s.config.TCP && lastMatch(lines, portTaken) >= 0 {
-		s.config.Logger.Warn("port is taken, trying another", "port", s.launch.port)
-		return true
-	}
 	i := lastMatch(lines, unknownFlags)
 	if i < 0 {
 		return false
@@ -132,13 +128,6 @@ func startOnce(ctx context.Context, c Config, without []string) (*Server, error)
 	if c.Served == "" {
 		s.launch.model = modelName(s.launch.nonce)
 	}
-	if c.TCP {
-		port, err := freePort()
-		if err != nil {
-			return nil, err
-		}
-		s.launch.port, s.launch.key = port, newNonce()
-	}
 	var err error
 	if s.launch.dir, s.lock, err = newRunDir(c.RunRoot, s.launch.nonce); err != nil {
 		return nil, err
@@ -158,7 +147,7 @@ func startOnce(ctx context.Context, c Config, without []string) (*Server, error)
 }
 
 func (s *Server) spawn() error {
-	client, err := NewClient(s.launch.url(&s.config), s.launch.key)
+	client, err := NewClient(s.launch.url(), "")
 	if err != nil {
 		return err
 	}
@@ -266,7 +255,7 @@ func (s *Server) healthy(ctx context.Context) error {
 // checkReachable finds a server that serves on a socket which is not the one
 // that this process sees.
 func (s *Server) checkReachable() error {
-	if s.config.TCP || lastMatch(s.log.lines(), serving) < 0 {
+	if lastMatch(s.log.lines(), serving) < 0 {
 		return nil
 	}
 	if _, err := os.Stat(s.launch.dir.socket()); err == nil {
@@ -278,7 +267,7 @@ func (s *Server) checkReachable() error {
 		bind = fmt.Sprintf("-v %s:%s", root, root)
 	}
 	return failure.New(failure.Other,
-		fmt.Sprintf("add %q to the container command, or serve on a loopback port instead", bind),
+		fmt.Sprintf("add %q to the container command", bind),
 		"%s vLLM serves on %s, which is not visible outside its container", s.config.Name, s.launch.dir.socket())
 }
 
@@ -286,9 +275,6 @@ func (s *Server) checkReachable() error {
 // would run on any GPU, and outlive a runner that is killed. What serves at the
 // socket can be asked; where its environment cannot be read nothing is said.
 func (s *Server) checkEnvironment() error {
-	if s.config.TCP {
-		return nil
-	}
 	c, err := net.Dial("unix", s.launch.dir.socket())
 	if err != nil {
 		return fmt.Errorf("reach the %s server: %w", s.config.Name, err)

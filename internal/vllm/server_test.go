@@ -202,31 +202,6 @@ func TestOldVersionStartsWithoutNewFlags(t *testing.T) {
 	}
 }
 
-func TestTCP(t *testing.T) {
-	var log bytes.Buffer
-	c := fakeConfig(t, fakevllm.PortTaken)
-	c.TCP, c.Logger = true, slog.New(slog.NewTextHandler(&log, nil))
-	s, err := Start(t.Context(), c)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer stopServer(t, s)
-	if !strings.Contains(log.String(), "port is taken") {
-		t.Errorf("log tells of no other port: %s", &log)
-	}
-	if argv := s.launch.argv(&s.config); slices.ContainsFunc(argv, func(a string) bool { return strings.Contains(a, s.launch.key) }) {
-		t.Errorf("key is in argv %q", argv)
-	}
-	stranger, err := NewClient(s.launch.url(&c), "")
-	if err != nil {
-		t.Fatal(err)
-	}
-	var status *StatusError
-	if _, err := stranger.Models(t.Context()); !errors.As(err, &status) || status.Status != 401 {
-		t.Errorf("request without the key: %v, want status 401", err)
-	}
-}
-
 func TestCommandLine(t *testing.T) {
 	c := Config{Command: []string{"apptainer", "exec", "v.sif", "vllm"}, Model: "/m", TensorParallel: 2, Args: []string{"--dtype", "float32"}}
 	l := launch{nonce: "n", model: "tokenfork-n", dir: "/tmp/d", without: []string{"--enable-scale-out"}}

@@ -4,7 +4,6 @@
 package slurmtest
 
 import (
-	"bytes"
 	"crypto/rand"
 	"fmt"
 	mathrand "math/rand/v2"
@@ -126,15 +125,6 @@ func (c *Cluster) Within(d time.Duration, what string, holds func() bool) {
 			c.t.Fatalf("no %s after %s\n%s", what, d, c.logs())
 		}
 	}
-}
-
-// WaitIdle waits until no job is queued or running.
-func (c *Cluster) WaitIdle() {
-	c.t.Helper()
-	c.Wait("empty queue", func() bool {
-		out, err := c.Command("squeue", "-h").Output()
-		return err == nil && len(bytes.TrimSpace(out)) == 0
-	})
 }
 
 // drain cancels everything, so that no step outlives its daemon.

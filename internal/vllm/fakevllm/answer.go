@@ -334,21 +334,6 @@ func (s *Server) tokenize(w http.ResponseWriter, r *http.Request) {
 	s.send(w, r, b, Fault{})
 }
 
-func (s *Server) detokenize(w http.ResponseWriter, r *http.Request) {
-	var q struct {
-		Tokens []int32 `json:"tokens"`
-	}
-	if err := json.NewDecoder(r.Body).Decode(&q); err != nil {
-		fail(w, http.StatusBadRequest, badRequest, "%v", err)
-		return
-	}
-	b, err := json.Marshal(map[string]string{"prompt": s.config.Model.Text(q.Tokens)})
-	if err != nil {
-		panic(err) // a string
-	}
-	s.send(w, r, b, Fault{})
-}
-
 // chat answers as a judge whose verdict is a hash of the question: in JSON with all
 // that tokenfork's own schemas ask for.
 func (s *Server) chat(w http.ResponseWriter, r *http.Request) {

@@ -159,20 +159,7 @@ func Serve(tb testing.TB, c Config) *Server {
 // Asked is how many requests for tokens came.
 func (s *Server) Asked() int64 { return s.asked.Load() }
 
-// ComputedTokens are those of all prompts that no prefix in the cache had.
-func (s *Server) ComputedTokens() int64 { return s.prompt.Load() - s.cached.Load() }
-
-// Running is how many requests for tokens wait for an answer now.
-func (s *Server) Running() int64 { return s.running.Load() }
-
-// Revive ends a death, a hang and a dead engine, as a restart does.
-func (s *Server) Revive() {
-	s.away.Store(0)
-	s.hung.Store(false)
-	s.engine.Store(false)
-}
-
-// Kill makes the server cut every connection for so long; 0 is until Revive.
+// Kill makes the server cut every connection for so long; 0 is for good.
 func (s *Server) Kill(d time.Duration) {
 	until := time.Now().Add(d)
 	if d == 0 {
@@ -223,7 +210,6 @@ func (s *Server) routes() *http.ServeMux {
 	})
 	mux.HandleFunc("GET /metrics", s.metrics)
 	mux.HandleFunc("POST /tokenize", s.tokenize)
-	mux.HandleFunc("POST /detokenize", s.detokenize)
 	mux.HandleFunc("POST /v1/completions", func(w http.ResponseWriter, r *http.Request) { s.complete(w, r, false) })
 	if !s.config.Old {
 		mux.HandleFunc("POST /inference/v1/generate", func(w http.ResponseWriter, r *http.Request) { s.complete(w, r, true) })

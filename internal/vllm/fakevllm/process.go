@@ -28,13 +28,11 @@ const (
 	Detach      = "detach"     // its engine has a session of its own
 	Invariant   = "invariant"  // ends while it starts, unless it is told to be batch-invariant
 	NoInvariant = "varying"    // ends while it starts, if it is told to be batch-invariant
-	PortTaken   = "port taken" // finds its port taken at the first start
 	OneStart    = "one start"  // starts once; later starts end as by OutOfMemory
 	Together    = "together"   // starts once a second one does
 	Measuring   = "measuring"  // ends as by OutOfMemory if the size of its KV cache is given
 	engineArg   = "fakeengine" // of the child process, which a real server has too
 	startedMark = "started"    // in State
-	takenMark   = "taken"      // in State
 
 	togetherMark, secondMark = "together", "second" // in State
 )
@@ -63,10 +61,11 @@ func run(args []string) error {
 			return fmt.Errorf("read $%s: %w", Var, err)
 		}
 	}
-	network, address, err := c.readFlags(args)
+	socket, err := c.readFlags(args)
 	if err != nil {
 		return err
 	}
+	network, address := "unix", socket
 	mode := func(m string) bool { return slices.Contains(c.Modes, m) }
 	fixed := slices.Contains(args, "--kv-cache-memory-bytes")
 	if mode(OutOfMemory) || mode(OneStart) && !c.first(startedMark) || mode(Measuring) && fixed {
@@ -91,9 +90,6 @@ func run(args []string) error {
 	if mode(Elsewhere) {
 		network, address = "tcp", "127.0.0.1:0"
 	}
-	if mode(PortTaken) && c.first(takenMark) {
-		return errors.New("OSError: [Errno 98] Address already in use") // Python's words
-	}
 	listener, err := net.Listen(network, address)
 	if err != nil {
 		return err
@@ -106,17 +102,17 @@ func run(args []string) error {
 	fmt.Fprintf(os.Stderr, "INFO 11-23 16:10:35 [core.py:133] Initializing a V1 LLM engine (v%s) with config: dtype=torch.float32, max_seq_len=%d, tensor_parallel_size=1, quantization=None, enforce_eager=True, kv_cache_dtype=auto, enable_prefix_caching=True\n",
 		version, s.config.MaxModelLen)
 	fmt.Fprintln(os.Stderr, "INFO:     Application startup complete.")
-	return http.Serve(listener, authorised(s))
+	return http.Serve(listener, s)
 }
 
 // readFlags reads those that tokenfork gives, and passes over vLLM's others.
-func (c *Config) readFlags(args []string) (network, address string, err error) {
+func (c *Config) readFlags(args []string) (socket string, err error) {
 	if len(args) < 2 || args[0] != "serve" {
-		return "", "", fmt.Errorf("vllm: error: want serve DIR, have %q", args)
+		return "", fmt.Errorf("vllm: error: want serve DIR, have %q", args)
 	}
 	flags := flag.NewFlagSet(Command, flag.ContinueOnError)
 	flags.SetOutput(io.Discard)
-	uds, host, port := flags.String("uds", "", ""), flags.String("host", "", ""), flags.String("port", "", "")
+	uds := flags.String("uds", "", "")
 	flags.StringVar(&c.Name, "served-model-name", "", "")
 	maxLen := flags.Int("max-model-len", 0, "")
 	mode := flags.String("logprobs-mode", "", "")
@@ -137,10 +133,10 @@ func (c *Config) readFlags(args []string) (network, address string, err error) {
 				name = a
 			}
 		}
-		return "", "", fmt.Errorf("vllm: error: unrecognized arguments: %s", name)
+		return "", fmt.Errorf("vllm: error: unrecognized arguments: %s", name)
 	}
 	if m, ok, err := readModel(args[1]); err != nil {
-		return "", "", err
+		return "", err
 	} else if ok {
 		c.Model = m
 	}
@@ -149,10 +145,7 @@ func (c *Config) readFlags(args []string) (network, address string, err error) {
 	if *maxLen > 0 {
 		c.MaxModelLen = *maxLen
 	}
-	if *uds != "" {
-		return "unix", *uds, nil
-	}
-	return "tcp", net.JoinHostPort(*host, *port), nil
+	return *uds, nil
 }
 
 // first says whether this process is the first to leave the mark.
@@ -178,16 +171,4 @@ func startEngine(stubborn, detach bool) error {
 	engine := exec.Command("/proc/self/exe", args...)
 	engine.SysProcAttr = &syscall.SysProcAttr{Setsid: detach}
 	return engine.Start()
-}
-
-// authorised wants the key that the environment holds, as vLLM does under /v1.
-func authorised(h http.Handler) http.Handler {
-	key := os.Getenv("VLLM_API_KEY")
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if strings.HasPrefix(r.URL.Path, "/v1") && key != "" && r.Header.Get("Authorization") != "Bearer "+key {
-			http.Error(w, `{"error":"Unauthorized"}`, http.StatusUnauthorized)
-			return
-		}
-		h.ServeHTTP(w, r)
-	})
 }
