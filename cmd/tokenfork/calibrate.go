@@ -44,18 +44,15 @@ func givenOr(flag []float64, measured, otherwise [2]float64) []float64 {
 
 // calibrateCmd measures rates.
 type calibrateCmd struct {
-	jobFlags      `embed:"" group:"Job and store"`
-	modelFlags    `embed:"" group:"Models"`
-	VLLM          string        `name:"vllm" default:"vllm" placeholder:"CMD" env:"TOKENFORK_VLLM" help:"Command that runs vLLM, container or environment included."`
-	SmallArgs     string        `placeholder:"ARGS" help:"Further flags for vllm serve of the small model, as for infer."`
-	ReferenceArgs string        `placeholder:"ARGS" help:"Further flags for vllm serve of the reference model, as for infer."`
-	ReferenceTP   int           `name:"reference-tp" placeholder:"N" help:"GPUs that a server of the reference is spread over (default: the fewest that will do)."`
-	JudgeModel    string        `placeholder:"PATH" help:"Measure this model too, as a local judge."`
-	JudgeArgs     string        `placeholder:"ARGS" help:"Further flags for vllm serve of the judge."`
-	JudgeTP       int           `name:"judge-tp" placeholder:"N" help:"GPUs that a server of the judge is spread over (default: the fewest that will do)."`
-	StartTimeout  time.Duration `default:"30m" help:"How long a server may take to start."`
-	Time          time.Duration `default:"1m" help:"How long to measure each model, once it is loaded."`
-	Out           string        `default:"rates.json" placeholder:"FILE" help:"Where the rates go."`
+	jobFlags         `embed:"" group:"Job and store"`
+	modelFlags       `embed:"" group:"Models"`
+	VLLM             string `name:"vllm" default:"vllm" placeholder:"CMD" env:"TOKENFORK_VLLM" help:"Command that runs vLLM, container or environment included."`
+	argsFlags        `embed:""`
+	JudgeModel       string `placeholder:"PATH" help:"Measure this model too, as a local judge."`
+	judgeServerFlags `embed:""`
+	StartTimeout     time.Duration `default:"30m" help:"How long a server may take to start."`
+	Time             time.Duration `default:"1m" help:"How long to measure each model, once it is loaded."`
+	Out              string        `default:"rates.json" placeholder:"FILE" help:"Where the rates go."`
 }
 
 // Help shows how it is used.
@@ -76,7 +73,7 @@ func (c *calibrateCmd) Run(ctx context.Context, con *console) error {
 		return failure.New(failure.Usage, "the usual is 1m", "--time %s", c.Time)
 	}
 	w := &workFlags{VLLM: c.VLLM, StartTimeout: c.StartTimeout}
-	flags := inferFlags{SmallArgs: c.SmallArgs, ReferenceArgs: c.ReferenceArgs, ReferenceTP: c.ReferenceTP}
+	flags := inferFlags{serverFlags: serverFlags{argsFlags: c.argsFlags}}
 	o, err := flags.infer(ctx, con, &c.jobFlags, w, &c.modelFlags)
 	if err != nil {
 		return err

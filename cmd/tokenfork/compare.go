@@ -56,9 +56,5 @@ func (c *compareCmd) Run(ctx context.Context, con *console) error {
 	if !c.JSON {
 		return said.Print(con.out)
 	}
-	b, err := said.JSON()
-	if err == nil {
-		_, err = con.out.Write(b)
-	}
-	return err
+	return writeJSON(con.out, said)
 }

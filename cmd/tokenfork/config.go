@@ -268,8 +268,7 @@ func (c *configCmd) Run(app *cli, con *console) error {
 		return err
 	}
 	ctx, err := parser.Parse(args)
-	var incomplete *kong.ParseError
-	if errors.As(err, &incomplete) {
+	if incomplete, ok := errors.AsType[*kong.ParseError](err); ok {
 		ctx = incomplete.Context
 	}
 	if ctx == nil || ctx.Selected() == nil || ctx.Error != nil {

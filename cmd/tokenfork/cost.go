@@ -241,15 +241,23 @@ func (c *submitCmd) describeCost(ctx context.Context, con *console, flags []stri
 	return j.describeJob(ctx, con, o)
 }
 
+// parseFlags parses the arguments of a command that another one names as its --COMMAND-flags.
+func parseFlags(command any, name string, args []string) error {
+	parser, err := kong.New(command, kong.Name("tokenfork "+name), kong.WithHyphenPrefixedParameters(true), kong.NoDefaultHelp())
+	if err != nil {
+		return err
+	}
+	if _, err := parser.Parse(args); err != nil {
+		return failure.New(failure.Usage, "see tokenfork "+name+" --help", "--%s-flags: %w", name, err)
+	}
+	return nil
+}
+
 // judgeCommand is the judge command that a task of the submission runs.
 func (c *submitCmd) judgeCommand(flags []string) (*judgeCmd, error) {
 	j := &judgeCmd{}
-	parser, err := kong.New(j, kong.Name("tokenfork judge"), kong.WithHyphenPrefixedParameters(true), kong.NoDefaultHelp())
-	if err != nil {
+	if err := parseFlags(j, "judge", append([]string{"--job", c.Job}, flags...)); err != nil {
 		return nil, err
-	}
-	if _, err := parser.Parse(append([]string{"--job", c.Job}, flags...)); err != nil {
-		return nil, failure.New(failure.Usage, "they are flags of tokenfork judge", "--judge-flags: %w", err)
 	}
 	j.judgeRates = c.judgeRates
 	if c.PriceIn > 0 || c.PriceOut > 0 {

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"os"
 	"time"
@@ -15,20 +14,17 @@ import (
 
 // doctorCmd checks this node.
 type doctorCmd struct {
-	storeFlags    `embed:"" group:"Job and store"`
-	modelFlags    `embed:"" group:"Models"`
-	Job           string        `placeholder:"DIR|s3://…" help:"Check that this node reaches the job, and that the models are its."`
-	VLLM          string        `name:"vllm" default:"vllm" placeholder:"CMD" env:"TOKENFORK_VLLM" help:"Command that runs vLLM; empty where this node needs none."`
-	SmallArgs     string        `placeholder:"ARGS" help:"As given to infer."`
-	ReferenceArgs string        `placeholder:"ARGS" help:"As given to infer."`
-	ReferenceTP   int           `name:"reference-tp" placeholder:"N" help:"As given to infer."`
-	JudgeModel    string        `placeholder:"PATH|NAME" help:"Model of a local judge: a folder, or a hub name that is in the local cache."`
-	JudgeArgs     string        `placeholder:"ARGS" help:"As given to judge."`
-	JudgeTP       int           `name:"judge-tp" placeholder:"N" help:"As given to judge."`
-	Grace         time.Duration `default:"20s" help:"As given to infer and submit."`
-	Partition     string        `placeholder:"P" help:"As given to submit (default: Slurm's)."`
-	Time          time.Duration `default:"4h" help:"As given to submit."`
-	JSON          bool          `name:"json" help:"Print JSON."`
+	storeFlags       `embed:"" group:"Job and store"`
+	modelFlags       `embed:"" group:"Models"`
+	Job              string `placeholder:"DIR|s3://…" help:"Check that this node reaches the job, and that the models are its."`
+	VLLM             string `name:"vllm" default:"vllm" placeholder:"CMD" env:"TOKENFORK_VLLM" help:"Command that runs vLLM; empty where this node needs none."`
+	argsFlags        `embed:""`
+	JudgeModel       string `placeholder:"PATH|NAME" help:"Model of a local judge: a folder, or a hub name that is in the local cache."`
+	judgeServerFlags `embed:""`
+	Grace            time.Duration `default:"20s" help:"As given to infer and submit."`
+	Partition        string        `placeholder:"P" help:"As given to submit (default: Slurm's)."`
+	Time             time.Duration `default:"4h" help:"As given to submit."`
+	JSON             bool          `name:"json" help:"Print JSON."`
 }
 
 // Help shows how it is used.
@@ -58,9 +54,7 @@ func (c *doctorCmd) Run(ctx context.Context, con *console) error {
 	}
 	report, err := doctor.Check(ctx, o, tell)
 	if c.JSON {
-		e := json.NewEncoder(con.out)
-		e.SetIndent("", " ")
-		err = errors.Join(err, e.Encode(report))
+		err = errors.Join(err, writeJSON(con.out, report))
 	}
 	return err
 }
@@ -72,16 +66,8 @@ func (c *doctorCmd) options(ctx context.Context, con *console) (o doctor.Options
 	}
 	o.Models = [2]string{c.SmallModel, c.ReferenceModel}
 	o.Judge = doctor.Judge{Model: c.JudgeModel, TP: c.JudgeTP, Longest: judgeLength}
-	if o.Judge.Args, err = words("--judge-args", c.JudgeArgs); err != nil {
-		return o, err
-	}
-	if o.VLLM, err = words("--vllm", c.VLLM); err != nil {
-		return o, err
-	}
-	if o.Args[job.Small], err = words("--small-args", c.SmallArgs); err != nil {
-		return o, err
-	}
-	if o.Args[job.Reference], err = words("--reference-args", c.ReferenceArgs); err != nil {
+	if err := split(line{&o.Judge.Args, "--judge-args", c.JudgeArgs}, line{&o.VLLM, "--vllm", c.VLLM},
+		line{&o.Args[job.Small], "--small-args", c.SmallArgs}, line{&o.Args[job.Reference], "--reference-args", c.ReferenceArgs}); err != nil {
 		return o, err
 	}
 	if len(o.VLLM) > 0 {

@@ -14,12 +14,12 @@ import (
 
 // firstFlags say who is asked before the judge.
 type firstFlags struct {
-	JudgeFirst      string   `placeholder:"URL|local" help:"A cheaper judge that is asked first, for one word; where it is unsure, --judge is asked. Its key: TOKENFORK_JUDGE_FIRST_KEY."`
-	JudgeFirstModel string   `placeholder:"NAME|PATH" help:"The first judge: as its server calls it, or a model folder or cached hub name for --judge-first local."`
-	JudgeFirstArgs  string   `placeholder:"ARGS" help:"Further flags for vllm serve of a local first judge."`
+	JudgeFirst      string   `kept:"" placeholder:"URL|local" help:"A cheaper judge that is asked first, for one word; where it is unsure, --judge is asked. Its key: TOKENFORK_JUDGE_FIRST_KEY."`
+	JudgeFirstModel string   `kept:"" placeholder:"NAME|PATH" help:"The first judge: as its server calls it, or a model folder or cached hub name for --judge-first local."`
+	JudgeFirstArgs  string   `kept:"" placeholder:"ARGS" help:"Further flags for vllm serve of a local first judge."`
 	FirstPriceIn    *float64 `placeholder:"$" help:"Dollars per million tokens of questions to the first judge (0 for a server of your own)."`
 	FirstPriceOut   *float64 `placeholder:"$" help:"Dollars per million tokens of its answers."`
-	EscalateBelow   *float64 `placeholder:"P" help:"Probability of the first judge's verdict below which --judge is asked; --gold finds it."`
+	EscalateBelow   *float64 `kept:"" placeholder:"P" help:"Probability of the first judge's verdict below which --judge is asked; --gold finds it."`
 }
 
 // check refuses flags that do not go together. Whether judging needs the probability

@@ -41,7 +41,7 @@ func (inferCmd) Help() string {
 
 // workFlags say how a task with servers works.
 type workFlags struct {
-	VLLM         string        `name:"vllm" default:"vllm" placeholder:"CMD" env:"TOKENFORK_VLLM" help:"Command that runs vLLM, container or environment included."`
+	VLLM         string        `kept:"" name:"vllm" default:"vllm" placeholder:"CMD" env:"TOKENFORK_VLLM" help:"Command that runs vLLM, container or environment included."`
 	StartTimeout time.Duration `default:"30m" help:"How long a server may take to start."`
 	Grace        time.Duration `default:"20s" help:"How long running requests may continue after SIGTERM or SIGUSR1."`
 	PartEvery    time.Duration `default:"1m" help:"Save finished texts at least this often."`
@@ -51,16 +51,12 @@ type workFlags struct {
 
 // inferFlags say how continuations are generated; none changes what they are.
 type inferFlags struct {
-	SmallURL          []string      `name:"small-url" placeholder:"URL" help:"Servers of the small model that already run."`
-	ReferenceURL      []string      `name:"reference-url" placeholder:"URL" help:"Servers of the reference model that already run."`
-	SmallArgs         string        `placeholder:"ARGS" help:"Further flags for vllm serve of the small model."`
-	ReferenceArgs     string        `placeholder:"ARGS" help:"Further flags for vllm serve of the reference model."`
-	ReferenceTP       int           `name:"reference-tp" placeholder:"N" help:"GPUs that each server of the reference is spread over (tensor parallel; default: the fewest that will do)."`
+	serverFlags       `embed:""`
 	InFlight          int           `placeholder:"N" help:"Requests in flight per server (default: found by measuring)."`
 	Stall             time.Duration `default:"2m" help:"Probe a server that has produced no token for this long."`
-	ReplayMinAgree    float64       `name:"replay-min-agreement" default:"0.95" placeholder:"F" help:"Share of recorded predictions that the server must repeat."`
+	ReplayMinAgree    float64       `kept:"" name:"replay-min-agreement" default:"0.95" placeholder:"F" help:"Share of recorded predictions that the server must repeat."`
 	Audit             *float64      `placeholder:"F" help:"Share of the replayed forks that are generated as well, to check; never changes the results (default: as planned by --replay audit=F, else 0.005)."`
-	AllowMixedEngines bool          `help:"Go on although another vLLM or other flags made the job's first parts."`
+	AllowMixedEngines bool          `kept:"" help:"Go on although another vLLM or other flags made the job's first parts."`
 }
 
 // Run is the command.
@@ -98,7 +94,7 @@ func (f *inferFlags) infer(ctx context.Context, con *console, j *jobFlags, w *wo
 	}
 	o := infer.Options{Store: s, InFlight: f.InFlight, PartEvery: w.PartEvery, Grace: w.Grace, Stall: f.Stall, MinAgreement: f.ReplayMinAgree, AuditShare: f.Audit,
 		AllowMixedEngines: f.AllowMixedEngines, Log: log, Console: con.err}
-	if o.Flags, err = f.flags(w, m); err != nil {
+	if o.Flags, err = f.flags(w, *m); err != nil {
 		return o, err
 	}
 	command, err := words("--vllm", w.VLLM)
@@ -128,6 +124,21 @@ func (f *inferFlags) infer(ctx context.Context, con *console, j *jobFlags, w *wo
 // a machine can read the others' command lines.
 func serverKey() string { return os.Getenv("TOKENFORK_SERVER_KEY") }
 
+// line is a command line that a flag gives, and where its words go.
+type line struct {
+	to         *[]string
+	flag, said string
+}
+
+func split(lines ...line) (err error) {
+	for _, l := range lines {
+		if *l.to, err = words(l.flag, l.said); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // words splits a command as a shell does. One with a secret is refused: every user of
 // a machine can read the others' command lines, and a job keeps some of the flags.
 func words(flag, line string) ([]string, error) {
@@ -135,7 +146,7 @@ func words(flag, line string) ([]string, error) {
 		return nil, failure.New(failure.Usage, "set it in a script that only you can read, and give the script to --vllm", "%s has %s in plain text", flag, found)
 	}
 	ws, err := shell.Split(line)
-	if operator := (*shell.OperatorError)(nil); errors.As(err, &operator) {
+	if _, ok := errors.AsType[*shell.OperatorError](err); ok {
 		return nil, failure.New(failure.Usage, "put quotes around the word with it, or write the commands into a script and give the script",
 			"%s %q: %w", flag, line, err)
 	}

@@ -55,27 +55,26 @@ Examples:
 
 // judgeFlags say who judges and how.
 type judgeFlags struct {
-	Judge            string            `aliases:"judge-url" placeholder:"URL|local|none" env:"TOKENFORK_JUDGE" help:"An OpenAI-compatible server (http, https or unix URL), a vLLM that tokenfork starts (local), or none."`
-	JudgeModel       string            `placeholder:"NAME|PATH" help:"The judge: as its server calls it, or a model folder or cached hub name for --judge local."`
-	JudgePrompt      string            `placeholder:"seed|r2r|file=PATH" help:"How the question is put (default: seed, or r2r for a job of --preset r2r); see docs/judge.md."`
-	JudgeContext     judge.ContextRule `default:"sentences=2" placeholder:"RULE" help:"Real text that the judge sees before the fork: mismatch, sentences=N or tokens=N."`
-	Blind            bool              `help:"Call the two sides A and B, in an order hashed from the seed."`
-	VerdictOnly      bool              `help:"Ask for one token without an analysis: cheap, with a confidence from its probability."`
-	Votes            int               `default:"1" placeholder:"N" help:"Ask N times; the majority counts."`
-	Swap             bool              `help:"Ask each time with the two sides exchanged too."`
-	JudgeTemperature string            `default:"0" placeholder:"T" help:"Temperature of the judge; default leaves it to the model."`
-	JudgeMaxTokens   int               `default:"512" placeholder:"N" help:"Longest analysis; asked once more with four times as many when it is cut."`
-	JudgeSeed        int64             `placeholder:"N" help:"Decides what --blind shows first, and sampling."`
-	JudgeNormalise   string            `default:"space" enum:"space,exact" help:"Skip the judge for continuations that are equal exactly, or after ignoring white space."`
-	JudgeBody        string            `placeholder:"JSON" help:"JSON object merged into each question, for example to turn thinking off; part of the judging."`
-	JudgeQuery       map[string]string `placeholder:"NAME=VALUE" help:"Query parameters added to each URL of the judge (Azure's api-version)."`
-	JudgeHeader      map[string]string `placeholder:"NAME=ENVVAR" help:"Headers added to each request to the judge, each with the value of an environment variable."`
+	Judge            string            `kept:"" aliases:"judge-url" placeholder:"URL|local|none" env:"TOKENFORK_JUDGE" help:"An OpenAI-compatible server (http, https or unix URL), a vLLM that tokenfork starts (local), or none."`
+	JudgeModel       string            `kept:"" placeholder:"NAME|PATH" help:"The judge: as its server calls it, or a model folder or cached hub name for --judge local."`
+	JudgePrompt      string            `kept:"" placeholder:"seed|r2r|file=PATH" help:"How the question is put (default: seed, or r2r for a job of --preset r2r); see docs/judge.md."`
+	JudgeContext     judge.ContextRule `kept:"" default:"sentences=2" placeholder:"RULE" help:"Real text that the judge sees before the fork: mismatch, sentences=N or tokens=N."`
+	Blind            bool              `kept:"" help:"Call the two sides A and B, in an order hashed from the seed."`
+	VerdictOnly      bool              `kept:"" help:"Ask for one token without an analysis: cheap, with a confidence from its probability."`
+	Votes            int               `kept:"" default:"1" placeholder:"N" help:"Ask N times; the majority counts."`
+	Swap             bool              `kept:"" help:"Ask each time with the two sides exchanged too."`
+	JudgeTemperature string            `kept:"" default:"0" placeholder:"T" help:"Temperature of the judge; default leaves it to the model."`
+	JudgeMaxTokens   int               `kept:"" default:"512" placeholder:"N" help:"Longest analysis; asked once more with four times as many when it is cut."`
+	JudgeSeed        int64             `kept:"" placeholder:"N" help:"Decides what --blind shows first, and sampling."`
+	JudgeNormalise   string            `kept:"" default:"space" enum:"space,exact" help:"Skip the judge for continuations that are equal exactly, or after ignoring white space."`
+	JudgeBody        string            `kept:"" placeholder:"JSON" help:"JSON object merged into each question, for example to turn thinking off; part of the judging."`
+	JudgeQuery       map[string]string `kept:"" placeholder:"NAME=VALUE" help:"Query parameters added to each URL of the judge (Azure's api-version)."`
+	JudgeHeader      map[string]string `kept:"variables" placeholder:"NAME=ENVVAR" help:"Headers added to each request to the judge, each with the value of an environment variable."`
 	JudgeInFlight    int               `placeholder:"N" help:"Most questions at once (256); how many is found by measuring."`
 	JudgeTimeout     time.Duration     `default:"5m" help:"How long an answer may take."`
-	JudgeTP          int               `name:"judge-tp" placeholder:"N" help:"GPUs that each server of a local judge is spread over (tensor parallel; default: the fewest that will do)."`
-	JudgeArgs        string            `placeholder:"ARGS" help:"Further flags for vllm serve of a local judge."`
-	Batch            bool              `help:"Send the questions through the OpenAI Batch API: cheaper, within a day."`
-	Budget           string            `placeholder:"N|$N" help:"Stop before this run uses more tokens, or dollars by the prices; go on later."`
+	judgeServerFlags `embed:""`
+	Batch            bool   `help:"Send the questions through the OpenAI Batch API: cheaper, within a day."`
+	Budget           string `placeholder:"N|$N" help:"Stop before this run uses more tokens, or dollars by the prices; go on later."`
 	priceFlags       `embed:"" group:"Costs"`
 	firstFlags       `embed:"" group:"Judge"`
 
@@ -310,10 +309,7 @@ func localJudge(j *jobFlags, w *workFlags, name, path, argsFlag, args string) (*
 	if own.Model, err = model.Load(dir); err != nil {
 		return nil, err
 	}
-	if own.Command, err = words("--vllm", w.VLLM); err != nil {
-		return nil, err
-	}
-	if own.Args, err = words(argsFlag, args); err != nil {
+	if err := split(line{&own.Command, "--vllm", w.VLLM}, line{&own.Args, argsFlag, args}); err != nil {
 		return nil, err
 	}
 	own.MaxModelLen = min(judgeLength, own.Model.MaxPositions)

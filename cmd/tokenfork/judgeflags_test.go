@@ -48,7 +48,7 @@ func TestJudgeFlags(t *testing.T) {
 		"--judge-query api-key=SECRET": {Judge: "https://h/v1", JudgeQuery: map[string]string{"api-key": "abcd1234"}},
 		"--judge SECRET":               {Judge: "https://me:abcd1234@h/v1"},
 		"--judge-first SECRET":         {Judge: "https://h/v1", firstFlags: firstFlags{JudgeFirst: "https://h/v1?key=abcd1234"}},
-		"--judge-args SECRET":          {Judge: "local", JudgeArgs: "--hf-token abcd1234"},
+		"--judge-args SECRET":          {Judge: "local", judgeServerFlags: judgeServerFlags{JudgeArgs: "--hf-token abcd1234"}},
 	} {
 		flags, err := f.flags(&workFlags{})
 		ok(t, err)

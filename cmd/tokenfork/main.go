@@ -4,6 +4,7 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -95,7 +96,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 
 // logFormat is the flag's value, of a command line that is wrong too.
 func logFormat(ctx *kong.Context, err error) string {
-	if wrong := (*kong.ParseError)(nil); errors.As(err, &wrong) {
+	if wrong, ok := errors.AsType[*kong.ParseError](err); ok {
 		ctx = wrong.Context
 	}
 	if ctx != nil {
@@ -138,6 +139,12 @@ func newParser(c *cli, stdout, stderr io.Writer, options ...kong.Option) (*kong.
 type console struct {
 	out io.Writer
 	err *progress.Console
+}
+
+func writeJSON(w io.Writer, v any) error {
+	e := json.NewEncoder(w)
+	e.SetIndent("", " ")
+	return e.Encode(v)
 }
 
 // logger writes log lines to standard error.

@@ -36,8 +36,8 @@ type planCmd struct {
 
 // modelFlags name the models; infer may give other paths to the same ones.
 type modelFlags struct {
-	SmallModel     string `placeholder:"PATH|NAME" help:"Small model: a folder, or a hub name that is in the local cache."`
-	ReferenceModel string `placeholder:"PATH|NAME" help:"Reference model: a folder, or a hub name that is in the local cache."`
+	SmallModel     string `kept:"" placeholder:"PATH|NAME" help:"Small model: a folder, or a hub name that is in the local cache."`
+	ReferenceModel string `kept:"" placeholder:"PATH|NAME" help:"Reference model: a folder, or a hub name that is in the local cache."`
 }
 
 // planFlags are the table's, the labels' and the shards'.

@@ -56,12 +56,8 @@ type textFlags struct {
 // predictFlags say what is read, and by which servers.
 type predictFlags struct {
 	textFlags         `embed:"" group:"Texts"`
-	Shards            int           `placeholder:"N" help:"Cut the texts into so many shards (default: by their size)."`
-	SmallURL          []string      `name:"small-url" placeholder:"URL" help:"Servers of the small model that already run."`
-	ReferenceURL      []string      `name:"reference-url" placeholder:"URL" help:"Servers of the reference model that already run."`
-	SmallArgs         string        `placeholder:"ARGS" help:"Further flags for vllm serve of the small model."`
-	ReferenceArgs     string        `placeholder:"ARGS" help:"Further flags for vllm serve of the reference model."`
-	ReferenceTP       int           `name:"reference-tp" placeholder:"N" help:"GPUs that each server of the reference is spread over (tensor parallel; default: the fewest that will do)."`
+	Shards            int `placeholder:"N" help:"Cut the texts into so many shards (default: by their size)."`
+	serverFlags       `embed:""`
 	Model             []string      `sep:"none" placeholder:"NAME=PATH" help:"In place of a small model and a reference, a model under its name in a table of the study's layout; repeat it. The last one tokenises, and writes what is missing."`
 	ModelURL          []string      `name:"model-url" sep:"none" placeholder:"NAME=URL" help:"A server of a --model that already runs."`
 	ModelArgs         []string      `sep:"none" placeholder:"NAME=ARGS" help:"Further flags for vllm serve of a --model."`
@@ -158,7 +154,7 @@ func (c *predictCmd) corpus(ctx context.Context, con *console, s store.Store) (*
 			return nil, err
 		}
 		models = append(models, found)
-		if m[1], err = modelOnNodes(m[1]); err != nil {
+		if m[1], err = fromRoot(m[1]); err != nil {
 			return nil, err
 		}
 		o.Models = append(o.Models, job.CorpusModel{Side: given[i][0], EOS: found.EOS,

@@ -97,8 +97,7 @@ func (c *runCmd) Run(ctx context.Context, con *console) (err error) {
 // needs both, it goes on with their servers, which take so many tokens at least.
 func (c *runCmd) predict(ctx context.Context, con *console, keep []*fleet.Pool, least int) error {
 	p := predictCmd{Texts: c.Texts, Job: c.Job, storeFlags: c.storeFlags, workFlags: c.workFlags, modelFlags: c.modelFlags}
-	p.textFlags, p.Stall, p.AllowMixedEngines = c.textFlags, predictStall, c.AllowMixedEngines
-	p.SmallURL, p.ReferenceURL, p.SmallArgs, p.ReferenceArgs, p.ReferenceTP = c.SmallURL, c.ReferenceURL, c.SmallArgs, c.ReferenceArgs, c.ReferenceTP
+	p.textFlags, p.serverFlags, p.Stall, p.AllowMixedEngines = c.textFlags, c.serverFlags, predictStall, c.AllowMixedEngines
 	settings := c.labelFlags.settings()
 	p.further.deterministic = settings.Deterministic
 	if settings.Trajectories == job.Own {

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -100,9 +99,7 @@ func (c *statusCmd) look(ctx context.Context, s store.Store, seen *survey.Record
 
 func (c *statusCmd) print(w io.Writer, r *survey.Report) error {
 	if c.JSON {
-		e := json.NewEncoder(w)
-		e.SetIndent("", " ")
-		return e.Encode(r)
+		return writeJSON(w, r)
 	}
 	var b strings.Builder
 	what := fmt.Sprintf("%d mismatches in %d shards", r.Mismatches, r.Shards)

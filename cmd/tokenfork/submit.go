@@ -9,8 +9,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/alecthomas/kong"
-
 	"tokenfork/internal/failure"
 	"tokenfork/internal/job"
 	"tokenfork/internal/store"
@@ -107,22 +105,18 @@ func (c *submitCmd) settings() (slurm.Settings, error) {
 	s := slurm.Settings{Partition: c.Partition, Account: c.Account, Time: c.Time, GPUs: c.GPUs, SmallGPUs: c.SmallGPUs, CPUs: c.CPUs, Memory: c.Memory,
 		Throttle: c.Throttle, Lead: c.SignalLead, MaxRequeues: c.Requeues, Prologue: c.Prologue, VLLM: c.VLLM, StageModel: c.StageModel, Scratch: c.Scratch,
 		Grace: c.Grace, Offline: c.Offline, Judge: c.Judge, JudgeModel: c.JudgeModel, JobFlags: c.jobFlags.further()}
-	for _, list := range []struct {
-		to         *[]string
-		flag, line string
-	}{{&s.Sbatch, "--sbatch", c.Sbatch}, {&s.GPUSbatch, "--gpu-sbatch", c.GPUSbatch}, {&s.CPUSbatch, "--cpu-sbatch", c.CPUSbatch}, {&s.InferFlags, "--infer-flags", c.InferFlags}, {&s.PredictFlags, "--predict-flags", c.PredictFlags}, {&s.PlanFlags, "--plan-flags", c.PlanFlags}, {&s.JudgeFlags, "--judge-flags", c.JudgeFlags}} {
-		var err error
-		if *list.to, err = words(list.flag, list.line); err != nil {
-			return s, err
-		}
+	err := split(line{&s.Sbatch, "--sbatch", c.Sbatch}, line{&s.GPUSbatch, "--gpu-sbatch", c.GPUSbatch}, line{&s.CPUSbatch, "--cpu-sbatch", c.CPUSbatch},
+		line{&s.InferFlags, "--infer-flags", c.InferFlags}, line{&s.PredictFlags, "--predict-flags", c.PredictFlags},
+		line{&s.PlanFlags, "--plan-flags", c.PlanFlags}, line{&s.JudgeFlags, "--judge-flags", c.JudgeFlags})
+	if err != nil {
+		return s, err
 	}
-	var err error
 	if s.Job, err = onNodes(c.Job); err != nil {
 		return s, err
 	}
 	s.SmallModel, s.ReferenceModel = c.SmallModel, c.ReferenceModel
 	for _, model := range []*string{&s.SmallModel, &s.ReferenceModel, &s.JudgeModel} {
-		if *model, err = modelOnNodes(*model); err != nil {
+		if *model, err = fromRoot(*model); err != nil {
 			return s, err
 		}
 	}
@@ -142,13 +136,8 @@ func (c *submitCmd) corpus(ctx context.Context, con *console, s store.Store) (*j
 		return nil, err
 	}
 	var p predictCmd
-	parser, err := kong.New(&p, kong.WithHyphenPrefixedParameters(true), kong.Exit(func(int) {}))
-	if err != nil {
+	if err := parseFlags(&p, "predict", slices.Concat(c.Predict, []string{"--job", c.Job}, flags)); err != nil {
 		return nil, err
-	}
-	args := slices.Concat(c.Predict, []string{"--job", c.Job}, flags)
-	if _, err := parser.Parse(args); err != nil {
-		return nil, failure.New(failure.Usage, "see tokenfork predict --help", "--predict-flags: %w", err)
 	}
 	if p.Out != "" || len(p.Shard) > 0 || p.TableOnly {
 		return nil, failure.New(failure.Usage, "leave them out", "--out, --shard and --table-only have no place in --predict-flags: the table goes into the job")
@@ -182,14 +171,6 @@ func onNodes(location string) (string, error) {
 		return "", fmt.Errorf("find %s: %w", location, err)
 	}
 	return path, nil
-}
-
-// modelOnNodes leaves a name alone: a hub's, or of a judge behind a URL.
-func modelOnNodes(model string) (string, error) {
-	if _, err := os.Stat(model); model == "" || err != nil {
-		return model, nil
-	}
-	return onNodes(model)
 }
 
 // folder is where submissions go.
