@@ -12,6 +12,7 @@ import (
 	"sync/atomic"
 
 	"tokenfork/internal/failure"
+	"tokenfork/internal/fork"
 	"tokenfork/internal/job"
 	"tokenfork/internal/results"
 	"tokenfork/internal/tokenizer"
@@ -141,11 +142,8 @@ func (e *Estimator) row(s *job.Text, i int) *job.Result {
 // expected is a continuation as the real text suggests it: the predicted token,
 // then the text to its sentence's end.
 func (e *Estimator) expected(s *job.Text, p int, predicted int32) ([]int32, *string) {
-	ids, before := []int32{predicted}, int32(-1)
-	if p > 0 {
-		before = s.Real[p-1]
-	}
-	if end, _ := e.framer.Plan.Ends.End(before, predicted); end {
+	ids := []int32{predicted}
+	if end, _ := e.framer.Plan.Ends.End(fork.Before(s.Real, p), predicted); end {
 		return ids, new(job.FinishPredicted)
 	}
 	for q := p + 1; q < len(s.Real) && q-p <= e.framer.Plan.Settings.MaxNewTokens; q++ {

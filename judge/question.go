@@ -12,6 +12,7 @@ import (
 	"sync/atomic"
 	"unicode/utf8"
 
+	"tokenfork/internal/fork"
 	"tokenfork/internal/job"
 	"tokenfork/internal/tokenizer"
 )
@@ -230,14 +231,7 @@ func (f *Framer) sentenceStart(k *framed, p int) int {
 	return int(k.starts[p])
 }
 
-func (f *Framer) endsAt(real []int32, at int) bool {
-	prev := int32(-1)
-	if at > 0 {
-		prev = real[at-1]
-	}
-	end, look := f.Plan.Ends.End(prev, real[at])
-	return end && !(look && at+1 < len(real) && f.Plan.Ends.ContinuesDecimal(real[at+1]))
-}
+func (f *Framer) endsAt(real []int32, at int) bool { return fork.EndsAt(f.Plan.Ends, real, at) }
 
 // fork shows a continuation: of its ids the first, and more while a character is unfinished.
 func (f *Framer) fork(carry string, ids []int32, finish string) Fork {

@@ -82,7 +82,7 @@ func resize(s []int32, n int) []int32 {
 // recorded are that model's predictions.
 func (w *walker) follow(recorded []int32, p int32, token int32) {
 	left := int32(w.limit)
-	if end, _ := w.ends.End(before(w.real, p), token); end || left == 0 {
+	if end, _ := w.ends.End(fork.Before(w.real, int(p)), token); end || left == 0 {
 		return
 	}
 	if !w.replay {
@@ -111,7 +111,7 @@ func (w *walker) follow(recorded []int32, p int32, token int32) {
 	if recorded[leave] != fork.None {
 		left--
 		w.work.Replayed += 1 - w.eos(recorded[leave])
-		if end, _ := w.ends.End(before(w.real, leave), recorded[leave]); end || left == 0 {
+		if end, _ := w.ends.End(fork.Before(w.real, int(leave)), recorded[leave]); end || left == 0 {
 			return
 		}
 	}
@@ -124,13 +124,6 @@ func (w *walker) eos(id int32) int64 {
 		return 1
 	}
 	return 0
-}
-
-func before(real []int32, p int32) int32 {
-	if p == 0 {
-		return fork.None
-	}
-	return real[p-1]
 }
 
 // share generates a rest that begins with what is recorded at q, or goes on a shared one.

@@ -11,6 +11,7 @@ import (
 
 	"tokenfork/internal/failure"
 	"tokenfork/internal/job"
+	"tokenfork/internal/terminal"
 	"tokenfork/internal/tokenizer"
 	"tokenfork/judge"
 	"tokenfork/judge/endpoint"
@@ -68,7 +69,7 @@ func (f *judgeRates) describe(w io.Writer, what string, e *judge.Estimate, price
 		cost = fmt.Sprintf("$%.2f (%s-in %g %s-out %g)", e.Dollars(b), flag, b.PriceIn, flag, b.PriceOut)
 	}
 	l.add("%-9s %s: about %s questions, %s prompt tokens (%s after the prefix cache), %s answer tokens: %s", "judge", what,
-		count(e.Questions), count(e.PromptTokens), count(e.ComputedTokens), count(e.AnswerTokens), cost)
+		terminal.Grouped(e.Questions), terminal.Grouped(e.PromptTokens), terminal.Grouped(e.ComputedTokens), terminal.Grouped(e.AnswerTokens), cost)
 	return l.err
 }
 
@@ -103,7 +104,7 @@ func describeSample(w io.Writer, e *judge.Estimate) error {
 	case e.Expected > 0:
 		of = fmt.Sprintf("%d of them with the table's text in place of the continuations", e.Expected)
 	}
-	l.add("          from %s of %s mismatches, %s", count(int64(e.Sampled)), count(e.Mismatches), of)
+	l.add("          from %s of %s mismatches, %s", terminal.Grouped(int64(e.Sampled)), terminal.Grouped(e.Mismatches), of)
 	if e.Expected < e.Sampled {
 		l.add("          %.1f %% are identical and need no judge, %.1f %% have no continuation", 100*e.Identical, 100*e.Failed)
 	}

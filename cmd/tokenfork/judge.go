@@ -159,7 +159,7 @@ func (f *judgeFlags) judge(ctx context.Context, con *console, j *jobFlags, w *wo
 			return judge.Options{}, err
 		}
 	}
-	o := judge.Options{Store: s, Model: f.name(), Batch: f.Batch, PartEvery: w.PartEvery, Grace: w.Grace, Log: log, Console: con.err}
+	o := judge.Options{Store: s, Model: modelName(f.Judge, f.JudgeModel), Batch: f.Batch, PartEvery: w.PartEvery, Grace: w.Grace, Log: log, Console: con.err}
 	if o.Settings, err = f.settings(); err != nil {
 		return o, err
 	}
@@ -215,10 +215,8 @@ func (f *judgeFlags) settings() (judge.Settings, error) {
 	return s, s.Validate()
 }
 
-// name is what the results call the judge: a folder by its last element, for
+// modelName is what the results call a judge: a folder by its last element, for
 // where it lies says nothing. Without one, its server says.
-func (f *judgeFlags) name() string { return modelName(f.Judge, f.JudgeModel) }
-
 func modelName(where, model string) string {
 	if where == "local" && model != "" {
 		if _, err := os.Stat(model); err == nil {

@@ -38,7 +38,7 @@ func TestJudgeName(t *testing.T) {
 		{"http://h", "", ""},
 	} {
 		f := judgeFlags{Judge: c.judge, JudgeModel: c.model}
-		if got := f.name(); got != c.want {
+		if got := modelName(f.Judge, f.JudgeModel); got != c.want {
 			t.Errorf("%+v: got %q", c, got)
 		}
 	}

@@ -5,11 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"strings"
 
 	"tokenfork/internal/failure"
 	"tokenfork/internal/gpu"
 	"tokenfork/internal/job"
+	"tokenfork/internal/terminal"
 	"tokenfork/shard"
 )
 
@@ -31,14 +31,14 @@ func (l *lines) add(format string, args ...any) {
 func describePlan(w io.Writer, e *shard.Estimate) error {
 	l := &lines{w: w}
 	l.add("%s rows in %s texts; predictions are for the %s position (%.1f %% are the next row's real token, %.1f %% their own row's)",
-		count(e.Rows), count(e.Texts), e.Alignment, 100*e.Evidence["next"], 100*e.Evidence["same"])
+		terminal.Grouped(e.Rows), terminal.Grouped(e.Texts), e.Alignment, 100*e.Evidence["next"], 100*e.Evidence["same"])
 	mismatches := e.Mismatches
 	if e.Sample != nil {
 		mismatches = e.Sample.OfMismatches
 	}
-	l.add("%s mismatches, %.2f %% of %s positions", count(mismatches), percent(mismatches, e.Positions), count(e.Positions))
+	l.add("%s mismatches, %.2f %% of %s positions", terminal.Grouped(mismatches), percent(mismatches, e.Positions), terminal.Grouped(e.Positions))
 	if e.Sample != nil && !e.Planned {
-		l.add("%s with mismatches; planned now: %s mismatches", e.Sample, count(e.Mismatches))
+		l.add("%s with mismatches; planned now: %s mismatches", e.Sample, terminal.Grouped(e.Mismatches))
 	}
 	for _, side := range job.Sides {
 		work := e.Work[side]
@@ -46,12 +46,12 @@ func describePlan(w io.Writer, e *shard.Estimate) error {
 			continue
 		}
 		l.add("%-9s prefill %s tokens, generate about %s in %s requests; %s replayed and %s shared (%.1f %% of all): %.2f GPU hours", side,
-			count(work.Prefill), count(work.Generated), count(work.Requests), count(work.Replayed), count(work.Shared),
+			terminal.Grouped(work.Prefill), terminal.Grouped(work.Generated), terminal.Grouped(work.Requests), terminal.Grouped(work.Replayed), terminal.Grouped(work.Shared),
 			percent(work.Replayed+work.Shared, work.Replayed+work.Shared+work.Generated), e.GPUHours[side])
 	}
 	l.add("%d shards, the largest of %.0f GPU seconds", e.Shards, e.Largest)
 	if e.Padding > 0 {
-		l.add("%s ids are padding of the vocabulary: they stand for no token", count(e.Padding))
+		l.add("%s ids are padding of the vocabulary: they stand for no token", terminal.Grouped(e.Padding))
 	}
 	l.texts("left out", len(e.Skipped), func(i int) string { return e.Skipped[i].SentenceID + ": " + e.Skipped[i].Reason })
 	l.texts("too long for a model in parts", len(e.TooLong), func(i int) string {
@@ -106,19 +106,6 @@ func (l *lines) texts(what string, n int, line func(int) string) {
 	if n > mostListed {
 		l.add("  … and %d more, see job.json", n-mostListed)
 	}
-}
-
-// count writes a number with its thousands apart.
-func count(n int64) string {
-	s := fmt.Sprint(n)
-	var b strings.Builder
-	for i, c := range s {
-		if i > 0 && (len(s)-i)%3 == 0 {
-			b.WriteByte(',')
-		}
-		b.WriteRune(c)
-	}
-	return b.String()
 }
 
 func percent(part, whole int64) float64 { return 100 * float64(part) / max(1, float64(whole)) }

@@ -113,7 +113,7 @@ type Rest struct {
 // same), and gives the continuation so far and the rest to generate; nil if
 // the table tells all. recorded[q] is the prediction for position q, q ≤ len(real).
 func Walk(ends Ends, real, recorded []int32, p int, token int32, limit int) (*Tail, *Rest) {
-	t := Start(ends, before(real, p), token, limit)
+	t := Start(ends, Before(real, p), token, limit)
 	if t.Done() {
 		return t, nil
 	}
@@ -138,7 +138,7 @@ func Walk(ends Ends, real, recorded []int32, p int, token int32, limit int) (*Ta
 
 // Direct is the fork with nothing replayed: its rest is itself.
 func Direct(ends Ends, real []int32, p int, token int32, limit int) (*Tail, *Rest) {
-	t := Start(ends, before(real, p), token, limit)
+	t := Start(ends, Before(real, p), token, limit)
 	if t.Done() {
 		return t, nil
 	}
@@ -149,7 +149,7 @@ func Direct(ends Ends, real []int32, p int, token int32, limit int) (*Tail, *Res
 // trajectories real). An end of text that stands there is kept: only a
 // generated one is not.
 func ReadOff(ends Ends, real []int32, p, limit int) *Tail {
-	t := Start(ends, before(real, p), real[p], limit)
+	t := Start(ends, Before(real, p), real[p], limit)
 	for _, id := range real[p+1:] {
 		if t.Take(id) {
 			if t.Finish == job.FinishEOS {
@@ -162,11 +162,18 @@ func ReadOff(ends Ends, real []int32, p, limit int) *Tail {
 	return t
 }
 
-func before(real []int32, p int) int32 {
+// Before is the real token before a position, None at the first.
+func Before(real []int32, p int) int32 {
 	if p == 0 {
 		return None
 	}
 	return real[p-1]
+}
+
+// EndsAt says whether the text ends a sentence with the token at the position.
+func EndsAt(ends Ends, real []int32, p int) bool {
+	end, lookahead := ends.End(Before(real, p), real[p])
+	return end && !(lookahead && p+1 < len(real) && ends.ContinuesDecimal(real[p+1]))
 }
 
 // SentenceEnds gives, for each position of a text and the one behind it, the first from
@@ -177,7 +184,7 @@ func SentenceEnds(ends Ends, real, dst []int32) []int32 {
 	dst[n] = int32(n)
 	for q := n - 1; q >= 0; q-- {
 		dst[q] = dst[q+1]
-		if end, lookahead := ends.End(before(real, q), real[q]); end && !(lookahead && q+1 < n && ends.ContinuesDecimal(real[q+1])) {
+		if EndsAt(ends, real, q) {
 			dst[q] = int32(q)
 		}
 	}

@@ -110,7 +110,7 @@ func (s *scanner) cell(row int, r role) []byte {
 	return b
 }
 
-// numbers reads a column of ids of up to 16 digits; the others are left to number.
+// numbers reads a column of ids of up to 16 digits; the others are left to parseNumber.
 func (s *scanner) numbers(r role, first, end int) {
 	b, at, width, dst := s.b, s.at[s.schema.fields[r]:], s.schema.width, s.ints[r][:end]
 	for row, i := first, first*width; row < len(dst); row, i = row+1, i+width {
@@ -130,13 +130,8 @@ func (s *scanner) numbers(r role, first, end int) {
 				continue
 			}
 		}
-		dst[row] = s.number(row, r)
+		dst[row] = s.parseNumber(row, r, s.cell(row, r))
 	}
-}
-
-// number reads any number, or notes what is wrong with it.
-func (s *scanner) number(row int, r role) int64 {
-	return s.parseNumber(row, r, s.cell(row, r))
 }
 
 // strings reads a column of sentence ids that are text.

@@ -1,10 +1,11 @@
 // Package terminal makes text that came from a job, a table, a server or a file
-// harmless to the terminal or log that shows it.
+// harmless to the terminal or log that shows it, and as short as people want it.
 package terminal
 
 import (
 	"fmt"
 	"io"
+	"strconv"
 	"strings"
 	"unicode"
 	"unicode/utf8"
@@ -34,6 +35,23 @@ func Safe(s string) string {
 		s = s[n:]
 	}
 	return b.String()
+}
+
+// Clip cuts a text that has more bytes than most, and says so by a "…".
+func Clip(s string, most int) string {
+	if len(s) <= most {
+		return s
+	}
+	return strings.ToValidUTF8(s[:most], "") + "…"
+}
+
+// Grouped writes a number with its thousands apart.
+func Grouped(n int64) string {
+	s := strconv.FormatInt(n, 10)
+	for i := len(s) - 3; i > 0 && s[i-1] != '-'; i -= 3 {
+		s = s[:i] + "," + s[i:]
+	}
+	return s
 }
 
 func isSafe(s string) bool {

@@ -169,9 +169,6 @@ func (e *Ends) IsEOS(id int32) bool { return e.eos.has(id) }
 // IDs are all ids at which a server must stop, eos included, rising.
 func (e *Ends) IDs() []int32 { return slices.Clone(e.all.sorted) }
 
-// EOS are the end-of-sentence ids, rising.
-func (e *Ends) EOS() []int32 { return slices.Clone(e.eos.sorted) }
-
 // Spec is the rule the ends were made by, as ParseEnds gives it.
 func (e *Ends) Spec() string { return e.spec }
 

@@ -37,7 +37,7 @@ func TestEOS(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got := ends.EOS(); !slices.Equal(got, []int32{13, 151643, 151900}) {
+	if got := ends.eos.sorted; !slices.Equal(got, []int32{13, 151643, 151900}) {
 		t.Errorf("eos %v", got)
 	}
 	for _, test := range []struct {

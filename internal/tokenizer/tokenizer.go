@@ -126,12 +126,6 @@ func (t *Tokenizer) alone(id int32) string {
 	return string(AppendText(nil, decoded))
 }
 
-// IsAdded says whether id is an added token, special or not.
-func (t *Tokenizer) IsAdded(id int32) bool {
-	_, ok := t.added[id]
-	return ok
-}
-
 // Special is the spelling of an added token that the file marks as special;
 // false for all others.
 func (t *Tokenizer) Special(id int32) (string, bool) {

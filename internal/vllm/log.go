@@ -12,6 +12,7 @@ import (
 
 	"tokenfork/internal/failure"
 	"tokenfork/internal/private"
+	"tokenfork/internal/terminal"
 )
 
 const (
@@ -79,14 +80,7 @@ func (l serverLog) last() string {
 	if len(lines) == 0 {
 		return ""
 	}
-	return clip(lines[len(lines)-1], 100)
-}
-
-func clip(s string, n int) string {
-	if len(s) <= n {
-		return s
-	}
-	return strings.ToValidUTF8(s[:n], "") + "…"
+	return terminal.Clip(lines[len(lines)-1], 100)
 }
 
 // DeathError says that a server that tokenfork started did not start or ended
@@ -150,17 +144,17 @@ func (l serverLog) death(name, what string) error {
 	for _, line := range told {
 		// The first error is the cause; later ones tell who suffered.
 		if text := logText(line); e.Cause == "" && errorLine.MatchString(text) {
-			e.Cause = clip(text, lineBytes)
+			e.Cause = terminal.Clip(text, lineBytes)
 		}
 	}
 	for _, r := range remedies {
 		if i := lastMatch(told, r.line); i >= 0 {
-			e.Cause, hint = clip(logText(told[i]), lineBytes), r.hint
+			e.Cause, hint = terminal.Clip(logText(told[i]), lineBytes), r.hint
 			break
 		}
 	}
 	for _, line := range lines[max(0, len(lines)-tailLines):] {
-		e.Tail = append(e.Tail, clip(line, lineBytes))
+		e.Tail = append(e.Tail, terminal.Clip(line, lineBytes))
 	}
 	return &failure.Error{Code: failure.Other, Err: e, Hint: hint}
 }

@@ -15,6 +15,7 @@ import (
 	"github.com/sashabaranov/go-openai"
 
 	"tokenfork/internal/failure"
+	"tokenfork/internal/terminal"
 )
 
 // BatchItem is a question of a batch, known by its ID in the answers.
@@ -120,7 +121,7 @@ func batchErrors(b openai.BatchResponse) string {
 	for _, e := range b.Errors.Data {
 		all = append(all, e.Message)
 	}
-	return shorten(strings.Join(all, "; "), 500)
+	return terminal.Clip(strings.Join(all, "; "), 500)
 }
 
 // Collect gives each answer of an ended batch. Items without one, refused or

@@ -9,6 +9,8 @@ import (
 	"net/http"
 	"strconv"
 	"strings"
+
+	"tokenfork/internal/terminal"
 )
 
 // completion is what is used of a chat completion. Nothing else is decoded:
@@ -61,7 +63,7 @@ func (c *Client) parseCompletion(body []byte) (completion, *fault) {
 	case isSet(b.Error):
 		return got, c.inBody(body)
 	case len(b.Choices) == 0:
-		return got, &fault{class: ServerError, retry: true, message: "an answer without choices: " + shorten(string(body), 200)}
+		return got, &fault{class: ServerError, retry: true, message: "an answer without choices: " + terminal.Clip(string(body), 200)}
 	case isSet(b.Choices[0].Error):
 		return got, c.inBody(append(append([]byte(`{"error":`), b.Choices[0].Error...), '}'))
 	}
@@ -324,10 +326,10 @@ func parseModels(body []byte) (listed []model, err error) {
 		return listed, nil
 	}
 	if err := json.Unmarshal(finite(body), &object); err != nil {
-		return nil, fmt.Errorf("not a list of models: %s", shorten(readWords(body).message, 200))
+		return nil, fmt.Errorf("not a list of models: %s", terminal.Clip(readWords(body).message, 200))
 	}
 	if object.Data == nil {
-		return nil, errors.New("not a list of models: " + shorten(string(body), 200))
+		return nil, errors.New("not a list of models: " + terminal.Clip(string(body), 200))
 	}
 	return *object.Data, nil
 }

@@ -15,6 +15,7 @@ import (
 	"github.com/sashabaranov/go-openai"
 
 	"tokenfork/internal/failure"
+	"tokenfork/internal/terminal"
 )
 
 // Classes of questions without an answer.
@@ -56,7 +57,7 @@ type fault struct {
 
 // error is the fault for the user, who must never see the key.
 func (f *fault) error(c *Client) *Error {
-	return &Error{Class: f.class, Message: c.redact(shorten(f.message, 500)), Raw: c.redact(f.raw)}
+	return &Error{Class: f.class, Message: c.redact(terminal.Clip(f.message, 500)), Raw: c.redact(f.raw)}
 }
 
 // said is what the server said, for the user.
@@ -78,13 +79,6 @@ func (c *Client) redact(s string) string {
 		}
 	}
 	return s
-}
-
-func shorten(s string, most int) string {
-	if len(s) <= most {
-		return s
-	}
-	return strings.ToValidUTF8(s[:most], "") + "…"
 }
 
 // errNotForModel: go-openai itself keeps some models from logprobs.

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"tokenfork/internal/failure"
+	"tokenfork/internal/terminal"
 	"tokenfork/internal/vllm"
 )
 
@@ -40,7 +41,7 @@ func (c *Client) findModel(ctx context.Context) error {
 		c.cfg.Model = names[0]
 	}
 	if c.cfg.Model == "" {
-		return failure.New(failure.Usage, "name one with --judge-model: "+shorten(strings.Join(names, ", "), 300), "the judge at %s serves %d models", c.cfg.URL, len(names))
+		return failure.New(failure.Usage, "name one with --judge-model: "+terminal.Clip(strings.Join(names, ", "), 300), "the judge at %s serves %d models", c.cfg.URL, len(names))
 	}
 	for _, m := range models {
 		if called(m.ID, c.cfg.Model) {

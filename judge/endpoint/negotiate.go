@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"tokenfork/internal/failure"
+	"tokenfork/internal/terminal"
 )
 
 // probe is a question that no model answers by the schema of their own accord: a
@@ -118,7 +119,7 @@ func (n *negotiation) wait(ctx context.Context, f *fault) error {
 
 // listed names the models that the server has, where it lacks the one asked for.
 func (c *Client) listed() string {
-	return "name one of these with --judge-model: " + shorten(strings.Join(c.others, ", "), 300)
+	return "name one of these with --judge-model: " + terminal.Clip(strings.Join(c.others, ", "), 300)
 }
 
 // agree keeps the dialect and says what it costs the verdicts.
@@ -127,7 +128,7 @@ func (c *Client) agree(d dialect, got completion, want Request) error {
 		if got.model != c.cfg.Model && slices.Contains(c.others, got.model) {
 			return failure.New(failure.Refused, c.listed(), "the judge at %s does not serve %q: %s answers in its place", c.cfg.URL, c.cfg.Model, got.model)
 		}
-		c.cfg.Log.Warn("the judge does not list the model, but answers by that name", "model", c.cfg.Model, "listed", shorten(strings.Join(c.others, ", "), 300))
+		c.cfg.Log.Warn("the judge does not list the model, but answers by that name", "model", c.cfg.Model, "listed", terminal.Clip(strings.Join(c.others, ", "), 300))
 	}
 	if len(got.tokens) == 0 {
 		d.topLogprobs = 0

@@ -7,6 +7,8 @@ import (
 	"regexp"
 	"strings"
 	"time"
+
+	"tokenfork/internal/terminal"
 )
 
 // words are what the body of an error says, in whichever form.
@@ -31,7 +33,7 @@ func readWords(body []byte) words {
 	}
 	m, ok := v.(map[string]any)
 	if !ok {
-		return words{message: shorten(string(body), 500), foreign: true}
+		return words{message: terminal.Clip(string(body), 500), foreign: true}
 	}
 	w := words{code: joined(m["type"], m["code"], m["error_type"])}
 	inner, isObject := m["error"].(map[string]any)
@@ -56,7 +58,7 @@ func (w *words) more(inner map[string]any) {
 	if meta, ok := inner["metadata"].(map[string]any); ok {
 		for _, name := range []string{"reasons", "raw"} {
 			if s := firstOf(meta[name]); s != "" {
-				w.message += ": " + shorten(s, 300)
+				w.message += ": " + terminal.Clip(s, 300)
 			}
 		}
 	}
@@ -108,10 +110,10 @@ var (
 
 // pageText is the text of a web page, or any other text as it is.
 func pageText(s string) string {
-	s = shorten(s, 64<<10)
+	s = terminal.Clip(s, 64<<10)
 	if !strings.HasPrefix(strings.TrimSpace(s), "<") {
-		return shorten(s, 500)
+		return terminal.Clip(s, 500)
 	}
 	s = pageTag.ReplaceAllString(pageNoise.ReplaceAllString(s, " "), " ")
-	return "a web page: " + shorten(strings.Join(strings.Fields(html.UnescapeString(s)), " "), 300)
+	return "a web page: " + terminal.Clip(strings.Join(strings.Fields(html.UnescapeString(s)), " "), 300)
 }

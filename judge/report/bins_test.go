@@ -7,6 +7,7 @@ import (
 
 	"tokenfork/internal/job"
 	"tokenfork/internal/stats"
+	"tokenfork/internal/terminal"
 )
 
 func TestGroup(t *testing.T) {
@@ -49,7 +50,7 @@ func TestRounded(t *testing.T) {
 		}
 	}
 	for n, want := range map[int64]string{0: "0", 999: "999", 1000: "1,000", -123456: "-123,456", 1234567: "1,234,567"} {
-		if got := grouped(n); got != want {
+		if got := terminal.Grouped(n); got != want {
 			t.Errorf("%d is %q, want %q", n, got, want)
 		}
 	}

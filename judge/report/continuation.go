@@ -7,6 +7,7 @@ import (
 
 	"tokenfork/internal/job"
 	"tokenfork/internal/stats"
+	"tokenfork/internal/terminal"
 )
 
 func sortedKeys[V any](m map[string]V) []string { return slices.Sorted(maps.Keys(m)) }
@@ -112,13 +113,13 @@ func (b *builder) confidenceOf(source string, c *confidences) *figure {
 		}
 		f.n += n
 		if c.none[verdict] > 0 {
-			f.notes = append(f.notes, fmt.Sprintf("%s verdicts %q have no number", grouped(c.none[verdict]), name))
+			f.notes = append(f.notes, fmt.Sprintf("%s verdicts %q have no number", terminal.Grouped(c.none[verdict]), name))
 		}
 		if n == 0 {
 			continue
 		}
 		f.notes = append(f.notes, fmt.Sprintf("Mean for %q: %s", name, rounded(c.sum[verdict]/float64(n))))
-		s := &series{name: fmt.Sprintf("%s (n = %s)", name, grouped(n)), look: verdictLooks[verdict]}
+		s := &series{name: fmt.Sprintf("%s (n = %s)", name, terminal.Grouped(n)), look: verdictLooks[verdict]}
 		for i, k := range c.bins[verdict] {
 			from, to, share := float64(i)/confidenceBins, float64(i+1)/confidenceBins, float64(k)/float64(n)
 			t.add(name, from, to, k, share)

@@ -23,6 +23,7 @@ import (
 	"tokenfork/internal/job"
 	"tokenfork/internal/stats"
 	"tokenfork/internal/store"
+	"tokenfork/internal/terminal"
 )
 
 // Keys of what Export writes beside the data.
@@ -42,7 +43,7 @@ var (
 	//go:embed citation.cff.tmpl
 	citationText string
 
-	cardFuncs = template.FuncMap{"code": code, "json": quoted, "grouped": grouped, "percent": share}
+	cardFuncs = template.FuncMap{"code": code, "json": quoted, "grouped": terminal.Grouped, "percent": share}
 	cards     = template.Must(template.New("card").Funcs(cardFuncs).Parse(cardText))
 	cites     = template.Must(template.New("citation").Funcs(cardFuncs).Parse(citationText))
 )

@@ -8,6 +8,7 @@ import (
 
 	"tokenfork/internal/job"
 	"tokenfork/internal/stats"
+	"tokenfork/internal/terminal"
 	"tokenfork/judge/merge"
 )
 
@@ -40,12 +41,12 @@ func (f *figure) caption(b stats.Bootstrap) string {
 	if f.why != "" {
 		return "Not drawn: " + f.why + "."
 	}
-	said := []string{fmt.Sprintf("Population: %s, n = %s", f.population, grouped(f.n))}
+	said := []string{fmt.Sprintf("Population: %s, n = %s", f.population, terminal.Grouped(f.n))}
 	if f.texts > 0 {
-		said[0] += fmt.Sprintf(" in %s texts", grouped(int64(f.texts)))
+		said[0] += fmt.Sprintf(" in %s texts", terminal.Grouped(int64(f.texts)))
 	}
 	if f.missing != nil {
-		said = append(said, fmt.Sprintf("Missing verdicts: %s, left out", grouped(*f.missing)))
+		said = append(said, fmt.Sprintf("Missing verdicts: %s, left out", terminal.Grouped(*f.missing)))
 	}
 	if f.n < fewRows {
 		said = append(said, fmt.Sprintf("FEW ROWS: fewer than %d, so read nothing into it", fewRows))

@@ -10,6 +10,7 @@ import (
 
 	"tokenfork/internal/stats"
 	"tokenfork/internal/store"
+	"tokenfork/internal/terminal"
 	"tokenfork/judge/agreement"
 )
 
@@ -133,8 +134,8 @@ func (c *Comparison) Write(ctx context.Context, out store.Store) error {
 
 // Print writes the comparison for people.
 func (c *Comparison) Print(w io.Writer) error {
-	fmt.Fprintf(w, "%s mismatches in %s texts are in both jobs; %s are only in %s, %s only in %s\n", grouped(c.Mismatches), grouped(int64(c.Texts)),
-		grouped(c.Only[0]), c.Places[0], grouped(c.Only[1]), c.Places[1])
+	fmt.Fprintf(w, "%s mismatches in %s texts are in both jobs; %s are only in %s, %s only in %s\n", terminal.Grouped(c.Mismatches), terminal.Grouped(int64(c.Texts)),
+		terminal.Grouped(c.Only[0]), c.Places[0], terminal.Grouped(c.Only[1]), c.Places[1])
 	for _, d := range c.Differ {
 		fmt.Fprintln(w, "  differs: "+short(d))
 	}

@@ -11,12 +11,13 @@ import (
 	"codeberg.org/go-fonts/liberation/liberationsansregular"
 
 	"tokenfork/internal/store"
+	"tokenfork/internal/terminal"
 )
 
 //go:embed page.html.tmpl
 var pageText string
 
-var pageTemplate = template.Must(template.New("page").Funcs(template.FuncMap{"short": short, "grouped": grouped}).Parse(pageText))
+var pageTemplate = template.Must(template.New("page").Funcs(template.FuncMap{"short": short, "grouped": terminal.Grouped}).Parse(pageText))
 
 // section is a figure on the page.
 type section struct {

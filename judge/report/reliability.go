@@ -5,6 +5,7 @@ import (
 	"math"
 
 	"tokenfork/internal/stats"
+	"tokenfork/internal/terminal"
 	"tokenfork/judge/agreement"
 )
 
@@ -89,7 +90,7 @@ func (b *builder) reliabilityOf(source string, of *reliability) *figure {
 		gap += float64(r.N) * math.Abs(r.Value-means[k])
 	}
 	f.texts = of.Clusters()
-	f.notes = []string{fmt.Sprintf("Labels without a verdict: %s, left out", grouped(b.sample.gold.missing)),
+	f.notes = []string{fmt.Sprintf("Labels without a verdict: %s, left out", terminal.Grouped(b.sample.gold.missing)),
 		"Right: the verdict is the label's; drawn at the mean confidence of each bin of 0.1",
 		fmt.Sprintf("Expected calibration error: %s", rounded(gap/float64(f.n))), "Dotted: a judge that is right as often as it says"}
 	f.tables = []*table{t}

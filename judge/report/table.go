@@ -78,7 +78,7 @@ func (t *table) writeCSV(w io.Writer) error {
 func short(cell any) string {
 	switch c := cell.(type) {
 	case int64:
-		return grouped(c)
+		return terminal.Grouped(c)
 	case float64:
 		return rounded(c)
 	case stats.Estimate:
@@ -88,15 +88,6 @@ func short(cell any) string {
 		return fmt.Sprintf("%s [%s, %s]", rounded(c.Value), rounded(c.Low), rounded(c.High))
 	}
 	return terminal.Safe(visible(fmt.Sprint(cell)))
-}
-
-// grouped writes thousands apart.
-func grouped(n int64) string {
-	s := strconv.FormatInt(n, 10)
-	for i := len(s) - 3; i > 0 && s[i-1] != '-'; i -= 3 {
-		s = s[:i] + "," + s[i:]
-	}
-	return s
 }
 
 func rounded(v float64) string {

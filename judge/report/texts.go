@@ -15,6 +15,7 @@ import (
 
 	"tokenfork/internal/job"
 	"tokenfork/internal/store"
+	"tokenfork/internal/terminal"
 )
 
 // TextsKey is the page that shows the texts.
@@ -37,7 +38,7 @@ var (
 	//go:embed texts.css
 	textsStyle string
 
-	textsTemplate = template.Must(template.New("texts").Funcs(template.FuncMap{"grouped": grouped}).Parse(textsText))
+	textsTemplate = template.Must(template.New("texts").Funcs(template.FuncMap{"grouped": terminal.Grouped}).Parse(textsText))
 )
 
 // shownText is a text on the page.
