@@ -22,15 +22,11 @@ import (
 
 // existing is the job that is in the store already, or nil.
 func existing(ctx context.Context, s store.Store) (*job.Job, error) {
-	r, err := s.Open(ctx, job.Key)
+	j, err := job.Load(ctx, s)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}
-	if err != nil {
-		return nil, fmt.Errorf("look for a job at %s: %w", s, err)
-	}
-	r.Close()
-	return job.Load(ctx, s)
+	return j, err
 }
 
 // plan is the head of job.json.
