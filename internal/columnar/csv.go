@@ -57,8 +57,12 @@ func (w *csvWriter[T]) writeRows() error {
 // WriteColumns encodes the columns that the file has.
 func (w *csvWriter[T]) WriteColumns(c *Columns[T]) error {
 	at := make([]int, len(w.columns.cols))
+	same := make([][]byte, len(at)) // the cell of a column that has the same text in all rows
 	for i, col := range w.columns.cols {
 		at[i] = c.at(col.name)
+		if v := &c.values[at[i]]; c.cols[at[i]].isText() && v.nulls() == nil && v.allEqual() {
+			same[i] = w.appendValue(nil, c.cols[at[i]].codec, v, 0)
+		}
 	}
 	for row := range c.rows {
 		buf := w.buf
@@ -66,7 +70,9 @@ func (w *csvWriter[T]) WriteColumns(c *Columns[T]) error {
 			if i > 0 {
 				buf = append(buf, ',')
 			}
-			if v := &c.values[k]; v.isValid(row) {
+			if len(same[i]) > 0 {
+				buf = append(buf, same[i]...)
+			} else if v := &c.values[k]; v.isValid(row) {
 				buf = w.appendValue(buf, c.cols[k].codec, v, row)
 			}
 		}
