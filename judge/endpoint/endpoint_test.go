@@ -172,8 +172,12 @@ func TestDialects(t *testing.T) {
 		"thinks before it talks": {func(string) (int, string) { return 200, strings.Replace(answer(""), "stop", "length", 1) }, dialect{topLogprobs: 5}},
 	} {
 		s := &fakeServer{chat: func(_ int, body string) (int, string) { return c.chat(body) }}
-		if got := open(t, s, nil).dialect; got != c.want {
+		var log bytes.Buffer
+		if got := open(t, s, func(c *Config) { c.Log = slog.New(slog.NewTextHandler(&log, nil)) }).dialect; got != c.want {
 			t.Errorf("%s: got %+v, want %+v", name, got, c.want)
+		}
+		if said := strings.Contains(log.String(), `unsupported: json_schema"`); said != (name == "schema refused") {
+			t.Errorf("%s: logged %s", name, &log)
 		}
 	}
 }

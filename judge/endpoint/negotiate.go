@@ -40,7 +40,7 @@ func (c *Client) Negotiate(ctx context.Context, want Request) error {
 		case short && limit < mostProbeTokens:
 			limit *= moreProbeTokens
 		case cut || f == nil && n.d.holds(got.text, want):
-			return c.agree(n.d, got, want)
+			return n.agree(got)
 		case f == nil:
 			n.d.format++
 		default:
@@ -58,6 +58,7 @@ type negotiation struct {
 	want     Request
 	start    time.Time
 	failures int
+	refusal  string // what the server said against a form that was given up
 }
 
 // adapt changes the dialect to one that the server may take, or waits where it
@@ -83,6 +84,7 @@ func (n *negotiation) adapt(ctx context.Context, f *fault) error {
 		return failure.New(failure.Refused, `add --judge-body '{"enable_thinking":false}'`, "the judge %s does not take such questions: %w", n.cfg.Model, f.error(n.Client))
 	case n.want.Schema != nil && d.format < byPrompt:
 		d.format++
+		n.refusal = terminal.Clip(f.message, 300)
 	case d.topLogprobs > 0:
 		d.fewerLogprobs("")
 	default:
@@ -123,7 +125,8 @@ func (c *Client) listed() string {
 }
 
 // agree keeps the dialect and says what it costs the verdicts.
-func (c *Client) agree(d dialect, got completion, want Request) error {
+func (n *negotiation) agree(got completion) error {
+	c, d, want := n.Client, n.d, n.want
 	if len(c.others) > 0 {
 		if got.model != c.cfg.Model && slices.Contains(c.others, got.model) {
 			return failure.New(failure.Refused, c.listed(), "the judge at %s does not serve %q: %s answers in its place", c.cfg.URL, c.cfg.Model, got.model)
@@ -138,7 +141,11 @@ func (c *Client) agree(d dialect, got completion, want Request) error {
 	}
 	c.dialect = d
 	if want.Schema != nil && d.format != bySchema {
-		c.cfg.Log.Warn("the judge does not hold answers to a JSON schema; they are parsed and asked for again", "format", d.format.String())
+		about := []any{"format", d.format.String()}
+		if n.refusal != "" {
+			about = append(about, "said", n.refusal)
+		}
+		c.cfg.Log.Warn("the judge does not hold answers to a JSON schema; they are parsed and asked for again", about...)
 	}
 	if want.TopLogprobs > 0 && d.topLogprobs == 0 {
 		c.cfg.Log.Warn("the judge gives no log probabilities; confidence is its own word or null")
