@@ -5,7 +5,7 @@ export TOKENFORK_VENV = $(VENV)
 export TOKENFORK_MODELS = $(MODELS)
 export TOKENFORK_JUDGES ?= $(abspath $(MODELS)/../judges)
 
-.PHONY: all build install setup demo test gold injections judge-servers fuzz load kill-sweep damage-sweep check check-dataset release check-reproducible bench bench-plan bench-merge bench-infer clean
+.PHONY: all build install setup demo test test-go test-terraform gold injections judge-servers fuzz load kill-sweep damage-sweep check check-dataset release check-reproducible bench bench-plan bench-merge bench-infer clean
 
 all: build
 
@@ -35,16 +35,21 @@ demo: ## the main job on an embedded default; what it wants is made side by side
 	@$(MAKE) --no-print-directory -j 2 build $(MODELS)/reference/config.json
 	@scripts/demo
 
-# Two packages at once: several start vLLM servers of 5 GB. More tests than cores:
-# most of those that may run side by side wait for servers and for Slurm.
 test: build setup ## all tests, with real vLLM, Slurm, S3 and readers
 	scripts/setup-slurm
 	scripts/setup-podman
 	scripts/setup-report
 	scripts/setup-judges llamacpp
 	go vet ./...
+	@$(MAKE) --no-print-directory -j 2 test-go test-terraform
+
+# Two packages at once: several start vLLM servers of 5 GB. More tests than cores:
+# most of those that may run side by side wait for servers and for Slurm.
+test-go:
 	go test -p 2 -parallel 6 -timeout 60m $$(go list ./... | grep -v /terraform)
-	terraform/check
+
+test-terraform: # on what the other tests, which take longer, leave of the cores
+	nice terraform/check
 
 gold: build setup ## how far the demo's judge, or JUDGE=URL, agrees with testdata/gold.csv, by prompt: PROMPTS="seed file=mine.tmpl"
 	scripts/measure-judge gold $(PROMPTS)

@@ -31,7 +31,7 @@ const maxAlloc = 512 << 20
 // exit code of damage. None panics, and none believes a length that the file states.
 //
 //	go test ./cmd/tokenfork -run TestDamageSweep -damage.n 200
-func TestDamageSweep(t *testing.T) {
+func TestDamageSweep(t *testing.T) { // by itself: it counts what the process allocates
 	seed := *damageSeed
 	if seed == 0 {
 		seed = uint64(time.Now().UnixNano())

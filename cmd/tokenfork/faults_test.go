@@ -231,6 +231,7 @@ func rows(t *testing.T, path string) [][]string {
 
 // A damaged manifest stops its shard alone, in infer and in judge.
 func TestDamagedManifestStopsItsShard(t *testing.T) {
+	t.Parallel()
 	for _, shard := range []string{"shards/00000.arrow", "shards/00001.arrow"} {
 		t.Run(filepath.Base(shard), func(t *testing.T) {
 			j := newFakeJob(t, 8, 40, 3)

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"encoding/csv"
 	"flag"
@@ -9,6 +10,7 @@ import (
 	"maps"
 	"math/rand/v2"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -101,26 +103,36 @@ func (s *pointed) Remove(ctx context.Context, key string) error {
 }
 
 // place is where a job of a kill test lies: for tokenfork, and as a folder to read.
-type place struct{ name, folder string }
+type place struct {
+	name, folder string
+	env          []string // by which tokenfork reaches it
+}
 
-// onBoth runs a test on a folder and on a real S3 server.
+// command is a run over the job at a place, which ends at a point; "" is none.
+func (w whole) command(at place, point string) (*exec.Cmd, *bytes.Buffer) {
+	cmd, out := command(w.args(at.name)...)
+	cmd.Env = append(append(cmd.Env, at.env...), pointVar+"="+point)
+	return cmd, out
+}
+
+// onBoth runs a test on a folder and on a real S3 server, at the same time.
 func onBoth(t *testing.T, test func(t *testing.T, place func() place)) {
 	t.Run("folder", func(t *testing.T) {
+		t.Parallel()
 		root, n := t.TempDir(), 0
 		test(t, func() place {
 			n++
 			p := filepath.Join(root, fmt.Sprint(n), "job")
-			return place{p, p}
+			return place{name: p, folder: p}
 		})
 	})
 	t.Run("S3", func(t *testing.T) {
+		t.Parallel()
 		s3, n := storetest.StartS3(t), 0
-		t.Setenv("TOKENFORK_S3_ENDPOINT", s3.URL)
-		t.Setenv("TOKENFORK_S3_PATH_STYLE", "true")
 		test(t, func() place {
 			n++
 			key := fmt.Sprint("jobs/", n)
-			return place{"s3://" + s3.Bucket + "/" + key, filepath.Join(s3.Folder, key)}
+			return place{"s3://" + s3.Bucket + "/" + key, filepath.Join(s3.Folder, key), []string{"TOKENFORK_S3_ENDPOINT=" + s3.URL, "TOKENFORK_S3_PATH_STYLE=true"}}
 		})
 	})
 }
@@ -135,7 +147,7 @@ type whole struct {
 // a job that nobody disturbed.
 func (w whole) finish(t *testing.T, at place, clean, what string) {
 	t.Helper()
-	cmd, out := command(w.args(at.name)...)
+	cmd, out := w.command(at, "")
 	if err := cmd.Run(); !slices.Contains(w.done, cmd.ProcessState.ExitCode()) {
 		t.Fatalf("%s: the restart ends with %v:\n%s", what, err, out)
 	}
@@ -160,12 +172,12 @@ func pointsIn(t *testing.T, list string) map[string]bool {
 
 // A kill at every named point, then a restart: the results are the same bytes.
 func TestKillAtEveryPoint(t *testing.T) {
-	j := newFakeJob(t, 6, 40, 2)
+	t.Parallel()
+	w := whole{newFakeJob(t, 6, 40, 2).args, []int{0}}
 	onBoth(t, func(t *testing.T, next func() place) {
 		clean := next()
 		list := filepath.Join(t.TempDir(), "points")
-		t.Setenv(pointVar, "list "+list)
-		cmd, out := command(j.args(clean.name)...)
+		cmd, out := w.command(clean, "list "+list)
 		if err := cmd.Run(); err != nil {
 			t.Fatalf("%v: %s", err, out)
 		}
@@ -179,14 +191,12 @@ func TestKillAtEveryPoint(t *testing.T) {
 		}
 		for _, point := range slices.Sorted(maps.Keys(points)) {
 			at := next()
-			t.Setenv(pointVar, point)
-			cmd, out := command(j.args(at.name)...)
+			cmd, out := w.command(at, point)
 			err := cmd.Run()
 			if status, ok := cmd.ProcessState.Sys().(syscall.WaitStatus); !ok || status.Signal() != syscall.SIGKILL {
 				t.Errorf("%s: not killed (%v):\n%s", point, err, out)
 			}
-			t.Setenv(pointVar, "")
-			whole{j.args, []int{0}}.finish(t, at, clean.folder, point)
+			w.finish(t, at, clean.folder, point)
 		}
 		t.Logf("%d points", len(points))
 	})
@@ -196,16 +206,17 @@ func TestKillAtEveryPoint(t *testing.T) {
 //
 //	make kill-sweep
 func TestRandomKills(t *testing.T) {
+	t.Parallel()
 	seed := *killSeed
 	if seed == 0 {
 		seed = uint64(time.Now().UnixNano())
 	}
 	t.Logf("seed %d", seed)
-	r := rand.New(rand.NewPCG(seed, 9))
+	moments := func() *rand.Rand { return rand.New(rand.NewPCG(seed, 9)) }
 	j := newFakeJob(t, 8, 60, 3, fakevllm.Fault{Kind: fakevllm.Late, Every: 3, For: 5 * time.Millisecond})
-	onBoth(t, func(t *testing.T, next func() place) { whole{j.args, []int{0}}.killed(t, r, *killN, next) })
+	onBoth(t, func(t *testing.T, next func() place) { whole{j.args, []int{0}}.killed(t, moments(), *killN, next) })
 	if *killReal > 0 {
-		t.Run("vLLM", func(t *testing.T) { killedBesideVLLM(t, r) })
+		t.Run("vLLM", func(t *testing.T) { killedBesideVLLM(t, moments()) })
 	}
 }
 
@@ -220,7 +231,7 @@ func (w whole) killed(t *testing.T, r *rand.Rand, n int, next func() place) {
 	for killed < n {
 		at := next()
 		for range 1 + r.IntN(3) {
-			cmd, out := command(w.args(at.name)...)
+			cmd, out := w.command(at, "")
 			if err := cmd.Start(); err != nil {
 				t.Fatal(err)
 			}
@@ -253,7 +264,7 @@ func killedBesideVLLM(t *testing.T, r *rand.Rand) {
 	w.killed(t, r, *killReal, func() place {
 		n++
 		p := filepath.Join(root, fmt.Sprint(n))
-		return place{p, p}
+		return place{name: p, folder: p}
 	})
 	if server.Repeated() == 0 {
 		t.Error("the server had nothing to do while runs were killed")

@@ -56,6 +56,7 @@ func summaryOf(t *testing.T, dir string) (s merge.Summary) {
 // However the texts were split into shards, be it to more shards than are merged at
 // once, the results are the same bytes.
 func TestMergeIsTheSameForAnyShards(t *testing.T) {
+	t.Parallel()
 	one, many := jobtest.Make(t, 70, 1).String(), jobtest.Make(t, 70, 67).String()
 	broken := false
 	url := fakeJudge(t, &broken)

@@ -49,6 +49,7 @@ func gzipped(t *testing.T, content string) string {
 }
 
 func TestPlanInputs(t *testing.T) {
+	t.Parallel()
 	var b strings.Builder
 	if err := tabletest.Write(&b, tabletest.Config{Layout: "study", Rows: 3000, Tokens: 200, Vocab: 49_000, Mismatch: 0.11, Seed: 5}); err != nil {
 		t.Fatal(err)

@@ -10,6 +10,7 @@ import (
 	"math"
 	"math/rand/v2"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -130,6 +131,7 @@ func (j *fakeTexts) check(t *testing.T, table, what string) {
 // Whatever the servers show and however the texts are cut, the table is what the models
 // say along them, and the folder beside it is gone.
 func TestPredictOnFakes(t *testing.T) {
+	t.Parallel()
 	for name, test := range map[string]struct {
 		shards int
 		faults []fakevllm.Fault
@@ -193,19 +195,23 @@ var killAll = flag.Bool("kill.all", false, "kill predict at every point, not at 
 //
 //	go test ./cmd/tokenfork -run TestKillPredict -kill.all
 func TestKillPredict(t *testing.T) {
+	t.Parallel()
 	j := newFakeTexts(t, 7)
 	list := filepath.Join(j.dir, "points")
-	t.Setenv(pointVar, "list "+list)
-	args := func(table string) []string { return j.args("--out", table, "--shards", "2") }
-	must := func(table, what string) {
+	at := func(point, table string) (*exec.Cmd, *bytes.Buffer) {
+		cmd, out := command(j.args("--out", table, "--shards", "2")...)
+		cmd.Env = append(cmd.Env, pointVar+"="+point)
+		return cmd, out
+	}
+	must := func(point, table, what string) {
 		t.Helper()
-		cmd, out := command(args(table)...)
+		cmd, out := at(point, table)
 		if err := cmd.Run(); err != nil {
 			t.Fatalf("%s: %v\n%s", what, err, out)
 		}
 		j.check(t, table, what)
 	}
-	must(filepath.Join(j.dir, "clean.csv"), "undisturbed")
+	must("list "+list, filepath.Join(j.dir, "clean.csv"), "undisturbed")
 	points := pointsIn(t, list)
 	for _, part := range []string{"corpus.json", "corpus/", "create parts/predict", "commit.json", "remove "} {
 		if !slices.ContainsFunc(slices.Collect(maps.Keys(points)), func(p string) bool { return strings.Contains(p, part) }) {
@@ -217,14 +223,12 @@ func TestKillPredict(t *testing.T) {
 			continue
 		}
 		table := filepath.Join(j.dir, fmt.Sprint(i)+".csv")
-		t.Setenv(pointVar, point)
-		cmd, out := command(args(table)...)
+		cmd, out := at(point, table)
 		err := cmd.Run()
 		if status, ok := cmd.ProcessState.Sys().(syscall.WaitStatus); !ok || status.Signal() != syscall.SIGKILL {
 			t.Errorf("%s: not killed (%v):\n%s", point, err, out)
 		}
-		t.Setenv(pointVar, "")
-		must(table, point)
+		must("", table, point)
 	}
 	t.Logf("%d points", len(points))
 }
@@ -269,13 +273,15 @@ func TestPredictLeftOut(t *testing.T) {
 // predict as arrays of a real Slurm; then the table and
 // the plan; the other stages are submitted as a second step.
 func TestPredictOnSlurm(t *testing.T) {
+	t.Parallel()
 	j := newFakeTexts(t, 12)
 	c := &slurmJob{t: t, cluster: slurmtest.Start(t, "MaxArraySize=3"), folder: filepath.Join(j.dir, "job")}
 	c.where = []string{"--job", c.folder}
 	t.Cleanup(c.tell)
-	predict := []string{"--predict", j.file, "--predict-flags", shell.Join(append([]string{"--shards", "5"}, slices.DeleteFunc(slices.Clone(j.flags), func(f string) bool {
+	models := []string{"--small-model", filepath.Join(j.dir, "small"), "--reference-model", filepath.Join(j.dir, "reference")}
+	predict := append([]string{"--predict", j.file, "--predict-flags", shell.Join(append([]string{"--shards", "5"}, slices.DeleteFunc(slices.Clone(j.flags), func(f string) bool {
 		return strings.HasPrefix(f, j.dir) || strings.HasSuffix(f, "-model") || f == "--tmp"
-	})...)), "--plan-flags", "--shards 2", "--grace=2s", "--small-model", filepath.Join(j.dir, "small"), "--reference-model", filepath.Join(j.dir, "reference")}
+	})...)), "--plan-flags", "--shards 2", "--grace=2s"}, models...)
 	c.submit(predict...)
 	c.over()
 	if out := must(t, []int{0}, "status", "--job", c.folder); !strings.Contains(out, "next: tokenfork submit --job "+c.folder+"\n") {
@@ -283,11 +289,33 @@ func TestPredictOnSlurm(t *testing.T) {
 	}
 	must(t, []int{0}, "predict", "--job", c.folder, "--table-only", "--out", filepath.Join(j.dir, "out.csv"))
 	j.check(t, filepath.Join(j.dir, "out.csv"), "from Slurm")
-	c.submit("--infer-flags", "--small-url "+j.servers[0].URL+" --reference-url "+j.servers[1].URL)
-	c.over()
+	c.startServers(models...)
 	must(t, []int{0}, "check", "--job", c.folder)
 	if n := len(c.submissions()); n != 2 {
 		t.Errorf("%d submissions", n)
+	}
+}
+
+// startServers runs infer's tasks one at a time. Each starts servers of its own, from
+// models that the first one copies to the node and the second one finds there.
+func (j *slurmJob) startServers(models ...string) {
+	j.t.Helper()
+	self, err := os.Executable()
+	ok(j.t, err)
+	scratch := j.t.TempDir()
+	j.env = []string{fakevllm.Var + "=" + fakevllm.Config{}.Env(j.t)}
+	j.submit(append([]string{"--throttle=1", "--stage-model", "--scratch", scratch, "--vllm", self + " " + fakevllm.Command}, models...)...)
+	j.over()
+	last := j.submissions()[len(j.submissions())-1]
+	for task := range 2 {
+		log, err := os.ReadFile(filepath.Join(last.Folder, "logs", last.Arrays[0].LogOf(task)))
+		ok(j.t, err)
+		if starts(string(log)) != 2 || strings.Count(string(log), "serve "+scratch) != 2 {
+			j.t.Errorf("task %d does not start two servers with the models in %s:\n%s", task, scratch, log)
+		}
+	}
+	if staged := glob(j.t, filepath.Join(scratch, "tokenfork-models-*/*/*/config.json")); len(staged) != 2 {
+		j.t.Errorf("staged: %v", staged)
 	}
 }
 

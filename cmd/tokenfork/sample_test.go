@@ -14,6 +14,7 @@ import (
 // TestPilot runs a sample, reports on it, and grows it to all texts: nothing that was finished is
 // made again, and the results are those of a job that was planned whole.
 func TestPilot(t *testing.T) {
+	t.Parallel()
 	f := newFakeJob(t, 24, 60, 2)
 	whole, pilot := filepath.Join(f.dir, "whole"), filepath.Join(f.dir, "pilot")
 	f.whole(t, whole)

@@ -16,6 +16,7 @@ import (
 // TestTrainingSet goes from texts to a router's training set: its rows are what R2R's step 4 makes of
 // the table and the verdicts, and its logits the small model's largest.
 func TestTrainingSet(t *testing.T) {
+	t.Parallel()
 	j := newFakeTexts(t, 12)
 	place := filepath.Join(j.dir, "job")
 	logits := fakevllm.Serve(t, fakevllm.Config{Model: j.models[0], Logits: true})

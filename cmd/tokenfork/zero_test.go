@@ -32,6 +32,7 @@ func agreeing(texts int, differ ...int) string {
 // No stage needs a mismatch: each ends well, and the results are empty tables that
 // have all their columns.
 func TestNoMismatch(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	table := write(t, dir, "table.csv", agreeing(3))
 	models := fmt.Sprintf(" --small-model %[1]s/small --reference-model %[1]s/reference", vllmtest.Models())
