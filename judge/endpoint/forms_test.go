@@ -213,6 +213,33 @@ func TestProbeGrows(t *testing.T) {
 	}
 }
 
+// A probe whose thoughts never end asks for no more than the window holds, whether or not the server names it.
+func TestProbeFitsTheWindow(t *testing.T) {
+	for name, list := range map[string]string{"named": `{"data":[{"id":"m","max_model_len":1500}]}`, "not named": `{"data":[{"id":"m"}]}`} {
+		s := &fakeServer{chat: func(_ int, body string) (int, string) {
+			var asked struct {
+				Max int `json:"max_tokens"`
+			}
+			if json.Unmarshal([]byte(body), &asked) != nil || asked.Max > 1400 {
+				return 400, `{"error":{"message":"max_tokens cannot be greater than max_model_len=1500"}}`
+			}
+			return 200, strings.Replace(answer(""), "stop", "length", 1)
+		}}
+		listing := roundTrip(func(r *http.Request) (*http.Response, error) {
+			if !strings.HasSuffix(r.URL.Path, "/models") {
+				return s.RoundTrip(r)
+			}
+			w := httptest.NewRecorder()
+			_, err := io.WriteString(w, list)
+			return w.Result(), err
+		})
+		client, err := connect(t.Context(), Config{URL: "http://judge.test", Model: "m", HTTP: &http.Client{Transport: listing}, Log: slog.New(slog.DiscardHandler)})
+		if err != nil || client.dialect.format != bySchema {
+			t.Errorf("%s: %v after %d questions", name, err, len(s.bodies))
+		}
+	}
+}
+
 func TestFewerLogprobs(t *testing.T) {
 	for said, want := range map[string]int{
 		"top_logprobs must be at most 3": 3, "top_logprobs: input should be less than or equal to 2": 2, "logprobs are not supported": 5, "at most 50": 5,

@@ -31,14 +31,20 @@ const (
 // later is then that question's fault.
 func (c *Client) Negotiate(ctx context.Context, want Request) error {
 	n := &negotiation{Client: c, d: dialect{topLogprobs: want.TopLogprobs, vllm: c.dialect.vllm}, want: want, start: time.Now()}
-	limit := probeTokens
+	limit, most := probeTokens, mostProbeTokens
+	if c.window > 0 {
+		most = max(probeTokens, min(most, c.window/2)) // the chat template takes some of the window
+	}
 	for {
 		got, f := c.paid(ctx, n.d, probe(want, limit))
 		cut := f == nil && got.cut() && !Begun(got.text) || f != nil && f.class == Length
 		short := cut || f != nil && f.class == Malformed // no JSON is that short
 		switch {
-		case short && limit < mostProbeTokens:
-			limit *= moreProbeTokens
+		case short && limit < most:
+			limit = min(limit*moreProbeTokens, most)
+		case f != nil && f.class == ContextLength && limit > probeTokens: // of a window that the server does not name
+			most = limit / 2
+			limit = most
 		case cut || f == nil && n.d.holds(got.text, want):
 			return n.agree(got)
 		case f == nil:
