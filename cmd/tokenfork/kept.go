@@ -66,10 +66,11 @@ func kept(flag *kong.Flag) (words []string) {
 		return words
 	case map[string]string:
 		for _, name := range slices.Sorted(maps.Keys(value)) {
-			if flag.Tag.Get("kept") != "variables" && secret.Variable(name, value[name]) {
-				value[name] = "SECRET"
+			said := value[name]
+			if flag.Tag.Get("kept") != "variables" && secret.Variable(name, said) {
+				said = "SECRET"
 			}
-			words = append(words, "--"+flag.Name, name+"="+value[name])
+			words = append(words, "--"+flag.Name, name+"="+said)
 		}
 		return words
 	}
@@ -123,7 +124,6 @@ func (f judgeFlags) flags(w *workFlags) ([]string, error) {
 		}
 		f.JudgePrompt = "file=" + path
 	}
-	f.JudgeQuery, f.JudgeHeader = maps.Clone(f.JudgeQuery), maps.Clone(f.JudgeHeader)
 	if f.Judge != "local" {
 		f.judgeServerFlags = judgeServerFlags{}
 		if f.JudgeFirst != "local" {

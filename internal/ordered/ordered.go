@@ -41,6 +41,17 @@ func Map[I, O any](ctx context.Context, workers int, in iter.Seq2[I, error], f f
 	return drain(ctx, queue, out)
 }
 
+// Upto is the sequence of the numbers from 0 to below n.
+func Upto(n int) iter.Seq2[int, error] {
+	return func(yield func(int, error) bool) {
+		for i := range n {
+			if !yield(i, nil) {
+				return
+			}
+		}
+	}
+}
+
 func feed[I, O any](ctx context.Context, in iter.Seq2[I, error], tasks, queue chan<- task[I, O]) {
 	for v, err := range in {
 		t := task[I, O]{v, err, make(chan O, 1)}

@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"iter"
 	"maps"
 	"runtime"
 	"slices"
@@ -197,15 +196,8 @@ var readers = max(4, runtime.GOMAXPROCS(0))
 func (c *checker) shards(ctx context.Context) error {
 	meter := progress.New(c.Console, "check", "mismatches", c.job.Mismatches)
 	defer meter.Close()
-	numbers := func(yield func(int, error) bool) {
-		for k := range c.job.Shards {
-			if !yield(k, nil) {
-				return
-			}
-		}
-	}
 	mismatches := int64(0)
-	err := ordered.Map(ctx, readers, iter.Seq2[int, error](numbers), func(k int) *shard { return c.look(ctx, k) }, func(s *shard) error {
+	err := ordered.Map(ctx, readers, ordered.Upto(len(c.job.Shards)), func(k int) *shard { return c.look(ctx, k) }, func(s *shard) error {
 		mismatches += s.mismatches
 		meter.Add(s.mismatches)
 		return c.take(s)
@@ -218,8 +210,10 @@ func (c *checker) shards(ctx context.Context) error {
 			return err
 		}
 	}
-	if err := c.engineFiles(ctx); err != nil {
-		return err
+	for _, side := range job.Sides {
+		if err := c.engineFile(ctx, job.EngineKey(side), c.engines[side]); err != nil {
+			return err
+		}
 	}
 	return c.unfinished(ctx)
 }
@@ -250,16 +244,6 @@ func (c *checker) take(s *shard) error {
 	}
 	for _, err := range s.wrong {
 		if err := c.wrong(err); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// engineFiles compares the engines that rows name with the records.
-func (c *checker) engineFiles(ctx context.Context) error {
-	for _, side := range job.Sides {
-		if err := c.engineFile(ctx, job.EngineKey(side), c.engines[side]); err != nil {
 			return err
 		}
 	}

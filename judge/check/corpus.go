@@ -5,7 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"iter"
+	"maps"
 
 	"tokenfork/internal/failure"
 	"tokenfork/internal/job"
@@ -32,25 +32,16 @@ func (c *checker) predicted(ctx context.Context) error {
 	for _, side := range corpus.Sides() {
 		engines[side] = map[string]bool{}
 	}
-	numbers := func(yield func(int, error) bool) {
-		for k := range corpus.Shards {
-			if !yield(k, nil) {
-				return
-			}
-		}
-	}
 	type seen struct {
 		*shard
 		engines map[string]map[string]bool
 	}
-	err = ordered.Map(ctx, readers, iter.Seq2[int, error](numbers), func(k int) seen {
+	err = ordered.Map(ctx, readers, ordered.Upto(len(corpus.Shards)), func(k int) seen {
 		s, e := c.lookAtTexts(ctx, corpus, k)
 		return seen{s, e}
 	}, func(s seen) error {
 		for side, hashes := range s.engines {
-			for hash := range hashes {
-				engines[side][hash] = true
-			}
+			maps.Copy(engines[side], hashes)
 		}
 		meter.Add(int64(corpus.Shards[s.k].Texts))
 		return c.take(s.shard)

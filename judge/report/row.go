@@ -149,14 +149,7 @@ func eachGroup[T any](ctx context.Context, groups *columnar.ParquetGroups[T], se
 		}
 		idle <- g
 	}
-	numbers := func(yield func(int, error) bool) {
-		for i := range groups.Rows {
-			if !yield(i, nil) {
-				return
-			}
-		}
-	}
-	return ordered.Map(ctx, workers, numbers, func(i int) (d decoded) {
+	return ordered.Map(ctx, workers, ordered.Upto(len(groups.Rows)), func(i int) (d decoded) {
 		mine := <-idle
 		defer func() { idle <- mine }()
 		r, err := mine.Read(i)
