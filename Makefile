@@ -29,7 +29,7 @@ $(MODELS)/reference/config.json: $(VENV)/.ready scripts/make-pair
 	@touch $@
 
 .cache/demo.csv: $(MODELS)/reference/config.json scripts/make-table $(wildcard testdata/texts/*)
-	$(VENV)/bin/python scripts/make-table $@ --pair $(MODELS)
+	OMP_WAIT_POLICY=PASSIVE $(VENV)/bin/python scripts/make-table $@ --pair $(MODELS)
 
 demo: ## the main job on an embedded default; what it wants is made side by side
 	@$(MAKE) --no-print-directory -j 2 build $(MODELS)/reference/config.json

@@ -119,6 +119,7 @@ func sameResults(t *testing.T, want, got string) {
 func python(t *testing.T, script string, args ...string) string {
 	t.Helper()
 	cmd := exec.Command(filepath.Join(vllmtest.Venv(), "bin/python"), append([]string{filepath.Join(vllmtest.Root(), "scripts", script)}, args...)...)
+	cmd.Env = append(os.Environ(), "OMP_WAIT_POLICY=PASSIVE") // threads that spin take the cores from the tests beside
 	out, err := cmd.CombinedOutput()
 	if err != nil {
 		t.Fatalf("%s: %v\n%s", script, err, out)
