@@ -98,7 +98,7 @@ bench-plan: build setup
 	$(VENV)/bin/python scripts/bench-plan
 
 bench-merge: build setup ## against a polars script that writes the same rows
-	$(VENV)/bin/python scripts/bench-merge
+	$(VENV)/bin/python scripts/bench-merge --page docs/performance.md
 
 bench-infer: build setup ## against R2R's two ways, on the demo's table and real vLLM
 	scripts/bench-infer

@@ -55,7 +55,7 @@ func (f *fakeFastJudge) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 func TestJudgeLoad(t *testing.T) {
 	texts := max(1, *loadQuestions/jobtest.LargePerText)
 	shards := (texts + 24) / 25
-	s := jobtest.LargeJudged(t, texts, shards, "", nil)
+	s := jobtest.LargeJudged(t, texts, shards, jobtest.LargeContinuation, "", nil)
 	questions := texts * jobtest.LargePerText
 	prompt := filepath.Join(t.TempDir(), "prompt.tmpl")
 	if err := os.WriteFile(prompt, []byte("Context: {{.Context}}\nA: {{.A.Text}}\nB: {{.B.Text}}\n{{.Answer}}\n{{.Row.SentenceID}} at {{.Row.MismatchPosition}}"), 0o600); err != nil {

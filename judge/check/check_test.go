@@ -107,7 +107,7 @@ func TestVerdictOnAnotherQuestion(t *testing.T) {
 	p, err := judge.LoadPrompt(set)
 	must(t, err)
 	r := judge.Record{Judging: judge.Judging{Format: 2, Model: "judge", PromptVersion: p.Version, PromptHash: p.Hash, Settings: set}, Prompt: p.Text}
-	s := jobtest.LargeJudged(t, 1, 1, r.ID(), func(plan *job.Plan, text *tokenizer.Tokenizer) func(*job.Text, *job.Result, *job.Verdict) {
+	s := jobtest.LargeJudged(t, 1, 1, jobtest.LargeContinuation, r.ID(), func(plan *job.Plan, text *tokenizer.Tokenizer) func(*job.Text, *job.Result, *job.Verdict) {
 		question, err := r.Questions(plan, text)
 		must(t, err)
 		return func(x *job.Text, row *job.Result, v *job.Verdict) {

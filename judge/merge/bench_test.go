@@ -20,6 +20,7 @@ import (
 var (
 	mismatches = flag.Int("mismatches", 100_000, "how many BenchmarkMerge merges")
 	shards     = flag.Int("shards", 0, "of how many shards; 0 is one for each 50,000 mismatches")
+	brief      = flag.Bool("brief", false, "continuations of 3 tokens and verdicts of a few words, for very many rows")
 	keep       = flag.String("keep", "", "a new folder: BenchmarkMerge leaves the job there and merges nothing")
 )
 
@@ -33,7 +34,11 @@ func judgedLarge(tb testing.TB, texts, shards int) store.Store {
 		tb.Fatal(err)
 	}
 	r := judge.Record{Judging: judge.Judging{Format: 2, Model: "judge", PromptVersion: p.Version, PromptHash: p.Hash, Settings: s}, Prompt: p.Text}
-	st := jobtest.LargeJudged(tb, texts, shards, r.ID(), func(plan *job.Plan, text *tokenizer.Tokenizer) func(*job.Text, *job.Result, *job.Verdict) {
+	tokens := jobtest.LargeContinuation
+	if *brief {
+		tokens = 3
+	}
+	st := jobtest.LargeJudged(tb, texts, shards, tokens, r.ID(), func(plan *job.Plan, text *tokenizer.Tokenizer) func(*job.Text, *job.Result, *job.Verdict) {
 		question, err := r.Questions(plan, text)
 		if err != nil {
 			tb.Fatal(err)
@@ -44,6 +49,9 @@ func judgedLarge(tb testing.TB, texts, shards int) store.Store {
 				tb.Fatal(err)
 			}
 			v.PromptVersion, v.PromptHash = p.Version, p.Hash
+			if *brief {
+				*v.Explanation, v.KeyDifferences = (*v.Explanation)[:30], nil
+			}
 		}
 	})
 	b, err := json.MarshalIndent(r, "", " ")

@@ -74,18 +74,23 @@ const Judging = "fedcba9876543210"
 // LargePerText is how many mismatches a text of Large has: a ninth of its tokens.
 const LargePerText = 222
 
-// Large plans a job of texts of 2,000 tokens and commits continuations of 16
-// tokens and verdicts with an analysis.
+// LargeContinuation is how many tokens a continuation of Large has.
+const LargeContinuation = 16
+
+// Large plans a job of texts of 2,000 tokens and commits continuations and verdicts with
+// an analysis.
 func Large(tb testing.TB, texts, shards int) store.Store {
 	tb.Helper()
-	return LargeJudged(tb, texts, shards, Judging, nil)
+	return LargeJudged(tb, texts, shards, LargeContinuation, Judging, nil)
 }
 
-// LargeJudged is Large with verdicts of a judging. The function makes, for the job's plan
+// LargeJudged is Large with continuations of so many tokens, at least 2, and verdicts of a judging. The function makes, for the job's plan
 // and text, what says in each verdict which question it answers, and whose.
-func LargeJudged(tb testing.TB, texts, shards int, judging string, questions func(*job.Plan, *tokenizer.Tokenizer) func(*job.Text, *job.Result, *job.Verdict)) store.Store {
+func LargeJudged(tb testing.TB, texts, shards, tokens int, judging string, questions func(*job.Plan, *tokenizer.Tokenizer) func(*job.Text, *job.Result, *job.Verdict)) store.Store {
 	tb.Helper()
-	s := write(tb, texts, shards, LargePerText, large, largeContinuations, judging, questions)
+	s := write(tb, texts, shards, LargePerText, large, func(x *job.Text, side job.Side) []job.Continuation {
+		return largeContinuations(x, side, tokens)
+	}, judging, questions)
 	for _, side := range job.Sides {
 		put(tb, s, job.EngineKey(side), []byte(largeEngine))
 	}

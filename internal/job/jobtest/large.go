@@ -42,13 +42,13 @@ const largeEngine = `{
  "enforce_eager": "False"
 }`
 
-func largeContinuations(x *job.Text, side job.Side) []job.Continuation {
+func largeContinuations(x *job.Text, side job.Side, tokens int) []job.Continuation {
 	finish, engine := job.FinishStop, job.EngineHash([]byte(largeEngine))
 	var cs []job.Continuation
 	for i, p := range x.Mismatches {
 		c := job.Continuation{Ordinal: x.Ordinal, Position: p, Fork: int32(side), Finish: &finish, RestAt: p + 1, RestID: 3, Replayed: 1, Engine: &engine,
 			IDs: []int32{x.Predictions(side)[p]}}
-		for k := range 14 {
+		for k := range tokens - 2 {
 			c.IDs = append(c.IDs, int32((int(x.Ordinal)+i*k+int(side))%(len(words)-1)))
 		}
 		c.IDs = append(c.IDs, int32(len(words)-1))
