@@ -337,15 +337,14 @@ func (j *slurmJob) over() {
 }
 
 func (j *slurmJob) isOver() bool {
+	var ids []string
 	for _, s := range j.submissions() {
 		for _, a := range s.Arrays {
-			out, err := j.cluster.Command("squeue", "-h", "-j", a.ID).Output()
-			if err == nil && len(bytes.TrimSpace(out)) > 0 {
-				return false
-			}
+			ids = append(ids, a.ID)
 		}
 	}
-	return true
+	out, err := j.cluster.Command("squeue", "-h", "-j", strings.Join(ids, ",")).CombinedOutput()
+	return err == nil && len(bytes.TrimSpace(out)) == 0 || bytes.Contains(out, []byte("Invalid job id"))
 }
 
 // tell shows the logs of a job that failed.

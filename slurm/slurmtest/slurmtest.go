@@ -117,10 +117,14 @@ func (c *Cluster) Wait(what string, holds func() bool) {
 	c.Within(patience, what, holds)
 }
 
+// pause is the time between two questions. Each starts one of Slurm's programs, and
+// many tests ask at the same time.
+const pause = 500 * time.Millisecond
+
 // Within is Wait for what takes its own time.
 func (c *Cluster) Within(d time.Duration, what string, holds func() bool) {
 	c.t.Helper()
-	for end := time.Now().Add(d); !holds(); time.Sleep(d / 2000) {
+	for end := time.Now().Add(d); !holds(); time.Sleep(pause) {
 		if time.Now().After(end) {
 			c.t.Fatalf("no %s after %s\n%s", what, d, c.logs())
 		}
