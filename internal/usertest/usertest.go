@@ -29,8 +29,8 @@ func New(t testing.TB, who string) *User {
 	if out, err := exec.Command("useradd", "--create-home", "--home-dir", home, "--shell", "/bin/bash", name).CombinedOutput(); err != nil {
 		t.Fatalf("useradd %s: %v: %s", name, err, out)
 	}
-	t.Cleanup(func() {
-		if out, err := exec.Command("userdel", name).CombinedOutput(); err != nil {
+	t.Cleanup(func() { // by force: a killed process of the user's may not be gone yet
+		if out, err := exec.Command("userdel", "--force", name).CombinedOutput(); err != nil {
 			t.Errorf("userdel %s: %v: %s", name, err, out)
 		}
 	})
