@@ -109,10 +109,10 @@ func TestPlanProbesTheStore(t *testing.T) {
 	must(t, []int{0}, append(plan, "--single-writer")...)
 }
 
-// TestTasksStartServers is a job on Slurm whose tasks, one at a time, start
-// servers of their own, from models that they copy to the node. The engine of
-// the first one is killed: another takes its place and nothing is lost. The
-// reference continues both forks here.
+// TestTasksStartServers is a job on Slurm whose task starts a server of its own,
+// from a model that it copies to the node. The server's engine is killed:
+// another takes its place and nothing is lost. The reference continues both
+// forks here. Tasks that follow one another on a node: TestPredictOnSlurm.
 func TestTasksStartServers(t *testing.T) {
 	t.Parallel()
 	m := &mainJob{table: filepath.Join(vllmtest.Root(), ".cache/demo.csv")}
@@ -121,8 +121,8 @@ func TestTasksStartServers(t *testing.T) {
 	j.where = []string{"--job", j.folder}
 	t.Cleanup(j.tell)
 	kind := []string{"--trajectories", "reference", "--max-new-tokens", "10"}
-	must(t, []int{0}, append(append([]string{"plan", m.table, "--job", j.folder, "--replay", "off", "--shards", "2"}, kind...), m.models()...)...)
-	j.submit("--throttle=1", "--stage-model", "--scratch", scratch, "--vllm", filepath.Join(vllmtest.Venv(), "bin/vllm"), "--reference-model", m.models()[3],
+	must(t, []int{0}, append(append([]string{"plan", m.table, "--job", j.folder, "--replay", "off", "--shards", "1"}, kind...), m.models()...)...)
+	j.submit("--stage-model", "--scratch", scratch, "--vllm", filepath.Join(vllmtest.Venv(), "bin/vllm"), "--reference-model", m.models()[3],
 		"--infer-flags", shell.Join([]string{"--reference-args", strings.Join(vllmtest.Flags, " "), "--part-every", "200ms"}))
 	j.cluster.Within(40*time.Minute, "part of shard 0", func() bool { return len(partsOf(t, j.folder)) > 0 }) // then it is generating
 	killEngine(t, j.runner())
