@@ -50,8 +50,10 @@ func (b *body) Read(p []byte) (int, error) {
 		case n > 0:
 			b.op = nil
 			return n, nil // err comes again
+		case b.off >= b.size && err == io.EOF:
+			return 0, err
 		case b.off >= b.size && err != nil:
-			return 0, err // the end, or a checksum that does not fit
+			return 0, fmt.Errorf("read %s: %w", b.s.url(b.key), err) // a checksum that does not fit
 		case err != nil:
 			if err := b.cut(err); err != nil {
 				return 0, err
