@@ -52,7 +52,7 @@ var written = map[string]string{"5": "06-code-written.toml", "6": "07-dialogue-w
 
 // predicted makes a table of texts whose table transformers has made: tokens,
 // their types and the predictions of both models are the same.
-func (m *mainJob) predicted(t *testing.T) {
+func (m *mainJob) predicted(t *testing.T, _ string) {
 	want := readTable(t, m.table, "1.5_sentence_id", "1.5_real_token", "1.5_predictions", "32.0_predictions", "token_type")
 	tok, err := tokenizer.Load(filepath.Join(vllmtest.Models(), "reference", "tokenizer.json"))
 	if err != nil {
@@ -204,7 +204,9 @@ func (m *mainJob) scores(t *testing.T) {
 	}
 	client, err := vllm.NewClient(m.reference.URL, "")
 	ok(t, err)
-	client.Model = "reference"
+	models, err := client.Models(t.Context())
+	ok(t, err)
+	client.Model = models[0].ID
 	read, err := client.Predict(t.Context(), ids, k)
 	ok(t, err)
 	most := 0.0

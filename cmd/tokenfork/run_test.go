@@ -137,17 +137,6 @@ func TestMainJob(t *testing.T) {
 	must(t, done, run...)
 
 	t.Run("each prefix is computed once", func(t *testing.T) { computedOnce(t, first) })
-	t.Run("another implementation agrees", func(t *testing.T) {
-		t.Log(python(t, "oracle", append([]string{filepath.Join(first, merge.ParquetKey), m.table, "--max-new-tokens", maxNewTokens}, m.models()...)...))
-	})
-	t.Run("R2R's trajectories, with decimals", func(t *testing.T) {
-		dir, half := filepath.Join(t.TempDir(), "job"), filepath.Join(t.TempDir(), "half.csv")
-		shorten(t, m.table, half, 8, 1000)
-		kind := []string{"--trajectories", "real", "--decimals", "--ends", "r2r", "--max-new-tokens", "12"} // a third of all positions are mismatches here
-		args := append(append([]string{"run", half, "--job", dir}, kind...), m.models()...)
-		must(t, []int{0}, append(args, "--reference-url", m.reference.URL, "--judge", "none")...)
-		t.Log(python(t, "oracle", append(append([]string{filepath.Join(dir, merge.ParquetKey), half}, kind...), m.models()...)...))
-	})
 	t.Run("readers see the same rows", func(t *testing.T) { t.Log(python(t, "read-results", first)) })
 	t.Run("R2R reads the verdicts", func(t *testing.T) { m.r2r(t, first) })
 	t.Run("again changes nothing", func(t *testing.T) {
@@ -161,34 +150,56 @@ func TestMainJob(t *testing.T) {
 			t.Errorf("results changed from %s to %s", before, after)
 		}
 	})
-	t.Run("a table from texts", func(t *testing.T) { m.predicted(t) })
 	t.Run("log-probabilities are transformers'", func(t *testing.T) { m.scores(t) })
-	t.Run("in a bucket", func(t *testing.T) { m.inBucket(t, first) })
 	t.Run("whatever happens", func(t *testing.T) { m.whatever(t, first) })
 	t.Run("every damage is named", func(t *testing.T) { m.damaged(t, first) })
 }
 
-// whatever is all that befalls a run; each has a way of its own to the servers,
-// and most of them wait most of the time.
+// whatever is all that befalls a run, and what is compared with it; each has a way of
+// its own to the servers. Most of them wait most of the time: the longest are first, and
+// those that compute fill the time.
 func (m *mainJob) whatever(t *testing.T, first string) {
-	for name, test := range map[string]func(*mainJob, *testing.T, string){
-		"four shards, and killed at any moment": (*mainJob).killed,
-		"two at once":                           (*mainJob).twice,
-		"a zombie wakes":                        (*mainJob).zombie,
-		"stopped by SIGTERM":                    func(m *mainJob, t *testing.T, first string) { m.stopped(t, first, syscall.SIGTERM) },
-		"stopped by SIGUSR1":                    func(m *mainJob, t *testing.T, first string) { m.stopped(t, first, syscall.SIGUSR1) },
-		"servers gone for a while":              (*mainJob).gone,
-		"servers that come late or never":       (*mainJob).late,
-		"a server hangs":                        (*mainJob).hung,
-		"a task needs its manifest alone":       (*mainJob).alone,
-		"on Slurm":                              (*mainJob).onSlurm,
-		"merged early":                          (*mainJob).early,
+	for _, test := range []struct {
+		name string
+		run  func(*mainJob, *testing.T, string)
+	}{
+		{"on Slurm", (*mainJob).onSlurm},
+		{"R2R's trajectories, with decimals", (*mainJob).likeR2R},
+		{"another implementation agrees", (*mainJob).oracle},
+		{"four shards, and killed at any moment", (*mainJob).killed},
+		{"a table from texts", (*mainJob).predicted},
+		{"in a bucket", (*mainJob).inBucket},
+		{"two at once", (*mainJob).twice},
+		{"a zombie wakes", (*mainJob).zombie},
+		{"stopped by SIGTERM", func(m *mainJob, t *testing.T, first string) { m.stopped(t, first, syscall.SIGTERM) }},
+		{"stopped by SIGUSR1", func(m *mainJob, t *testing.T, first string) { m.stopped(t, first, syscall.SIGUSR1) }},
+		{"servers gone for a while", (*mainJob).gone},
+		{"servers that come late or never", (*mainJob).late},
+		{"a server hangs", (*mainJob).hung},
+		{"a task needs its manifest alone", (*mainJob).alone},
+		{"merged early", (*mainJob).early},
 	} {
-		t.Run(name, func(t *testing.T) {
+		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
-			test(&mainJob{m.table, m.small.Again(t), m.reference.Again(t)}, t, first)
+			test.run(&mainJob{m.table, m.small.Again(t), m.reference.Again(t)}, t, first)
 		})
 	}
+}
+
+// oracle compares the first run with another implementation.
+func (m *mainJob) oracle(t *testing.T, first string) {
+	t.Log(python(t, "oracle", append([]string{filepath.Join(first, merge.ParquetKey), m.table, "--max-new-tokens", maxNewTokens}, m.models()...)...))
+}
+
+// likeR2R has R2R's trajectories over half of the texts: a third of all positions are
+// mismatches here.
+func (m *mainJob) likeR2R(t *testing.T, _ string) {
+	dir, half := filepath.Join(t.TempDir(), "job"), filepath.Join(t.TempDir(), "half.csv")
+	shorten(t, m.table, half, 8, 1000)
+	kind := []string{"--trajectories", "real", "--decimals", "--ends", "r2r", "--max-new-tokens", "12"}
+	args := append(append([]string{"run", half, "--job", dir}, kind...), m.models()...)
+	must(t, []int{0}, append(args, "--reference-url", m.reference.URL, "--judge", "none")...)
+	t.Log(python(t, "oracle", append(append([]string{filepath.Join(dir, merge.ParquetKey), half}, kind...), m.models()...)...))
 }
 
 func (m *mainJob) early(t *testing.T, _ string) {
