@@ -179,13 +179,20 @@ func (s *s3Store) uploadParts(ctx context.Context, u *upload, id *string) ([]typ
 	return parts, group.Wait()
 }
 
+// abortAfter are the waits before each request to drop an upload: a part that was on its
+// way when it was given up can still land, so that S3 asks for the request to be repeated.
+var abortAfter = [...]time.Duration{0, 300 * time.Millisecond, time.Second}
+
 // abort drops the parts of a failed upload, also when its caller was stopped.
 func (s *s3Store) abort(ctx context.Context, key string, id *string) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 30*time.Second)
 	defer cancel()
-	_, err := s.client.AbortMultipartUpload(ctx, &s3.AbortMultipartUploadInput{Bucket: &s.bucket, Key: &key, UploadId: id})
-	if err == nil || errCode(err) == "NoSuchUpload" {
-		return nil
+	for _, pause := range abortAfter {
+		time.Sleep(pause)
+		_, err := s.client.AbortMultipartUpload(ctx, &s3.AbortMultipartUploadInput{Bucket: &s.bucket, Key: &key, UploadId: id})
+		if err != nil && errCode(err) != "NoSuchUpload" {
+			return fmt.Errorf("drop the parts of a failed upload: %w", err)
+		}
 	}
-	return fmt.Errorf("drop the parts of a failed upload: %w", err)
+	return nil
 }
