@@ -224,6 +224,7 @@ func (c *Calibration) measure(ctx context.Context, client *vllm.Client, l load, 
 		}
 		m.Requests += len(done)
 		if len(done) < steady*n && m.Decode > 0 {
+			c.Log.Warn("too few answers for a rate: more requests in flight may be faster than what was measured; give a longer --time", "model", m.Model, "in flight", n, "answers", len(done))
 			break // mostly its beginning and end
 		}
 		if r := rate(done, n, m.Prefill*float64(m.GPUs)) / float64(m.GPUs); r > m.Decode {
