@@ -144,12 +144,13 @@ func (s *s3Store) sendParts(ctx context.Context, u *upload) error {
 		return err
 	}
 	parts, err := s.uploadParts(ctx, u, begun.UploadId)
-	if err == nil {
-		_, err = s.client.CompleteMultipartUpload(ctx, &s3.CompleteMultipartUploadInput{
-			Bucket: &s.bucket, Key: &u.key, UploadId: begun.UploadId, IfNoneMatch: u.guard,
-			MultipartUpload: &types.CompletedMultipartUpload{Parts: parts},
-		}, func(o *s3.Options) { o.Retryer = noConflictRetry{s.retry} })
+	if err != nil {
+		return errors.Join(err, s.abort(ctx, u.key, begun.UploadId, afterParts...))
 	}
+	_, err = s.client.CompleteMultipartUpload(ctx, &s3.CompleteMultipartUploadInput{
+		Bucket: &s.bucket, Key: &u.key, UploadId: begun.UploadId, IfNoneMatch: u.guard,
+		MultipartUpload: &types.CompletedMultipartUpload{Parts: parts},
+	}, func(o *s3.Options) { o.Retryer = noConflictRetry{s.retry} })
 	if err != nil {
 		return errors.Join(err, s.abort(ctx, u.key, begun.UploadId))
 	}
@@ -179,16 +180,17 @@ func (s *s3Store) uploadParts(ctx context.Context, u *upload, id *string) ([]typ
 	return parts, group.Wait()
 }
 
-// abortAfter are the waits before each request to drop an upload: a part that was on its
-// way when it was given up can still land, so that S3 asks for the request to be repeated.
-var abortAfter = [...]time.Duration{0, 300 * time.Millisecond, time.Second}
+// afterParts are the waits before an upload whose parts were given up is dropped again: one
+// that was on its way can still land, so that S3 asks for the request to be repeated.
+var afterParts = []time.Duration{300 * time.Millisecond, time.Second}
 
-// abort drops the parts of a failed upload, also when its caller was stopped.
-func (s *s3Store) abort(ctx context.Context, key string, id *string) error {
+// abort drops the parts of a failed upload, also when its caller was stopped, and once
+// more after each of the waits.
+func (s *s3Store) abort(ctx context.Context, key string, id *string, again ...time.Duration) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 30*time.Second)
 	defer cancel()
-	for _, pause := range abortAfter {
-		time.Sleep(pause)
+	for _, wait := range append([]time.Duration{0}, again...) {
+		time.Sleep(wait)
 		_, err := s.client.AbortMultipartUpload(ctx, &s3.AbortMultipartUploadInput{Bucket: &s.bucket, Key: &key, UploadId: id})
 		if err != nil && errCode(err) != "NoSuchUpload" {
 			return fmt.Errorf("drop the parts of a failed upload: %w", err)
