@@ -8,10 +8,8 @@ import (
 
 // Names of the counters in commits and in summary.json, per side, beside those of package job.
 const (
-	ReplayedTokens = "replayed_tokens" // read off the table instead
-	SharedTokens   = "shared_tokens"   // generated once for several forks: what the others took
-	Probed         = "probed"          // recorded predictions that the server was asked for before replay
-	ProbesAgreed   = "probes_agreed"
+	Probed       = "probed" // recorded predictions that the server was asked for before replay
+	ProbesAgreed = "probes_agreed"
 )
 
 // count adds an answer.
@@ -36,7 +34,7 @@ func (w *text) countSaved(forks []*branch) job.Counters {
 		}
 		replayed, longest, all = replayed+b.replayed, max(longest, n), all+n
 	}
-	c := job.Counters{ReplayedTokens: int64(replayed), SharedTokens: int64(all - longest)}
+	c := job.Counters{job.ReplayedTokens: int64(replayed), job.SharedTokens: int64(all - longest)}
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.counters.Add(c)

@@ -233,7 +233,7 @@ func TestRun(t *testing.T) {
 	wants(t, o, 0, "")
 	j.check(t)
 	_, c := j.rows(t)
-	for _, name := range []string{job.Requests, infer.ReplayedTokens, infer.SharedTokens, infer.Probed, infer.Audited} {
+	for _, name := range []string{job.Requests, job.ReplayedTokens, job.SharedTokens, infer.Probed, infer.Audited} {
 		if c[name] == 0 {
 			t.Errorf("counter %s is 0: %v", name, c)
 		}

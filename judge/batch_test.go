@@ -175,7 +175,7 @@ func TestBatchOutlivesTheRun(t *testing.T) {
 	if _, err := Run(ctx, o); failure.Code(err) != failure.Stopped {
 		t.Fatalf("got %v", err)
 	}
-	f.lock.Lock() // the last poll's reply, which nobody waited for, may be on its way
+	f.lock.Lock() // the last poll's reply, for which the run did not wait, may be on its way
 	f.polls, f.onPoll = 0, func() {}
 	f.lock.Unlock()
 	if _, err := Run(t.Context(), o); failure.Code(err) != failure.Partial {

@@ -11,7 +11,7 @@ func (c Counters) Add(b Counters) {
 	}
 }
 
-// Names of the counters that predict, infer and judge share, in commits and in summary.json.
+// Names of the counters, in commits and in summary.json, that several stages have or progress shows.
 const (
 	Requests        = "requests"
 	PromptTokens    = "prompt_tokens"    // sent
@@ -19,6 +19,8 @@ const (
 	ComputedTokens  = "computed_tokens"  // of them, computed
 	IdealTokens     = "ideal_tokens"     // the least that had to be computed; of a judge an estimate
 	GeneratedTokens = "generated_tokens" // by the server
+	ReplayedTokens  = "replayed_tokens"  // of infer: read off the table instead
+	SharedTokens    = "shared_tokens"    // of infer: generated once for several forks: what the others took
 
 	// IdealTextTokens are those of infer's IdealTokens that are the texts themselves: nothing
 	// where predict's reading left them in the servers' caches.

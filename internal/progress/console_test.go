@@ -15,6 +15,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"tokenfork/internal/job"
 	"tokenfork/internal/terminal"
 )
 
@@ -23,7 +24,7 @@ func twoMinutes(w io.Writer) {
 	var answers atomic.Int64
 	reference := NewLane("reference", 235, 0, func() Reading {
 		n := answers.Load()
-		return Reading{InFlight: 8, Servers: 1, Restarts: 1, Counters: map[string]int64{Cached: 90 * n, Computed: 10 * n, Replayed: 3 * n, Generated: n, Shared: 0}}
+		return Reading{InFlight: 8, Servers: 1, Restarts: 1, Counters: map[string]int64{job.CachedTokens: 90 * n, job.ComputedTokens: 10 * n, job.ReplayedTokens: 3 * n, job.GeneratedTokens: n, job.SharedTokens: 0}}
 	})
 	small := NewLane("small", 100, 0, nil)
 	small.Resumed(100, 0)

@@ -14,6 +14,7 @@ import (
 	"testing"
 
 	"tokenfork/internal/failure"
+	"tokenfork/internal/job"
 	"tokenfork/internal/vllm/vllmtest"
 )
 
@@ -26,7 +27,7 @@ func stages(t *testing.T) *Console {
 	over.Add(3)
 	over.Close()
 	small, reference := NewLane("small", 10, 0, func() Reading {
-		return Reading{Servers: 2, InFlight: 64, Counters: map[string]int64{Cached: 90, Computed: 10}}
+		return Reading{Servers: 2, InFlight: 64, Counters: map[string]int64{job.CachedTokens: 90, job.ComputedTokens: 10}}
 	}), NewLane("reference", -1, 0, nil)
 	m := NewLanes(c, "infer", "forks", small, reference)
 	t.Cleanup(m.Close)

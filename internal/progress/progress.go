@@ -13,16 +13,6 @@ const (
 	reported = 30 * time.Second       // in a log
 )
 
-// Names of the counters that the line shows; a lane's Reading may have others.
-const (
-	Prompt    = "prompt_tokens"
-	Cached    = "cached_tokens"
-	Computed  = "computed_tokens"
-	Generated = "generated_tokens"
-	Replayed  = "replayed_tokens"
-	Shared    = "shared_tokens"
-)
-
 // Reading is what a lane's servers do, and did in this run.
 type Reading struct {
 	InFlight int64            // requests that wait for an answer

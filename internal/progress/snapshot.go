@@ -5,6 +5,8 @@ import (
 	"log/slog"
 	"strings"
 	"time"
+
+	"tokenfork/internal/job"
 )
 
 // snapshot is a stage at a moment.
@@ -55,18 +57,18 @@ func share(a, b int64) (float64, bool) {
 
 // cacheHits is the share of prompt tokens in the prefix cache, where servers tell.
 func (s *state) cacheHits() (float64, bool) {
-	if _, told := s.Counters[Cached]; !told {
+	if _, told := s.Counters[job.CachedTokens]; !told {
 		return 0, false
 	}
-	return share(s.Counters[Cached], s.Counters[Computed])
+	return share(s.Counters[job.CachedTokens], s.Counters[job.ComputedTokens])
 }
 
 // replayed is the share of the continuations' tokens that the table had.
 func (s *state) replayed() (float64, bool) {
-	if _, stage := s.Counters[Replayed]; !stage {
+	if _, stage := s.Counters[job.ReplayedTokens]; !stage {
 		return 0, false
 	}
-	return share(s.Counters[Replayed], s.Counters[Shared]+s.Counters[Generated])
+	return share(s.Counters[job.ReplayedTokens], s.Counters[job.SharedTokens]+s.Counters[job.GeneratedTokens])
 }
 
 // name is the stage with its side, if it has one side alone.
