@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"hash/fnv"
+	"math"
 	"slices"
 	"strings"
 	"sync"
@@ -21,8 +22,9 @@ import (
 )
 
 const (
-	probes     = 64
-	probeTexts = 8
+	probes      = 64
+	probeTexts  = 8
+	aloneProbes = 16 // of a server that is to be batch-invariant: asked one at a time before all are
 )
 
 // probe asks the server for the next token at recorded positions of the shard,
@@ -38,8 +40,15 @@ func (l *lane) probe(ctx context.Context, run *shardRun) (job.Counters, error) {
 	counters := job.Counters{}
 	var gaps []float64 // where the server says something else
 	var refused error  // of a prompt that the server does not take: its forks are listed so
+	var alone []vllm.Completion
+	if m.Settings.Deterministic {
+		if alone, err = askAlone(ctx, replicas, picks[:min(len(picks), aloneProbes)], counters); err != nil {
+			return nil, err
+		}
+	}
+	varied, most := 0, 0.0 // of those asked alone: another answer now, and how much the gap changed
 	g, gctx := errgroup.WithContext(ctx)
-	for _, p := range picks {
+	for i, p := range picks {
 		r := replicas[p.text%len(replicas)] // a text's prefix is computed on one alone
 		if err := r.gate.acquire(gctx); err != nil {
 			break
@@ -64,11 +73,21 @@ func (l *lane) probe(ctx context.Context, run *shardRun) (job.Counters, error) {
 			} else {
 				gaps = append(gaps, got.Gaps[0])
 			}
+			if i < len(alone) && len(alone[i].TokenIDs) > 0 {
+				if d := math.Abs(got.Gaps[0] - alone[i].Gaps[0]); d > 0 || got.TokenIDs[0] != alone[i].TokenIDs[0] {
+					varied, most = varied+1, max(most, d)
+				}
+			}
 			return nil
 		})
 	}
 	if err := g.Wait(); err != nil {
 		return nil, err
+	}
+	if varied > 0 {
+		return nil, failure.New(failure.Refused, fmt.Sprintf("serve another version of vLLM, or another attention backend (--%s-args \"--attention-backend …\"), or plan without --deterministic", l.side),
+			"the job is planned with --deterministic, but the %s server is not batch-invariant: of %d predictions %d have another lead over the next token (log probability) alone than beside others, by up to %.2g",
+			l.side, len(alone), varied, most)
 	}
 	n, ok := counters[Probed], counters[ProbesAgreed]
 	if n == 0 && refused != nil {
@@ -81,6 +100,24 @@ func (l *lane) probe(ctx context.Context, run *shardRun) (job.Counters, error) {
 			l.side, ok, n, m.Index, gapText(gaps))
 	}
 	return counters, nil
+}
+
+// askAlone asks one after the other, on a cache that is cold for most. What a server does not take
+// has no tokens.
+func askAlone(ctx context.Context, replicas []*replica, picks []recorded, counters job.Counters) ([]vllm.Completion, error) {
+	alone := make([]vllm.Completion, len(picks))
+	for i, p := range picks {
+		got, err := replicas[p.text%len(replicas)].next(ctx, p)
+		if _, ok := errors.AsType[*vllm.StatusError](err); ok && !fleet.Overloaded(err) {
+			continue
+		}
+		if err != nil {
+			return nil, fmt.Errorf("check that text %s gets the same answer alone: %w", p.from.ID, err)
+		}
+		counters.Add(fleet.Spent(got.Usage, 1))
+		alone[i] = got
+	}
+	return alone, nil
 }
 
 // likelyCause names why a server may differ from the table, the likeliest first.

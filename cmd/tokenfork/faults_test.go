@@ -358,8 +358,8 @@ func TestLogOnFullDisk(t *testing.T) {
 	j.same(t, at, filepath.Join(s3.Folder, "job"), clean)
 }
 
-// --deterministic reaches the servers and the record, ends where a server refuses it,
-// and is not taken on trust of servers at URLs.
+// --deterministic reaches the servers and the record, ends where a server refuses it or
+// is not what it says, and is not taken on trust of servers at URLs.
 func TestDeterministicServers(t *testing.T) {
 	j := newFakeJob(t, 4, 40, 1)
 	at := filepath.Join(j.dir, "job")
@@ -368,6 +368,11 @@ func TestDeterministicServers(t *testing.T) {
 	t.Setenv(fakevllm.Var, fakevllm.Config{Modes: []string{fakevllm.NoInvariant}}.Env(t))
 	own := append([]string{"infer", "--job", at, "--vllm", os.Args[0] + " " + fakevllm.Command}, j.some("--small-model", "--reference-model")...)
 	says(t, failure.Other, own, "exited before it was ready", "RuntimeError: VLLM_BATCH_INVARIANT")
+	t.Setenv(fakevllm.Var, fakevllm.Config{Modes: []string{fakevllm.Drifting}}.Env(t))
+	says(t, failure.Refused, own, "server is not batch-invariant: of 16 predictions", "or plan without --deterministic")
+	varying := filepath.Join(j.dir, "varying")
+	says(t, 0, append([]string{"plan", j.table, "--job", varying}, j.some("--small-model", "--reference-model", "--alignment", "--max")...))
+	says(t, 0, append([]string{"infer", "--job", varying, "--vllm", os.Args[0] + " " + fakevllm.Command}, j.some("--small-model", "--reference-model")...))
 	t.Setenv(fakevllm.Var, fakevllm.Config{Modes: []string{fakevllm.Invariant}}.Env(t))
 	says(t, 0, own)
 	b, err := os.ReadFile(filepath.Join(at, job.EngineKey(job.Small)))

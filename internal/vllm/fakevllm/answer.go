@@ -275,7 +275,9 @@ func (a *answer) logprobs(s *Server, n int, generate bool) any {
 		own, top := logprob{Token: tokenName(id)}, map[string]float64{}
 		for rank := range n {
 			other, p := m.ranked(a.states[i], m.next(a.states[i], a.seed), rank)
-			p = s.score(a.states[i], p)
+			if p = s.score(a.states[i], p); rank > 0 && slices.Contains(s.config.Modes, Drifting) {
+				p -= float64(a.cached) / (1 << 20)
+			}
 			own.Top = append(own.Top, logprob{Token: tokenName(other), Logprob: p})
 			top[tokenName(other)] = p
 		}
