@@ -5,13 +5,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math"
 	"slices"
 	"strconv"
-	"sync"
 	"time"
-
-	"golang.org/x/sync/errgroup"
 
 	"tokenfork/internal/cost"
 	"tokenfork/internal/failure"
@@ -33,14 +29,10 @@ type Calibration struct {
 
 // Bounds of a calibration.
 const (
-	calibrationShards = 8 // of the job's: reading all manifests of a large one takes too long
-	prefillsAtOnce    = 4
+	calibrationShards = 8   // of the job's: reading all manifests of a large one takes too long
 	questionTokens    = 512 // of the prompts that stand in for a judge's questions
 	answerTokens      = 150 // see judge.AnalysisTokens
 )
-
-// atOnce are the numbers of requests in flight that are tried.
-var atOnce = []int{32, 128, 512}
 
 // Run gives the rates.
 func (c *Calibration) Run(ctx context.Context) (*Rates, error) {
@@ -97,21 +89,24 @@ func (c *Calibration) sample(ctx context.Context) error {
 	return nil
 }
 
-// load is what a server is asked: prompts that are new to it, and then continuations.
-type load struct {
-	prefill, decode []*request
+// sample is a prompt that is new to the server, and what continues it once it is in the cache.
+type sample struct {
+	prompt        *request
+	continuations []*request
 }
 
-// request is one of a load, with its work as the estimates count it.
+// request is one of a sample, with its work as the estimates count it.
 type request struct {
 	vllm.CompletionRequest
-	work   func(vllm.Usage) float64 // of the phase that the request is for
-	blocks float64                  // prompt tokens that a continuation computes beyond the cache
+	work  func(vllm.Usage) float64 // of the phase that the request is for
+	reads int                      // prompt tokens that the estimates count as prefill for a continuation
+
+	generated int // tokens, once it is answered
 }
 
-// forks give the load of a side: each text up to its last rest, and then its rests.
-func (c *Calibration) forks(side job.Side) func(s served) load {
-	return func(s served) (l load) {
+// forks give the samples of a side: each text up to its last rest, and then its rests.
+func (c *Calibration) forks(side job.Side) func(s served) []sample {
+	return func(s served) (l []sample) {
 		set, tokens := &c.plan.Settings, int64(0)
 		for _, x := range c.texts {
 			w := work(x, side, set, c.plan.Ends, s.length, 0)
@@ -119,26 +114,27 @@ func (c *Calibration) forks(side job.Side) func(s served) load {
 				continue
 			}
 			last := w.rests[len(w.rests)-1].At
-			if tokens += int64(last); len(l.prefill) > 0 && tokens > s.capacity/2 {
+			if tokens += int64(last); len(l) > 0 && tokens > s.capacity/2 {
 				break
 			}
 			ends := fork.SentenceEnds(c.plan.Ends, x.Real, nil)
-			l.prefill = append(l.prefill, &request{CompletionRequest: vllm.CompletionRequest{Prompt: w.encoded.Prompt(int(max(last, 1))), MaxTokens: 1},
-				work: func(u vllm.Usage) float64 { return cost.Prefilled(int64(u.PromptTokens-max(u.CachedTokens, 0)), last) }})
+			one := sample{prompt: &request{CompletionRequest: vllm.CompletionRequest{Prompt: w.encoded.Prompt(int(max(last, 1))), MaxTokens: 1},
+				work: func(u vllm.Usage) float64 { return cost.Prefilled(int64(u.PromptTokens-max(u.CachedTokens, 0)), last) }}}
 			for _, r := range w.rests {
 				expected := fork.Expected(ends, r.At, int32(r.wants()))
-				l.decode = append(l.decode, &request{blocks: float64(r.At%cost.Block + 1),
+				one.continuations = append(one.continuations, &request{reads: int(r.At%cost.Block + 1),
 					CompletionRequest: vllm.CompletionRequest{Prompt: w.encoded.Prompt(int(r.At), r.forced()...), MaxTokens: r.wants(), StopTokenIDs: vllm.NewSequence(c.plan.Ends.IDs()),
 						Margins: set.Margins, Sampling: vllm.Sampling{Temperature: set.Temperature, TopP: set.TopP}},
 					work: func(vllm.Usage) float64 { return cost.Decoded(expected, r.At) }})
 			}
+			l = append(l, one)
 		}
 		return l
 	}
 }
 
 // questions are pieces of the texts, as long as a judge's questions, under ids that its model has.
-func (c *Calibration) questions(s served) (l load) {
+func (c *Calibration) questions(s served) (l []sample) {
 	for _, x := range c.texts {
 		for from := 0; from+16 < len(x.Real); from += questionTokens {
 			ids := slices.Clone(x.Real[from:min(from+questionTokens, len(x.Real), from+s.length-answerTokens)])
@@ -146,10 +142,11 @@ func (c *Calibration) questions(s served) (l load) {
 				ids[i] %= int32(s.vocab)
 			}
 			prompt := vllm.Tokens(ids...)
-			l.prefill = append(l.prefill, &request{CompletionRequest: vllm.CompletionRequest{Prompt: prompt, MaxTokens: 1},
-				work: func(u vllm.Usage) float64 { return float64(u.PromptTokens - max(u.CachedTokens, 0)) }})
-			l.decode = append(l.decode, &request{CompletionRequest: vllm.CompletionRequest{Prompt: prompt, MaxTokens: answerTokens},
-				work: func(u vllm.Usage) float64 { return float64(u.GeneratedTokens) }, blocks: cost.Block})
+			l = append(l, sample{
+				prompt: &request{CompletionRequest: vllm.CompletionRequest{Prompt: prompt, MaxTokens: 1},
+					work: func(u vllm.Usage) float64 { return float64(u.PromptTokens - max(u.CachedTokens, 0)) }},
+				continuations: []*request{{CompletionRequest: vllm.CompletionRequest{Prompt: prompt, MaxTokens: answerTokens},
+					work: func(u vllm.Usage) float64 { return float64(u.GeneratedTokens) }, reads: len(ids)}}})
 		}
 	}
 	return l
@@ -162,7 +159,7 @@ type served struct {
 }
 
 // model brings up a model's servers and measures the first.
-func (c *Calibration) model(ctx context.Context, name string, f *fleet.Fleet, of func(served) load, rates *Rates) (err error) {
+func (c *Calibration) model(ctx context.Context, name string, f *fleet.Fleet, of func(served) []sample, rates *Rates) (err error) {
 	servers, err := f.All(ctx)
 	if err != nil {
 		return err
@@ -192,115 +189,19 @@ func (c *Calibration) model(ctx context.Context, name string, f *fleet.Fleet, of
 		return fmt.Errorf("ask the %s server for its KV cache: %w", name, err)
 	}
 	l := of(served{model.MaxModelLen, vocab, cmp.Or(metrics.KVCapacity, int64(model.MaxModelLen))})
-	if len(l.decode) == 0 {
+	if len(l) == 0 {
 		return failure.New(failure.Refused, "calibrate on a job that the table does not answer by itself", "the texts that were sampled leave nothing for the %s model to generate", name)
 	}
-	m := Measured{Model: name, GPUs: 1, Texts: len(l.prefill)}
+	m := Measured{Model: name, GPUs: 1}
 	if own, is := s.Engine(); is {
 		m.Engine = own
 		if n, err := strconv.Atoi(own.TensorParallel); err == nil {
 			m.GPUs = n
 		}
 	}
-	if err := c.measure(ctx, client, l, &m); err != nil {
+	if err := c.measure(ctx, client, l, cmp.Or(metrics.BlockSize, cost.Block), &m); err != nil {
 		return fmt.Errorf("measure the %s model: %w", name, err)
 	}
 	rates.Add(m)
 	return nil
-}
-
-// measure finds both rates: a third of the time goes to prompts, the rest to continuations at
-// each number in flight.
-func (c *Calibration) measure(ctx context.Context, client *vllm.Client, l load, m *Measured) error {
-	done, err := c.send(ctx, client, l.prefill, prefillsAtOnce, c.Time/3, false)
-	if err != nil {
-		return err
-	}
-	m.Requests, m.Prefill = len(done), rate(done, prefillsAtOnce, 0)/float64(m.GPUs)
-	for _, n := range atOnce {
-		done, err := c.send(ctx, client, l.decode, n, c.Time*2/3/time.Duration(len(atOnce)), true)
-		if err != nil {
-			return err
-		}
-		m.Requests += len(done)
-		if len(done) < steady*n && m.Decode > 0 {
-			c.Log.Warn("too few answers for a rate: more requests in flight may be faster than what was measured; give a longer --time", "model", m.Model, "in flight", n, "answers", len(done))
-			break // mostly its beginning and end
-		}
-		if r := rate(done, n, m.Prefill*float64(m.GPUs)) / float64(m.GPUs); r > m.Decode {
-			m.Decode, m.InFlight = r, n
-		}
-		if n >= len(l.decode) {
-			break // more cannot be in flight
-		}
-	}
-	if !(m.Prefill > 0 && m.Decode > 0) || math.IsInf(m.Prefill+m.Decode, 0) {
-		return failure.New(failure.Refused, "give it more --time", "%d requests were too few for a rate", m.Requests)
-	}
-	c.Log.Info("measured", "model", m.Model, "prefill tokens a second", math.Round(m.Prefill), "decode", math.Round(m.Decode), "in flight", m.InFlight, "requests", m.Requests)
-	return nil
-}
-
-// completion is a request that was answered.
-type completion struct {
-	at           time.Duration // since the first was sent
-	work, blocks float64
-}
-
-// send keeps so many requests in flight until the time is over or, unless they go round, all
-// are sent. A server that answers too few in that time for a rate gets up to three times as long.
-func (c *Calibration) send(ctx context.Context, client *vllm.Client, all []*request, atOnce int, d time.Duration, round bool) ([]completion, error) {
-	var mu sync.Mutex
-	var done []completion
-	next, start := 0, time.Now()
-	g, gctx := errgroup.WithContext(ctx)
-	for range min(atOnce, len(all)) {
-		g.Go(func() error {
-			for {
-				mu.Lock()
-				i := next
-				next++
-				took, few := time.Since(start), len(done) <= (steady+1)*atOnce
-				if i >= len(all) && !round || i > 0 && took > d && (!few || took > 3*d) {
-					mu.Unlock()
-					return nil
-				}
-				mu.Unlock()
-				q := all[i%len(all)]
-				answer, err := client.Complete(gctx, q.CompletionRequest)
-				if err != nil {
-					return err
-				}
-				mu.Lock()
-				done = append(done, completion{time.Since(start), q.work(answer.Usage), q.blocks})
-				mu.Unlock()
-			}
-		})
-	}
-	err := g.Wait()
-	return done, err
-}
-
-// steady is from how many completions for each request in flight on the beginning, when all are
-// sent at once, and the end, when fewer and fewer are left, are not counted.
-const steady = 5
-
-// rate is the work a second, less the time of the prompt tokens beyond the cache where their rate is known.
-func rate(done []completion, atOnce int, prefill float64) float64 {
-	if len(done) == 0 {
-		return 0
-	}
-	from, counted := time.Duration(0), done
-	if len(done) >= steady*atOnce {
-		from, counted = done[atOnce-1].at, done[atOnce:len(done)-atOnce]
-	}
-	work, blocks := 0.0, 0.0
-	for _, x := range counted {
-		work, blocks = work+x.work, blocks+x.blocks
-	}
-	seconds := (counted[len(counted)-1].at - from).Seconds()
-	if prefill > 0 {
-		seconds = max(seconds-blocks/prefill, seconds/10)
-	}
-	return work / seconds
 }

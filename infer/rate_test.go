@@ -2,61 +2,26 @@ package infer
 
 import (
 	"context"
-	"math"
 	"strings"
 	"testing"
-	"time"
 
 	"tokenfork/internal/job"
 	"tokenfork/internal/vllm"
 )
 
-// SampledWork is what a side's load comes to: work of prompts and of continuations, and prompt tokens
+// SampledWork is what a side's samples come to: work of prompts and of continuations, and prompt tokens
 // beyond the cache.
 func (c *Calibration) SampledWork(ctx context.Context, side job.Side) (prefill, decode, blocks float64, err error) {
 	if err := c.sample(ctx); err != nil {
 		return 0, 0, 0, err
 	}
-	l := c.forks(side)(served{length: 1 << 20, capacity: 1 << 40})
-	for _, q := range l.prefill {
-		prefill += q.work(vllm.Usage{PromptTokens: q.Prompt.Len(), CachedTokens: -1})
-	}
-	for _, q := range l.decode {
-		decode, blocks = decode+q.work(vllm.Usage{}), blocks+q.blocks
-	}
-	return prefill, decode, blocks, nil
-}
-
-// TestRate gives the rate of a steady stream whatever its beginning and its end are like.
-func TestRate(t *testing.T) {
-	at := func(ms int, work float64) completion {
-		return completion{time.Duration(ms) * time.Millisecond, work, 5}
-	}
-	var stream []completion
-	for i := range 10 {
-		stream = append(stream, at(1000+i, 1)) // all were sent at once
-	}
-	for i := range 200 {
-		stream = append(stream, at(1010+10*(i+1), 7)) // 700 a second
-	}
-	for i := range 10 {
-		stream = append(stream, at(9000+1000*i, 1)) // fewer and fewer are left
-	}
-	for _, c := range []struct {
-		name    string
-		done    []completion
-		prefill float64
-		want    float64
-	}{
-		{"steady", stream, 0, 200 * 7 / 2.001},
-		{"without the time of blocks", stream, 1000, 200 * 7 / (2.001 - 200*5/1000.0)},
-		{"few", []completion{at(500, 30), at(1000, 20)}, 0, 50},
-		{"none", nil, 0, 0},
-	} {
-		if got := rate(c.done, 10, c.prefill); math.Abs(got-c.want) > 1e-6 {
-			t.Errorf("%s: %g, want %g", c.name, got, c.want)
+	for _, x := range c.forks(side)(served{length: 1 << 20, capacity: 1 << 40}) {
+		prefill += x.prompt.work(vllm.Usage{PromptTokens: x.prompt.Prompt.Len(), CachedTokens: -1})
+		for _, q := range x.continuations {
+			decode, blocks = decode+q.work(vllm.Usage{}), blocks+float64(q.reads)
 		}
 	}
+	return prefill, decode, blocks, nil
 }
 
 // TestReadRates refuses what calibrate did not write.

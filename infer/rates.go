@@ -16,6 +16,7 @@ type Rates struct {
 	Format       int        `json:"format"`
 	Prefill      [2]float64 `json:"prefill_rate"` // by Side
 	Decode       [2]float64 `json:"decode_rate"`  // of the tokens that plan expects, at position 2500
+	End          [2]float64 `json:"end_seconds"`  // GPU seconds that a shard takes beyond its work, see shard.Throughput
 	JudgePrefill float64    `json:"judge_prefill_rate"`
 	JudgeDecode  float64    `json:"judge_decode_rate"`
 	Measured     []Measured `json:"measured"`
@@ -26,8 +27,9 @@ type Measured struct {
 	Model    string      `json:"model"` // small, reference or judge
 	Prefill  float64     `json:"prefill_rate"`
 	Decode   float64     `json:"decode_rate"`
-	InFlight int         `json:"in_flight"` // requests at once that gave the most
-	GPUs     int         `json:"gpus"`      // of the server
+	End      float64     `json:"end_seconds"` // GPU seconds that a shard takes beyond its work; 0 for a judge
+	InFlight int         `json:"in_flight"`   // requests at once that gave the most
+	GPUs     int         `json:"gpus"`        // of the server
 	Texts    int         `json:"sentences"`
 	Requests int         `json:"requests"`
 	Engine   vllm.Engine `json:"engine"`
@@ -41,7 +43,7 @@ func (r *Rates) Add(m Measured) {
 	default:
 		for _, side := range job.Sides {
 			if m.Model == side.String() {
-				r.Prefill[side], r.Decode[side] = m.Prefill, m.Decode
+				r.Prefill[side], r.Decode[side], r.End[side] = m.Prefill, m.Decode, m.End
 			}
 		}
 	}
@@ -57,8 +59,8 @@ func ReadRates(name string, b []byte) (*Rates, error) {
 	if err == nil && r.Format != job.Format {
 		err = fmt.Errorf("format %d, this tokenfork reads %d", r.Format, job.Format)
 	}
-	if err == nil && min(r.Prefill[0], r.Prefill[1], r.Decode[0], r.Decode[1], r.JudgePrefill, r.JudgeDecode) < 0 {
-		err = fmt.Errorf("a rate is negative")
+	if err == nil && min(r.Prefill[0], r.Prefill[1], r.Decode[0], r.Decode[1], r.End[0], r.End[1], r.JudgePrefill, r.JudgeDecode) < 0 {
+		err = fmt.Errorf("a rate or a time is negative")
 	}
 	if err != nil {
 		return nil, failure.New(failure.Usage, "give a file that tokenfork calibrate wrote", "%s is no file of rates: %w", name, err)

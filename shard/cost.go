@@ -6,10 +6,11 @@ import (
 	"tokenfork/internal/job"
 )
 
-// Throughput is what one GPU of a side's server does, in tokens per second.
+// Throughput is what one GPU of a side's server does: tokens per second, but for End.
 type Throughput struct {
 	Prefill float64 // prompt tokens that are not in the prefix cache
 	Decode  float64 // generated tokens of forks, as internal/cost counts them
+	End     float64 // GPU seconds that a shard takes beyond its work, while its last requests are in flight
 }
 
 const leastCost = 1e-6 // GPU seconds of a text, so that even texts without work are spread evenly

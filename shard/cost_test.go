@@ -45,7 +45,7 @@ func TestWalkerAsWalk(t *testing.T) {
 		limit := []int{0, 1, 3, 128}[r.IntN(4)]
 		w := walker{ends: ends, limit: limit, replay: true}
 		w.text(real)
-		w.model(recorded, Throughput{1, 1})
+		w.model(recorded, Throughput{Prefill: 1, Decode: 1})
 		replayed := 0
 		most := map[int32]int{} // by the rests' positions
 		for p := 1; p < len(real); p++ {
@@ -81,7 +81,7 @@ func TestWithoutReplayNothingIsShared(t *testing.T) {
 	w := walker{ends: ends, limit: 8}
 	real, recorded := []int32{1, 2, 4, 5, 7}, []int32{-1, 2, 4, 5, 7, 8}
 	w.text(real)
-	w.model(recorded, Throughput{1, 1})
+	w.model(recorded, Throughput{Prefill: 1, Decode: 1})
 	w.follow(recorded, 1, 2)
 	w.follow(recorded, 2, 4)
 	work, cost := w.done()
@@ -105,7 +105,7 @@ func TestCostGrowsWithPosition(t *testing.T) {
 		recorded := make([]int32, n+1)
 		w := walker{ends: ends, limit: 10}
 		w.text(real)
-		w.model(recorded, Throughput{math.Inf(1), 1})
+		w.model(recorded, Throughput{Prefill: math.Inf(1), Decode: 1})
 		w.follow(recorded, int32(n-20), 2)
 		if _, cost := w.done(); cost <= last {
 			t.Errorf("%d tokens cost %g, fewer %g", n, cost, last)

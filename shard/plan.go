@@ -350,13 +350,22 @@ func (p *planner) sum() error {
 	if err != nil {
 		return err
 	}
+	ends := 0.0 // of a shard, on the sides that have work
 	for side := range p.cost {
+		if p.cost[side] > 0 {
+			ends += p.Throughput[side].End
+		}
+	}
+	e.Shards = min(p.shards((p.cost[0]+p.cost[1])/1e9, ends), len(chosen))
+	for side := range p.cost {
+		if p.cost[side] > 0 {
+			p.cost[side] += float64(e.Shards) * p.Throughput[side].End * 1e9
+		}
 		e.GPUHours[side] = p.cost[side] / 1e9 / 3600
 	}
-	e.Shards = min(p.shards((p.cost[0]+p.cost[1])/1e9), len(chosen))
 	p.split = balance(chosen, e.Shards)
 	for _, s := range p.split {
-		e.Largest = max(e.Largest, costOf(s))
+		e.Largest = max(e.Largest, costOf(s)+ends)
 	}
 	if !p.writes {
 		return nil
@@ -382,11 +391,11 @@ func (p *planner) checkTexts() error {
 	return nil
 }
 
-// shards is how many shards are asked for.
-func (p *planner) shards(seconds float64) int {
+// shards is how many shards are asked for, where each takes ends beyond its part of the seconds.
+func (p *planner) shards(seconds, ends float64) int {
 	n := p.Shards.Count
-	if n == 0 {
-		n = int(math.Ceil(seconds / p.Shards.Cost))
+	if n == 0 { // one that is asked to be little more than its end is at least half work
+		n = int(math.Ceil(seconds / max(p.Shards.Cost-ends, p.Shards.Cost/2)))
 	}
 	return max(n, 1)
 }

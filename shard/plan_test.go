@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"io"
 	"maps"
+	"math"
 	"os"
 	"reflect"
 	"runtime"
@@ -92,7 +93,7 @@ func options(t testing.TB, vocab int, sources ...table.Source) Options {
 		Tokenizer:  tok,
 		Ends:       ends,
 		Store:      folder(t),
-		Throughput: [2]Throughput{{60000, 8000}, {9300, 3300}},
+		Throughput: [2]Throughput{{Prefill: 60000, Decode: 8000}, {Prefill: 9300, Decode: 3300}},
 		Shards:     Shards{Count: 4},
 		Tmp:        t.TempDir(),
 	}
@@ -301,6 +302,12 @@ func TestDryRun(t *testing.T) {
 	o.Shards = Shards{Cost: 3600 * (got.GPUHours[0] + got.GPUHours[1]) / 2.5}
 	if got, err = DryRun(t.Context(), o); err != nil || got.Shards != 3 {
 		t.Errorf("%d shards of 1/2.5 of the work, %v", got.Shards, err)
+	}
+	work := 3600 * (got.GPUHours[0] + got.GPUHours[1])
+	o.Throughput[0].End, o.Throughput[1].End = 0.1*work, 0.05*work
+	got, err = DryRun(t.Context(), o) // 0.25 of the work fit beside the ends
+	if sum := 3600 * (got.GPUHours[0] + got.GPUHours[1]); err != nil || got.Shards != 4 || math.Abs(sum/work-1.6) > 1e-6 || got.Largest < 0.39*work || got.Largest > 0.45*work {
+		t.Errorf("%d shards with ends, the largest %g of %g s, %g s in all; %v", got.Shards, got.Largest, work, sum, err)
 	}
 }
 

@@ -51,7 +51,7 @@ type calibrateCmd struct {
 	JudgeModel       string `placeholder:"PATH" help:"Measure this model too, as a local judge."`
 	judgeServerFlags `embed:""`
 	StartTimeout     time.Duration `default:"30m" help:"How long a server may take to start."`
-	Time             time.Duration `default:"1m" help:"How long to measure each model, once it is loaded."`
+	Time             time.Duration `default:"1m" help:"How long to send requests to each model, once it is loaded. The last answers are awaited."`
 	Out              string        `default:"rates.json" placeholder:"FILE" help:"Where the rates go."`
 }
 
@@ -99,7 +99,7 @@ func (c *calibrateCmd) Run(ctx context.Context, con *console) error {
 	}
 	l := &lines{w: con.out}
 	for _, m := range rates.Measured {
-		l.add("%-9s prefill %.0f and decode %.0f tokens a second a GPU, with %d requests in flight", m.Model, m.Prefill, m.Decode, m.InFlight)
+		l.add("%-9s prefill %.0f and decode %.0f tokens a second a GPU, with %d requests in flight; %.1f s more for the end of a shard", m.Model, m.Prefill, m.Decode, m.InFlight, m.End)
 	}
 	l.add("the rates are in %s: give it to plan, judge and submit by --rates", c.Out)
 	return l.err

@@ -330,7 +330,7 @@ func (f *shardFlags) shards(measured *infer.Rates) (shard.Shards, [2]shard.Throu
 		return s, rates, failure.New(failure.Usage, "give two positive numbers: small's, reference's", "--prefill-rate and --decode-rate take a rate per model")
 	}
 	for side := range rates {
-		rates[side] = shard.Throughput{Prefill: prefill[side], Decode: decode[side]}
+		rates[side] = shard.Throughput{Prefill: prefill[side], Decode: decode[side], End: measured.End[side]}
 	}
 	return s, rates, nil
 }

@@ -15,6 +15,7 @@ import (
 type Metrics struct {
 	PromptTokens    int64 // of finished prefills, cached ones included
 	GeneratedTokens int64
+	FirstTokens     int64 // requests that have begun to generate
 	Preemptions     int64 // requests thrown out of the KV cache and done again
 	Waiting         int   // requests
 	KVCapacity      int64 // tokens that the KV caches hold
@@ -53,6 +54,7 @@ func ParseMetrics(text []byte) (m Metrics, err error) {
 	}
 	m.PromptTokens = int64(sums["vllm:prompt_tokens_total"])
 	m.GeneratedTokens = int64(sums["vllm:generation_tokens_total"])
+	m.FirstTokens = int64(sums["vllm:time_to_first_token_seconds_count"])
 	m.Preemptions = int64(sums["vllm:num_preemptions_total"])
 	m.Waiting = int(sums["vllm:num_requests_waiting"])
 	return m, lines.Err()

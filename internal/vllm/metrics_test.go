@@ -17,6 +17,10 @@ vllm:prompt_tokens_total{engine="0",model_name="a \"b\", c}"} 1.032e+03
 vllm:prompt_tokens_total{engine="1",model_name="a"} 8 1795450263149
 vllm:prompt_tokens_cached_total{engine="0"} 480.0
 vllm:generation_tokens_total{engine="0"} 15.0
+vllm:time_to_first_token_seconds_bucket{engine="0",le="0.1"} 4.0
+vllm:time_to_first_token_seconds_count{engine="0"} 5.0
+vllm:time_to_first_token_seconds_count{engine="1"} 2.0
+vllm:time_to_first_token_seconds_sum{engine="0"} 0.7
 vllm:generation_tokens_created{engine="0"} 1.7e+09
 vllm:prefix_cache_queries_total{engine="0"} 1032.0
 vllm:prefix_cache_hits_total{engine="0"} 480.0
@@ -32,7 +36,7 @@ x NaN
 `
 	got, err := ParseMetrics([]byte(text))
 	want := Metrics{
-		PromptTokens: 1040, GeneratedTokens: 15, Waiting: 2, KVCapacity: 1320, BlockSize: 32,
+		PromptTokens: 1040, GeneratedTokens: 15, FirstTokens: 7, Waiting: 2, KVCapacity: 1320, BlockSize: 32,
 	}
 	if err != nil || !reflect.DeepEqual(got, want) {
 		t.Errorf("got %+v, %v\nwant %+v", got, err, want)

@@ -316,7 +316,7 @@ func testRealCache(t *testing.T, c *Client) {
 	if got, want := after.PromptTokens-before.PromptTokens, int64(2*len(ids)); got != want {
 		t.Errorf("prompt tokens counted: %d, want %d", got, want)
 	}
-	if after.GeneratedTokens-before.GeneratedTokens < 2 || after.Waiting > 0 {
+	if after.GeneratedTokens-before.GeneratedTokens < 2 || after.FirstTokens-before.FirstTokens < 1 || after.Waiting > 0 {
 		t.Errorf("metrics %+v", after)
 	}
 }

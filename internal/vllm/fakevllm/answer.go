@@ -217,6 +217,7 @@ func (s *Server) generate(q *request) answer {
 	s.prompt.Add(int64(len(q.Prompt)))
 	s.cached.Add(int64(a.cached))
 	s.generated.Add(int64(len(a.ids)))
+	s.answered.Add(1)
 	return a
 }
 
@@ -363,6 +364,7 @@ func (s *Server) chat(w http.ResponseWriter, r *http.Request) {
 	content := fmt.Sprintf(`{"explanation":"%x","key_differences":[],"meaning_match":%t,"divergent":%t,"confidence":0.5}`, uint64(at), verdict, !verdict)
 	s.prompt.Add(int64(len(question)))
 	s.generated.Add(1)
+	s.answered.Add(1)
 	s.send(w, r, fmt.Appendf(nil, `{"id":"fake","object":"chat.completion","model":%q,"choices":[{"index":0,"message":{"role":"assistant","content":%q},"finish_reason":"stop"}],"usage":{"prompt_tokens":%d,"completion_tokens":1,"total_tokens":%d}}`,
 		s.config.Name, content, len(question), len(question)+1), f)
 }

@@ -108,6 +108,7 @@ type Server struct {
 	prompt    atomic.Int64 // tokens
 	cached    atomic.Int64
 	generated atomic.Int64
+	answered  atomic.Int64 // requests for tokens
 	running   atomic.Int64
 	hung      atomic.Bool
 	engine    atomic.Bool  // dead
@@ -227,6 +228,7 @@ func (s *Server) metrics(w http.ResponseWriter, _ *http.Request) {
 		value int64
 	}{
 		{"prompt_tokens_total", s.prompt.Load()}, {"prompt_tokens_cached_total", s.cached.Load()}, {"generation_tokens_total", s.generated.Load()},
+		{"time_to_first_token_seconds_count", s.answered.Load()},
 		{"prefix_cache_queries_total", s.prompt.Load()}, {"prefix_cache_hits_total", s.cached.Load()}, {"num_preemptions_total", 0},
 		{"num_requests_running", s.running.Load()}, {"num_requests_waiting", 0}, {"kv_cache_usage_perc", 0},
 	} {
