@@ -100,7 +100,7 @@ func read(ctx context.Context, s engine, l []sample, d time.Duration) (rate floa
 }
 
 // tried gives numbers of requests in flight, most at most, and the time of each: up to the largest of
-// which all can begin in two thirds of its time, and of the smaller ones those that leave it this
+// which all can begin in its time, and of the smaller ones those that leave it this
 // time. begin is the seconds that a request takes to begin.
 func tried(most int, d time.Duration, begin float64) ([]int, time.Duration) {
 	var all []int
@@ -112,7 +112,7 @@ func tried(most int, d time.Duration, begin float64) ([]int, time.Duration) {
 	for to := len(all); to > 0; to-- {
 		for from := range to {
 			each := d / time.Duration(to-from)
-			if float64(all[to-1])*begin <= each.Seconds()*2/3 {
+			if float64(all[to-1])*begin <= each.Seconds() {
 				return all[from:to], each
 			}
 		}

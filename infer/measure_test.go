@@ -175,7 +175,7 @@ func TestMeasuredPace(t *testing.T) {
 		time            time.Duration
 		texts, inFlight int // 0: any, they are as fast
 	}{
-		{"slow, one round", slow(), 20 * time.Second, 100, 32},
+		{"slow, one round", slow(), 20 * time.Second, 100, 128},
 		{"slow, some rounds", slow(), time.Minute, 100, 128},
 		{"slow, a small job", slow(), time.Minute, 20, 0},
 		{"fast", fast(), time.Minute, 1000, 512},
