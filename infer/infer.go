@@ -251,6 +251,9 @@ func (l *lane) runSide(admit, ctx context.Context, f *fleet.Fleet, shards []int)
 			sum.Stop(job.Task{Stage: "infer", Shard: k, Side: side.String()})
 		}
 		return nil
+	case !ok && plan.Settings.Deterministic: // which vLLM may not be able to do here
+		err := up.Err()
+		return failure.New(failure.Code(err), failure.Hint(err)+"; where it is batch invariance that vLLM cannot do here, plan without --deterministic", "the job is planned with --deterministic: %w", err)
 	case !ok:
 		return up.Err()
 	}

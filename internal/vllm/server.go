@@ -299,6 +299,9 @@ func (s *Server) checkEnvironment() error {
 // ready makes sure that it is this server which answers.
 func (s *Server) ready(ctx context.Context, took time.Duration) error {
 	if _, err := s.client.Check(ctx, Want{Model: s.launch.model}); err != nil {
+		if status, ok := errors.AsType[*StatusError](err); ok && status.Status >= 500 {
+			return s.log.death(s.config.Name, "failed its first request: "+status.Error())
+		}
 		return err
 	}
 	if err := s.checkEnvironment(); err != nil {
