@@ -97,6 +97,8 @@ func TestValidate(t *testing.T) {
 		{"just enough", func(s *Settings) { s.Lead = s.Grace + commitTime }, ""},
 		{"grace as long as the lead", func(s *Settings) { s.Grace = s.Lead }, "SIGUSR1 comes 2m0s before the time limit"},
 		{"time shorter than the lead", func(s *Settings) { s.Time = time.Minute }, "time limit of 1m0s"},
+		{"time for nothing but the lead", func(s *Settings) { s.Time = s.Lead + time.Minute }, "time limit of 3m0s"},
+		{"time for more", func(s *Settings) { s.Time = s.Lead + time.Minute + time.Second }, ""},
 		{"short flag", func(s *Settings) { s.Sbatch = []string{"-p"} }, `flag "-p"`},
 		{"no judge", func(s *Settings) { s.Judge = "" }, "no judge given"},
 	} {

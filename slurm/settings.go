@@ -62,13 +62,18 @@ type Settings struct {
 // may come late by its polling) need after the grace.
 const commitTime = 30 * time.Second
 
+// early is how much before its time Slurm may send a signal (sbatch(1), --signal). One that comes with the
+// start, before the script hears it, is lost.
+const early = time.Minute
+
 func (s *Settings) validate() error {
 	switch {
 	case s.Lead < s.Grace+commitTime:
 		return failure.New(failure.Usage, fmt.Sprintf("--signal-lead %s or more, or a shorter --grace", s.Grace+commitTime),
 			"SIGUSR1 comes %s before the time limit, but running requests may take %s and the commit %s", s.Lead, s.Grace, commitTime)
-	case s.Time > 0 && s.Time <= s.Lead:
-		return failure.New(failure.Usage, "a longer --time", "a time limit of %s ends before SIGUSR1's lead of %s", s.Time, s.Lead)
+	case s.Time > 0 && s.Time <= s.Lead+early:
+		return failure.New(failure.Usage, fmt.Sprintf("a --time of more than %s", s.Lead+early),
+			"a time limit of %s is too short: SIGUSR1 comes %s before it, and Slurm may send it a minute early", s.Time, s.Lead)
 	case s.Judge == "":
 		return failure.New(failure.Usage, "use --judge URL, --judge local or --judge none", "no judge given")
 	case s.Throttle < 0 || s.CPUs < 0:

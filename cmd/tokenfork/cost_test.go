@@ -58,6 +58,9 @@ func TestSubmitDryRunGivesTheCost(t *testing.T) {
 	if said := submit(failure.Usage, "--verdictonly"); !strings.Contains(said, "--judge-flags") {
 		t.Errorf("it says\n%s", said)
 	}
+	if said := tokenfork(t, failure.Usage, "submit --dry-run --judge none --stage-model --job "+dir); !strings.Contains(said, "--stage-model without a model") {
+		t.Errorf("it says\n%s", said)
+	}
 	if said := tokenfork(t, 0, "submit --dry-run --judge none --job "+dir); strings.Contains(said, "questions") || !strings.Contains(said, "reference infer of the whole job") {
 		t.Errorf("without a judge it says\n%s", said)
 	}

@@ -218,10 +218,9 @@ func (j *slurmJob) preempted() {
 	j.restarted()
 }
 
-// outOfTime: a task is told within a minute that its minute is over. So may be
-// the next start, before it has done anything.
+// outOfTime: a task is told that its two minutes will soon be over.
 func (j *slurmJob) outOfTime() {
-	j.halfWay("--time=1m", "--signal-lead=32s")
+	j.halfWay("--time=2m", "--signal-lead=32s")
 	j.stopped()
 	j.goOn()
 	j.restarted()
@@ -249,7 +248,7 @@ func (j *slurmJob) signal(sig syscall.Signal) {
 
 // timeout: a runner that hears nothing is killed when its time is over.
 func (j *slurmJob) timeout() {
-	j.halfWay("--time=1m", "--signal-lead=32s")
+	j.halfWay("--time=2m", "--signal-lead=32s")
 	j.signal(syscall.SIGSTOP)
 	j.cluster.Wait("time limit", func() bool { return j.cluster.State(j.task()) == "TIMEOUT" })
 	j.goOn()

@@ -19,9 +19,6 @@ const (
 	clusterShift = iota
 )
 
-// MaxClusters is how many a ranking can tell apart.
-const MaxClusters = 1 << (32 - clusterShift)
-
 // Falling gives the indices of values by falling value, equal ones in their
 // order; NaN is left out.
 func Falling(values []float32) []int32 {
