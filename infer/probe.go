@@ -31,63 +31,40 @@ const (
 // greedily whatever the job's temperature: is it the model that made the table?
 func (l *lane) probe(ctx context.Context, run *shardRun) (job.Counters, error) {
 	m := run.Manifest
-	replicas := l.up()
 	picks, err := l.pick(run)
 	if err != nil {
 		return nil, err
 	}
-	var mu sync.Mutex
-	counters := job.Counters{}
-	var gaps []float64 // where the server says something else
-	var refused error  // of a prompt that the server does not take: its forks are listed so
 	var alone []vllm.Completion
 	if m.Settings.Deterministic {
-		if alone, err = askAlone(ctx, replicas, picks[:min(len(picks), aloneProbes)], counters); err != nil {
+		if alone, _, err = l.ask(ctx, picks[:min(len(picks), aloneProbes)], 1); err != nil {
 			return nil, err
 		}
 	}
-	varied, most := 0, 0.0 // of those asked alone: another answer now, and how much the gap changed
-	g, gctx := errgroup.WithContext(ctx)
-	for i, p := range picks {
-		r := replicas[p.text%len(replicas)] // a text's prefix is computed on one alone
-		if err := r.gate.acquire(gctx); err != nil {
-			break
-		}
-		g.Go(func() error {
-			defer r.gate.release()
-			got, err := r.next(gctx, p)
-			mu.Lock()
-			defer mu.Unlock()
-			if err != nil {
-				err = fmt.Errorf("check the recorded predictions of text %s: %w", p.from.ID, err)
-				if _, ok := errors.AsType[*vllm.StatusError](err); ok && !fleet.Overloaded(err) {
-					refused = err
-					return nil
-				}
-				return err
-			}
-			counters.Add(fleet.Spent(got.Usage, 1))
-			counters[Probed]++
-			if got.TokenIDs[0] == p.from.Predictions(l.side)[p.at] {
-				counters[ProbesAgreed]++
-			} else {
-				gaps = append(gaps, got.Gaps[0])
-			}
-			if i < len(alone) && len(alone[i].TokenIDs) > 0 {
-				if d := math.Abs(got.Gaps[0] - alone[i].Gaps[0]); d > 0 || got.TokenIDs[0] != alone[i].TokenIDs[0] {
-					varied, most = varied+1, max(most, d)
-				}
-			}
-			return nil
-		})
-	}
-	if err := g.Wait(); err != nil {
+	answers, refused, err := l.ask(ctx, picks, len(picks))
+	if err != nil {
 		return nil, err
 	}
-	if varied > 0 {
-		return nil, failure.New(failure.Refused, fmt.Sprintf("serve another version of vLLM, or another attention backend (--%s-args \"--attention-backend …\"), or plan without --deterministic", l.side),
-			"the job is planned with --deterministic, but the %s server is not batch-invariant: of %d predictions %d have another lead over the next token (log probability) alone than beside others, by up to %.2g",
-			l.side, len(alone), varied, most)
+	if err := l.batchInvariant(alone, answers); err != nil {
+		return nil, err
+	}
+	counters := job.Counters{}
+	var gaps []float64 // where the server says something else
+	for i, got := range answers {
+		if len(got.TokenIDs) == 0 {
+			continue
+		}
+		counters[Probed]++
+		if got.TokenIDs[0] == picks[i].from.Predictions(l.side)[picks[i].at] {
+			counters[ProbesAgreed]++
+		} else {
+			gaps = append(gaps, got.Gaps[0])
+		}
+	}
+	for _, got := range append(answers, alone...) {
+		if len(got.TokenIDs) > 0 {
+			counters.Add(fleet.Spent(got.Usage, 1))
+		}
 	}
 	n, ok := counters[Probed], counters[ProbesAgreed]
 	if n == 0 && refused != nil {
@@ -102,22 +79,57 @@ func (l *lane) probe(ctx context.Context, run *shardRun) (job.Counters, error) {
 	return counters, nil
 }
 
-// askAlone asks one after the other, on a cache that is cold for most. What a server does not take
-// has no tokens.
-func askAlone(ctx context.Context, replicas []*replica, picks []recorded, counters job.Counters) ([]vllm.Completion, error) {
-	alone := make([]vllm.Completion, len(picks))
+// ask gives the next token of each pick, with so many requests in flight. Of a prompt that the server does not
+// take there are no tokens, and refused is why: its forks are listed so.
+func (l *lane) ask(ctx context.Context, picks []recorded, atOnce int) (answers []vllm.Completion, refused, err error) {
+	replicas := l.up()
+	answers = make([]vllm.Completion, len(picks))
+	var mu sync.Mutex
+	g, gctx := errgroup.WithContext(ctx)
+	g.SetLimit(atOnce)
 	for i, p := range picks {
-		got, err := replicas[p.text%len(replicas)].next(ctx, p)
-		if _, ok := errors.AsType[*vllm.StatusError](err); ok && !fleet.Overloaded(err) {
+		r := replicas[p.text%len(replicas)] // a text's prefix is computed on one alone
+		if err := r.gate.acquire(gctx); err != nil {
+			break
+		}
+		g.Go(func() error {
+			defer r.gate.release()
+			got, err := r.next(gctx, p)
+			if err == nil {
+				answers[i] = got
+				return nil
+			}
+			err = fmt.Errorf("check the recorded predictions of text %s: %w", p.from.ID, err)
+			if _, ok := errors.AsType[*vllm.StatusError](err); ok && !fleet.Overloaded(err) {
+				mu.Lock()
+				defer mu.Unlock()
+				refused = err
+				return nil
+			}
+			return err
+		})
+	}
+	return answers, refused, g.Wait()
+}
+
+// batchInvariant refuses a server whose answers alone have another bit than those beside others.
+func (l *lane) batchInvariant(alone, beside []vllm.Completion) error {
+	varied, most := 0, 0.0
+	for i, a := range alone {
+		b := beside[i]
+		if len(a.TokenIDs) == 0 || len(b.TokenIDs) == 0 {
 			continue
 		}
-		if err != nil {
-			return nil, fmt.Errorf("check that text %s gets the same answer alone: %w", p.from.ID, err)
+		if d := math.Abs(a.Gaps[0] - b.Gaps[0]); d > 0 || a.TokenIDs[0] != b.TokenIDs[0] {
+			varied, most = varied+1, max(most, d)
 		}
-		counters.Add(fleet.Spent(got.Usage, 1))
-		alone[i] = got
 	}
-	return alone, nil
+	if varied == 0 {
+		return nil
+	}
+	return failure.New(failure.Refused, fmt.Sprintf("serve another version of vLLM, or another attention backend (--%s-args \"--attention-backend …\"), or plan without --deterministic", l.side),
+		"the job is planned with --deterministic, but the %s server is not batch-invariant: of %d predictions %d have another lead over the next token (log probability) alone than beside others, by up to %.2g",
+		l.side, len(alone), varied, most)
 }
 
 // likelyCause names why a server may differ from the table, the likeliest first.

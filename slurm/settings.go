@@ -74,6 +74,8 @@ func (s *Settings) validate() error {
 	case s.Time > 0 && s.Time <= s.Lead+early:
 		return failure.New(failure.Usage, fmt.Sprintf("a --time of more than %s", s.Lead+early),
 			"a time limit of %s is too short: SIGUSR1 comes %s before it, and Slurm may send it a minute early", s.Time, s.Lead)
+	case s.StageModel && s.SmallModel+s.ReferenceModel+s.JudgeModel == "":
+		return failure.New(failure.Usage, "name the folders to copy: --small-model, --reference-model or --judge-model", "--stage-model without a model")
 	case s.Judge == "":
 		return failure.New(failure.Usage, "use --judge URL, --judge local or --judge none", "no judge given")
 	case s.Throttle < 0 || s.CPUs < 0:

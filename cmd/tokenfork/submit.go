@@ -120,9 +120,6 @@ func (c *submitCmd) settings() (slurm.Settings, error) {
 			return s, err
 		}
 	}
-	if c.StageModel && s.SmallModel+s.ReferenceModel+s.JudgeModel == "" {
-		return s, failure.New(failure.Usage, "name the folders to copy: --small-model, --reference-model or --judge-model", "--stage-model without a model")
-	}
 	s.Tokenfork = c.Tokenfork
 	if s.Tokenfork == "" {
 		if s.Tokenfork, err = os.Executable(); err != nil {

@@ -89,6 +89,16 @@ stage() {
   "$TOKENFORK" stage "$1" --to "$to/$(printf '%s' "$1" | cksum | cut -d' ' -f1)"
 }
 
+# on_node MODEL: prints where the model is; with STAGE_MODEL that of a folder is its copy.
+on_node() {
+  if [[ -n $STAGE_MODEL && -d $1 ]]; then
+    stage "$1"
+    return
+  fi
+  [[ -z $STAGE_MODEL ]] || say "$1 is no folder on this node: it is not copied"
+  printf '%s\n' "$1"
+}
+
 # kept: how many objects with results the job holds for the shard.
 kept() {
   "$TOKENFORK" status --job "$JOB" "${JOB_FLAGS[@]}" --shard "$shard" --json |
