@@ -70,7 +70,7 @@ type judgeFlags struct {
 	JudgeBody        string            `kept:"" placeholder:"JSON" help:"JSON object merged into each question, for example to turn thinking off; part of the judging."`
 	JudgeQuery       map[string]string `kept:"" placeholder:"NAME=VALUE" help:"Query parameters added to each URL of the judge (Azure's api-version)."`
 	JudgeHeader      map[string]string `kept:"variables" placeholder:"NAME=ENVVAR" help:"Headers added to each request to the judge, each with the value of an environment variable."`
-	JudgeInFlight    int               `placeholder:"N" help:"Most questions at once (256); how many is found by measuring."`
+	JudgeInFlight    int               `placeholder:"N" help:"Most questions at once (default: 256, of a vLLM 1024); how many is found by measuring."`
 	JudgeTimeout     time.Duration     `default:"5m" help:"How long an answer may take."`
 	judgeServerFlags `embed:""`
 	Batch            bool   `help:"Send the questions through the OpenAI Batch API: cheaper, within a day."`

@@ -30,7 +30,7 @@ type Config struct {
 	Key      string        // sent as a bearer token, shown nowhere
 	Model    string        // "" takes the only one that the server has
 	HTTP     *http.Client  // nil makes one
-	InFlight int           // most requests at once (256)
+	InFlight int           // most requests at once (256; of vLLM 1,024)
 	Timeout  time.Duration // of one request (5 min)
 	Patience time.Duration // without any answer, before the run stops (10 min)
 	Budget   Budget
@@ -110,7 +110,7 @@ func Open(ctx context.Context, cfg Config) (*Client, error) {
 	if socket != "" {
 		c.base = "unix://" + socket
 	}
-	c.cfg, c.pace = cfg, newPace(cfg.InFlight)
+	c.cfg = cfg
 	if c.host, err = c.reach(base, own && socket == ""); err != nil {
 		return nil, err
 	}
@@ -121,7 +121,12 @@ func Open(ctx context.Context, cfg Config) (*Client, error) {
 	api.BaseURL, api.HTTPClient = base, c.wire
 	c.api = openai.NewClientWithConfig(api)
 	c.succeeded()
-	return c, c.findModel(ctx)
+	err = c.findModel(ctx)
+	if c.pace = newPace(firstLimit, cmp.Or(cfg.InFlight, mostInFlight)); c.dialect.vllm {
+		c.pace = newPace(firstOfVLLM, cmp.Or(cfg.InFlight, mostOfVLLM))
+		c.pace.inTime = cfg.Timeout / 2
+	}
+	return c, err
 }
 
 // reach gives the server's host. It finds the proxy on the way to it and warns
@@ -148,11 +153,10 @@ func (c *Client) reach(base string, direct bool) (host string, err error) {
 }
 
 func (cfg *Config) setDefaults(socket string) {
-	cfg.InFlight = cmp.Or(cfg.InFlight, 256)
 	cfg.Timeout = cmp.Or(cfg.Timeout, 5*time.Minute)
 	cfg.Patience = cmp.Or(cfg.Patience, 10*time.Minute)
 	if cfg.HTTP == nil {
-		cfg.HTTP = &http.Client{Transport: transport(socket, cfg.InFlight)}
+		cfg.HTTP = &http.Client{Transport: transport(socket, cmp.Or(cfg.InFlight, mostOfVLLM))}
 	}
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
@@ -206,7 +210,7 @@ func (c *Client) Identity() string {
 func (c *Client) Under() int64 { return c.pace.underWay() }
 
 // InFlight is the most requests that are under way at once.
-func (c *Client) InFlight() int { return c.cfg.InFlight }
+func (c *Client) InFlight() int { return c.pace.most }
 
 // Ask gives the answer, or an *Error for a question that this server will not
 // answer, or any other error when the run must end.
@@ -250,6 +254,7 @@ func (c *Client) once(ctx context.Context, r Request) (*Reply, *fault) {
 	if err := c.pace.acquire(ctx); err != nil {
 		return nil, &fault{fatal: err}
 	}
+	sent := time.Now()
 	got, f := c.paid(ctx, c.dialect, r)
 	c.obeyQuota(got.header, c.cfg.Budget.bound(r).tokens())
 	if f != nil {
@@ -259,7 +264,7 @@ func (c *Client) once(ctx context.Context, r Request) (*Reply, *fault) {
 		}
 		return nil, f
 	}
-	c.pace.release(got.used.total())
+	c.pace.release(got.used.total(), time.Since(sent))
 	return c.reply(got, r)
 }
 

@@ -12,12 +12,14 @@ import (
 )
 
 // pace decides how many requests may be under way. It starts low, doubles
-// while that brings more tokens a second, then climbs slowly; a server that
+// while that brings more tokens a second, then climbs slowly. vLLM, which queues
+// and refuses nothing, gets as many as it answers in time. A server that
 // says "too many" or breaks halves it, and is left alone for as long as it
 // asks. Those who wait are let in in the order in which they came, so that
 // neighbouring questions share the server's prefix cache.
 type pace struct {
-	most int
+	most   int
+	inTime time.Duration // an answer's, of a server that queues; 0: find the limit by measuring
 
 	closed chan struct{}
 
@@ -36,21 +38,28 @@ type pace struct {
 	cuts     int       // throttles in a row
 }
 
-// round is a stretch of as many answers as there may be requests under way.
+// round is a stretch of as many answers as there may be requests under way. Its
+// time counts from a request on, not from an answer: answers of one length come
+// in bursts, and from the first to the last of a burst no time passes.
 type round struct {
-	start   time.Time
+	start   time.Time // zero while nothing is under way
+	slowest time.Duration
 	answers int
 	tokens  int
 }
 
 const (
 	firstLimit   = 8
+	mostInFlight = 256
+	// vLLM refuses nothing and queues what it cannot take yet; on a large GPU it has 1,024 under way.
+	firstOfVLLM  = 64
+	mostOfVLLM   = 1024
 	restRounds   = 20   // after growth did not pay
 	worthGrowing = 1.02 // times the tokens a second before
 )
 
-func newPace(most int) *pace {
-	return &pace{most: most, closed: make(chan struct{}), limit: float64(min(firstLimit, most)), doubling: true}
+func newPace(first, most int) *pace {
+	return &pace{most: most, closed: make(chan struct{}), limit: float64(min(first, most)), doubling: true}
 }
 
 // ErrDrained is for questions that were not sent since nothing new is asked.
@@ -122,34 +131,42 @@ func (p *pace) admit() {
 	}
 	for p.waiting.Len() > 0 && p.under < int(p.limit) {
 		close(p.waiting.Remove(p.waiting.Front()).(chan struct{}))
+		if p.round.start.IsZero() {
+			p.round.start = time.Now()
+		}
 		p.under++
 	}
 }
 
-// release gives a place back after an answer of so many tokens.
-func (p *pace) release(tokens int) {
+// release gives a place back after an answer of so many tokens that took so long.
+func (p *pace) release(tokens int, took time.Duration) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.under--
 	p.cuts = 0
-	p.answered(tokens)
+	p.answered(tokens, took)
 	p.admit()
+	if p.under == 0 {
+		p.round = round{}
+	}
 }
 
-func (p *pace) answered(tokens int) {
-	if p.round.start.IsZero() {
-		p.round = round{start: time.Now()} // the first answers only start the clock
-	}
+func (p *pace) answered(tokens int, took time.Duration) {
 	p.round.answers++
+	p.round.slowest = max(p.round.slowest, took)
 	p.round.tokens += tokens
 	if p.round.answers < int(p.limit) {
 		return
 	}
-	rate := float64(p.round.tokens) / max(time.Since(p.round.start).Seconds(), 1e-9)
+	ended := p.round
 	full := p.under+1 >= int(p.limit) || p.waiting.Len() > 0
 	p.round = round{start: time.Now()}
-	if full {
-		p.grow(rate)
+	switch {
+	case p.inTime > 0 && (full || ended.slowest > p.inTime):
+		// An answer takes at most so many times longer as there are more of them under way.
+		p.limit = min(max(1, p.limit*float64(p.inTime)/float64(max(ended.slowest, time.Millisecond))), float64(p.most))
+	case p.inTime == 0 && full:
+		p.grow(float64(ended.tokens) / max(time.Since(ended.start).Seconds(), 1e-9))
 	}
 }
 

@@ -32,7 +32,7 @@ func serve(t *testing.T, p *pace, good, requests int) (peak int) {
 			mu.Lock()
 			under--
 			mu.Unlock()
-			p.release(100)
+			p.release(100, time.Duration(slow*float64(time.Second)))
 		})
 	}
 	wg.Wait()
@@ -41,20 +41,36 @@ func serve(t *testing.T, p *pace, good, requests int) (peak int) {
 
 func TestPaceGrowsWhileItPays(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newPace(256)
-		if peak := serve(t, p, 1000, 5000); peak != 256 {
-			t.Errorf("a server that bears 1000 got at most %d of 256 at once", peak)
+		p := newPace(firstLimit, 256)
+		if peak := serve(t, p, 1000, 600); peak != 256 {
+			t.Errorf("a server that bears 1000 got at most %d of 256 at once, in 600 requests", peak)
 		}
-		p = newPace(1024)
+		p = newPace(firstLimit, 1024)
 		if peak := serve(t, p, 40, 3000); peak < 40 || peak > 320 {
 			t.Errorf("a server that bears 40 got %d at once", peak)
 		}
 	})
 }
 
+// A server that queues is asked for as much as it answers in time, and no more.
+func TestPaceOfAServerThatQueues(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		for _, c := range []struct{ good, requests, least, most int }{
+			{1000, 1200, 1000, 1024}, // from 64 on at once
+			{2, 3000, 200, 320},      // half of them a second: 150 s for 300
+		} {
+			p := newPace(firstOfVLLM, mostOfVLLM)
+			p.inTime = 150 * time.Second
+			if peak := serve(t, p, c.good, c.requests); peak < c.least || peak > c.most {
+				t.Errorf("a server that bears %d got %d at once", c.good, peak)
+			}
+		}
+	})
+}
+
 func TestPaceHalvesOnceForManyRefusals(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newPace(64)
+		p := newPace(firstLimit, 64)
 		p.limit, p.under = 64, 64
 		for range 64 {
 			p.failed(&fault{retry: true, throttled: true, wait: time.Second})
@@ -66,7 +82,7 @@ func TestPaceHalvesOnceForManyRefusals(t *testing.T) {
 		if err := p.acquire(t.Context()); err != nil || time.Since(start) != time.Second {
 			t.Errorf("went on after %s, %v", time.Since(start), err)
 		}
-		p.release(1)
+		p.release(1, time.Second)
 		for range 20 {
 			if err := p.acquire(t.Context()); err != nil {
 				t.Fatal(err)
@@ -82,7 +98,7 @@ func TestPaceHalvesOnceForManyRefusals(t *testing.T) {
 
 func TestPaceLetsInInOrder(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newPace(1)
+		p := newPace(firstLimit, 1)
 		if err := p.acquire(t.Context()); err != nil {
 			t.Fatal(err)
 		}
@@ -91,12 +107,12 @@ func TestPaceLetsInInOrder(t *testing.T) {
 			go func() {
 				if p.acquire(t.Context()) == nil {
 					got = append(got, i)
-					p.release(1)
+					p.release(1, 0)
 				}
 			}()
 			synctest.Wait()
 		}
-		p.release(1)
+		p.release(1, 0)
 		synctest.Wait()
 		for i, n := range got {
 			if i != n || len(got) != 50 {
