@@ -3,6 +3,7 @@ package infer
 import (
 	"cmp"
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"hash/fnv"
@@ -35,17 +36,21 @@ func (l *lane) probe(ctx context.Context, run *shardRun) (job.Counters, error) {
 	if err != nil {
 		return nil, err
 	}
-	var alone []vllm.Completion
+	var computed, cached []vllm.Completion
 	if m.Settings.Deterministic {
-		if alone, _, err = l.ask(ctx, picks[:min(len(picks), aloneProbes)], 1); err != nil {
+		few := picks[:min(len(picks), aloneProbes)]
+		if computed, _, err = l.ask(ctx, few, 1, rand.Text()); err != nil {
+			return nil, err
+		}
+		if cached, _, err = l.ask(ctx, few, 1, ""); err != nil { // what was not in the cache is now
 			return nil, err
 		}
 	}
-	answers, refused, err := l.ask(ctx, picks, len(picks))
+	answers, refused, err := l.ask(ctx, picks, len(picks), "")
 	if err != nil {
 		return nil, err
 	}
-	if err := l.batchInvariant(alone, answers); err != nil {
+	if err := l.batchInvariant(answers, computed, cached); err != nil {
 		return nil, err
 	}
 	counters := job.Counters{}
@@ -61,7 +66,7 @@ func (l *lane) probe(ctx context.Context, run *shardRun) (job.Counters, error) {
 			gaps = append(gaps, got.Gaps[0])
 		}
 	}
-	for _, got := range append(answers, alone...) {
+	for _, got := range slices.Concat(answers, computed, cached) {
 		if len(got.TokenIDs) > 0 {
 			counters.Add(fleet.Spent(got.Usage, 1))
 		}
@@ -79,9 +84,9 @@ func (l *lane) probe(ctx context.Context, run *shardRun) (job.Counters, error) {
 	return counters, nil
 }
 
-// ask gives the next token of each pick, with so many requests in flight. Of a prompt that the server does not
-// take there are no tokens, and refused is why: its forks are listed so.
-func (l *lane) ask(ctx context.Context, picks []recorded, atOnce int) (answers []vllm.Completion, refused, err error) {
+// ask gives the next token of each pick, with so many requests in flight, from the prefix cache of that salt. Of a
+// prompt that the server does not take there are no tokens, and refused is why: its forks are listed so.
+func (l *lane) ask(ctx context.Context, picks []recorded, atOnce int, salt string) (answers []vllm.Completion, refused, err error) {
 	replicas := l.up()
 	answers = make([]vllm.Completion, len(picks))
 	var mu sync.Mutex
@@ -94,7 +99,7 @@ func (l *lane) ask(ctx context.Context, picks []recorded, atOnce int) (answers [
 		}
 		g.Go(func() error {
 			defer r.gate.release()
-			got, err := r.next(gctx, p)
+			got, err := r.next(gctx, p, salt)
 			if err == nil {
 				answers[i] = got
 				return nil
@@ -112,24 +117,28 @@ func (l *lane) ask(ctx context.Context, picks []recorded, atOnce int) (answers [
 	return answers, refused, g.Wait()
 }
 
-// batchInvariant refuses a server whose answers alone have another bit than those beside others.
-func (l *lane) batchInvariant(alone, beside []vllm.Completion) error {
+// batchInvariant refuses a server whose answers alone, computed in full or from the prefix cache, have another bit
+// than those beside others.
+func (l *lane) batchInvariant(beside, computed, cached []vllm.Completion) error {
 	varied, most := 0, 0.0
-	for i, a := range alone {
-		b := beside[i]
-		if len(a.TokenIDs) == 0 || len(b.TokenIDs) == 0 {
-			continue
+	for i := range computed {
+		differs := false
+		for _, a := range []vllm.Completion{computed[i], cached[i]} {
+			if b := beside[i]; len(a.TokenIDs) > 0 && len(b.TokenIDs) > 0 {
+				d := math.Abs(a.Gaps[0] - b.Gaps[0])
+				differs, most = differs || d > 0 || a.TokenIDs[0] != b.TokenIDs[0], max(most, d)
+			}
 		}
-		if d := math.Abs(a.Gaps[0] - b.Gaps[0]); d > 0 || a.TokenIDs[0] != b.TokenIDs[0] {
-			varied, most = varied+1, max(most, d)
+		if differs {
+			varied++
 		}
 	}
 	if varied == 0 {
 		return nil
 	}
 	return failure.New(failure.Refused, fmt.Sprintf("serve another version of vLLM, or another attention backend (--%s-args \"--attention-backend …\"), or plan without --deterministic", l.side),
-		"the job is planned with --deterministic, but the %s server is not batch-invariant: of %d predictions %d have another lead over the next token (log probability) alone than beside others, by up to %.2g",
-		l.side, len(alone), varied, most)
+		"the job is planned with --deterministic, but the %s server is not batch-invariant: of %d predictions %d have another lead over the next token (log probability) alone, computed in full or from the prefix cache, than beside others, by up to %.2g",
+		l.side, len(computed), varied, most)
 }
 
 // likelyCause names why a server may differ from the table, the likeliest first.
@@ -210,8 +219,8 @@ func hashOf(of ...any) uint64 {
 
 // next asks for the next token at the recorded position, again if the server is
 // busy, and of another one if it dies meanwhile.
-func (r *replica) next(ctx context.Context, p recorded) (vllm.Completion, error) {
-	q := vllm.CompletionRequest{Prompt: vllm.Tokens(p.from.Real[:p.at]...), MaxTokens: 1, StopTokenIDs: r.stop, Margins: true}
+func (r *replica) next(ctx context.Context, p recorded, salt string) (vllm.Completion, error) {
+	q := vllm.CompletionRequest{Prompt: vllm.Tokens(p.from.Real[:p.at]...), MaxTokens: 1, StopTokenIDs: r.stop, Margins: true, CacheSalt: salt}
 	for try := 1; ; try++ {
 		client, generation, err := r.server.Client(ctx)
 		if err != nil {

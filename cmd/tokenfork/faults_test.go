@@ -370,8 +370,10 @@ func TestDeterministicServers(t *testing.T) {
 	says(t, failure.Other, own, "exited before it was ready", "RuntimeError: VLLM_BATCH_INVARIANT", "plan without --deterministic")
 	t.Setenv(fakevllm.Var, fakevllm.Config{Faults: []fakevllm.Fault{{Kind: fakevllm.Engine}}}.Env(t))
 	says(t, failure.Other, own, "vLLM failed its first request", "EngineCore encountered an issue", "plan without --deterministic")
-	t.Setenv(fakevllm.Var, fakevllm.Config{Modes: []string{fakevllm.Drifting}}.Env(t))
-	says(t, failure.Refused, own, "server is not batch-invariant: of 16 predictions", "or plan without --deterministic")
+	for _, modes := range [][]string{{fakevllm.Drifting}, {fakevllm.Drifting, fakevllm.Warm}} {
+		t.Setenv(fakevllm.Var, fakevllm.Config{Modes: modes}.Env(t))
+		says(t, failure.Refused, own, "server is not batch-invariant: of 16 predictions", "or plan without --deterministic")
+	}
 	varying := filepath.Join(j.dir, "varying")
 	says(t, 0, append([]string{"plan", j.table, "--job", varying}, j.some("--small-model", "--reference-model", "--alignment", "--max")...))
 	says(t, 0, append([]string{"infer", "--job", varying, "--vllm", os.Args[0] + " " + fakevllm.Command}, j.some("--small-model", "--reference-model")...))

@@ -296,8 +296,13 @@ func testRealCache(t *testing.T, c *Client) {
 		t.Fatalf("metrics %+v, %v", before, err)
 	}
 	var cached []int
-	for range 2 {
-		got, err := c.Complete(t.Context(), CompletionRequest{Prompt: Tokens(ids...), MaxTokens: 4})
+	defer func(api API) { c.API = api }(c.API)
+	for _, ask := range []struct {
+		api  API
+		salt string
+	}{{Completions, ""}, {Completions, ""}, {Completions, "a"}, {Generate, "b"}, {Generate, "a"}} {
+		c.API = ask.api
+		got, err := c.Complete(t.Context(), CompletionRequest{Prompt: Tokens(ids...), MaxTokens: 4, CacheSalt: ask.salt})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -306,14 +311,14 @@ func testRealCache(t *testing.T, c *Client) {
 		}
 		cached = append(cached, got.Usage.CachedTokens)
 	}
-	if !slices.Equal(cached, []int{0, 5 * realBlock}) {
-		t.Errorf("cached tokens %v, want 0 and %d", cached, 5*realBlock)
+	if !slices.Equal(cached, []int{0, 5 * realBlock, 0, 0, 5 * realBlock}) {
+		t.Errorf("cached tokens %v, want %d where the salt was there before, else 0", cached, 5*realBlock)
 	}
 	after, err := c.Metrics(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got, want := after.PromptTokens-before.PromptTokens, int64(2*len(ids)); got != want {
+	if got, want := after.PromptTokens-before.PromptTokens, int64(5*len(ids)); got != want {
 		t.Errorf("prompt tokens counted: %d, want %d", got, want)
 	}
 	if after.GeneratedTokens-before.GeneratedTokens < 2 || after.FirstTokens-before.FirstTokens < 1 || after.Waiting > 0 {

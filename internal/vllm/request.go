@@ -43,6 +43,8 @@ type CompletionRequest struct {
 	StopTokenIDs *Sequence
 	Sampling     Sampling
 	Margins      bool // ask for Completion.Gaps
+	// CacheSalt keeps the prefix cache of requests with it apart from all others'; "" shares one.
+	CacheSalt string
 }
 
 func (r *CompletionRequest) check() error {
@@ -83,7 +85,9 @@ func (r *CompletionRequest) appendWire(b []byte, api API, model string) []byte {
 		b = r.Prompt.appendWire(b)
 		b = append(b, `,"sampling_params":{"detokenize":false`...)
 		b = r.appendSampling(b)
-		return append(b, `},"stream":false}`...)
+		b = append(b, '}')
+		b = r.appendSalt(b)
+		return append(b, `,"stream":false}`...)
 	}
 	b = append(b, `,"prompt":`...)
 	b = r.Prompt.appendWire(b)
@@ -92,7 +96,16 @@ func (r *CompletionRequest) appendWire(b []byte, api API, model string) []byte {
 	if r.Margins {
 		b = append(b, `,"return_tokens_as_token_ids":true`...) // else equal texts of two ids are one key
 	}
+	b = r.appendSalt(b)
 	return append(b, `,"echo":false,"stream":false}`...)
+}
+
+func (r *CompletionRequest) appendSalt(b []byte) []byte {
+	if r.CacheSalt == "" {
+		return b
+	}
+	b = append(b, `,"cache_salt":`...)
+	return append(b, quoteJSON(r.CacheSalt)...)
 }
 
 // appendSampling states every parameter: a server may have other defaults.

@@ -29,6 +29,7 @@ type request struct {
 	Tokens         []int32  `json:"token_ids"`
 	Parameters     sampling `json:"sampling_params"`
 	PromptLogprobs *int     `json:"prompt_logprobs"`
+	CacheSalt      string   `json:"cache_salt"`
 }
 
 func fail(w http.ResponseWriter, status int, kind, format string, args ...any) {
@@ -195,7 +196,7 @@ type answer struct {
 
 func (s *Server) generate(q *request) answer {
 	m := &s.config.Model
-	a := answer{finish: "length", stop: "null", cached: s.cache(q.Prompt)}
+	a := answer{finish: "length", stop: "null", cached: s.cache(q.Prompt, q.CacheSalt)}
 	if q.PromptLogprobs != nil { // vLLM then fills the cache and does not read it
 		a.cached = 0
 	}
@@ -221,12 +222,18 @@ func (s *Server) generate(q *request) answer {
 	return a
 }
 
-// cache is how many of the prompt's tokens are in the prefix cache: whole blocks,
+// cache is how many of the prompt's tokens are in the salt's prefix cache: whole blocks,
 // never the last token. Nothing is ever thrown out.
-func (s *Server) cache(prompt []int32) (cached int) {
+func (s *Server) cache(prompt []int32, salt string) (cached int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if salt == "" && slices.Contains(s.config.Modes, Warm) {
+		return (len(prompt) - 1) / s.config.BlockSize * s.config.BlockSize
+	}
 	at, hit := prefixState(nil), true
+	for _, c := range salt {
+		at = at.add(c)
+	}
 	for i, id := range prompt {
 		at = at.add(id)
 		if (i+1)%s.config.BlockSize != 0 {

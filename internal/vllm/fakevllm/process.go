@@ -29,6 +29,7 @@ const (
 	Invariant   = "invariant"  // ends while it starts, unless it is told to be batch-invariant
 	NoInvariant = "varying"    // ends while it starts, if it is told to be batch-invariant
 	Drifting    = "drifting"   // its log probabilities depend on what the prefix cache held
+	Warm        = "warm"       // every prompt is in the prefix cache, as an earlier stage leaves it
 	OneStart    = "one start"  // starts once; later starts end as by OutOfMemory
 	Together    = "together"   // starts once a second one does
 	Measuring   = "measuring"  // ends as by OutOfMemory if the size of its KV cache is given
