@@ -41,6 +41,7 @@ test: build setup ## all tests, with real vLLM, Slurm, S3 and readers
 	scripts/setup-report
 	scripts/setup-judges llamacpp
 	go vet ./...
+	$(VENV)/bin/ruff check --quiet --config scripts/ruff.toml cmd internal judge shard $$(grep -lsE '^#!.*python' scripts/*)
 	@$(MAKE) --no-print-directory -j 2 test-go test-terraform
 
 # Two packages at once: several start vLLM servers of 5 GB. More tests than cores:

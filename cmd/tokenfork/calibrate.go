@@ -99,8 +99,16 @@ func (c *calibrateCmd) Run(ctx context.Context, con *console) error {
 	}
 	l := &lines{w: con.out}
 	for _, m := range rates.Measured {
-		l.add("%-9s prefill %.0f and decode %.0f tokens a second a GPU, with %d requests in flight; %.1f s more for the end of a shard", m.Model, m.Prefill, m.Decode, m.InFlight, m.End)
+		l.add("%-9s prefill %.0f and decode %.0f tokens a second a GPU, with %d requests in flight%s", m.Model, m.Prefill, m.Decode, m.InFlight, shardEnd(m.End))
 	}
 	l.add("the rates are in %s: give it to plan, judge and submit by --rates", c.Out)
 	return l.err
+}
+
+// shardEnd is nothing for a judge, whose shards have no end of their own: its questions go on into the next one.
+func shardEnd(seconds float64) string {
+	if seconds == 0 {
+		return ""
+	}
+	return fmt.Sprintf("; %.1f s more for the end of a shard", seconds)
 }

@@ -6,10 +6,8 @@ their length and bytes.
 """
 
 import hashlib
-import io
 import itertools
 import json
-import os
 import sys
 from decimal import Decimal
 from pathlib import Path

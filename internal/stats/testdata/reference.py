@@ -9,8 +9,8 @@ from scipy.special import digamma
 from scipy.stats import binomtest, bootstrap
 
 sys.path.append(f"{sys.prefix}/apart")  # where setup-vllm puts it
-import sklearn  # noqa: E402
-from sklearn.metrics import average_precision_score, roc_auc_score  # noqa: E402
+import sklearn
+from sklearn.metrics import average_precision_score, roc_auc_score
 
 ask = json.load(sys.stdin)
 sklearn.set_config(skip_parameter_validation=True)  # half of the time of many small calls

@@ -253,9 +253,12 @@ class Pieces(Middle):
         return ["".join(super(Pieces, self).decode(self.pieces(ids))) for ids in cases]
 
     def pieces(self, ids):
-        literal = lambda id: not CHARACTERS >= set(self.tokenizer.id_to_token(id) or "")
+        def literal(id):
+            return not CHARACTERS >= set(self.tokenizer.id_to_token(id) or "")
+
         for alone, piece in itertools.groupby(ids, literal):
-            yield from ([id] for id in piece) if alone else [list(piece)]
+            run = list(piece)
+            yield from ([id] for id in run) if alone else [run]
 
 
 def token_bytes(tokenizer, id, level, text):
@@ -365,7 +368,10 @@ def say(tokenizer, step):
 # --- cases without a real tokenizer
 
 
-def document(vocab, added, decoder={"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True, "use_regex": True}):
+BYTE_LEVEL = {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True, "use_regex": True}
+
+
+def document(vocab, added, decoder=BYTE_LEVEL):
     fixed = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
     return {
         "version": "1.0", "truncation": None, "padding": None, "normalizer": None,

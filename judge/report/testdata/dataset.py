@@ -19,7 +19,7 @@ features = {f["name"]: arrow[f["dtype"]] if "dtype" in f else pa.list_(arrow[f["
 assert list(features) == schema.names, (list(features), schema.names)
 for field in schema:
     want = features[field.name]
-    assert field.type == want or pa.types.is_list(field.type) and field.type.value_type == want.value_type, field
+    assert field.type == want or (pa.types.is_list(field.type) and field.type.value_type == want.value_type), field
 for record_set, path in zip(croissant["recordSet"], files, strict=True):
     assert pq.read_schema(path).equals(schema)
     assert [f["name"] for f in record_set["field"]] == schema.names

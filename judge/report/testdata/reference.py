@@ -12,8 +12,8 @@ import numpy as np
 import pandas as pd
 
 sys.path.append(f"{sys.prefix}/apart")  # where setup-vllm puts it
-import sklearn  # noqa: E402
-from sklearn.metrics import average_precision_score, roc_auc_score  # noqa: E402
+import sklearn
+from sklearn.metrics import average_precision_score, roc_auc_score
 
 MEASURES = [f"{side}_{m}" for side in ("small", "reference") for m in ("entropy", "au", "eu")]
 CLASSES = {" word": "word_start", "ing": "word_continuation", "7": "number", ".": "punctuation", "\n": "space"}
