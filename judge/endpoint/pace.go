@@ -226,6 +226,7 @@ func (p *pace) now() int {
 // cut halves the limit, once for all requests that were under way together.
 func (p *pace) cut() {
 	p.doubling, p.before, p.settled = false, 0, 0
+	p.inTime = 0 // something refuses, a gateway for instance: climb step by step from here
 	if time.Since(p.halved) < time.Second && !p.halved.IsZero() {
 		return
 	}

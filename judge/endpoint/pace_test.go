@@ -68,6 +68,24 @@ func TestPaceOfAServerThatQueues(t *testing.T) {
 	})
 }
 
+// A server that queues, behind a gateway that gives up earlier: no leap after a refusal.
+func TestPaceAfterARefusal(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPace(firstOfVLLM, mostOfVLLM)
+		p.inTime = 150 * time.Second
+		serve(t, p, 1000, 200)
+		before := p.now()
+		if err := p.acquire(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		p.failed(&fault{retry: true})
+		serve(t, p, 1000, 2*before)
+		if after := p.now(); before != mostOfVLLM || after > before*3/4 {
+			t.Errorf("%d at once, after a refusal %d", before, after)
+		}
+	})
+}
+
 func TestPaceHalvesOnceForManyRefusals(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newPace(firstLimit, 64)
