@@ -346,7 +346,7 @@ func (c *Client) lost(ctx context.Context, f *fault) error {
 		return nil
 	}
 	return failure.New(failure.Stopped, "start it again later: what is judged is kept",
-		"the judge at %s has not answered for %s: %w", c.cfg.URL, max(silent, f.wait).Round(time.Second), f.error(c))
+		"the judge at %s has not answered for %s: %s", c.cfg.URL, max(silent, f.wait).Round(time.Second), f.said(c)) // not %w: it is no verdict on a question
 }
 
 // answers asks a tiny question, one for all who want to know at the same time.

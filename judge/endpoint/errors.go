@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"net/url"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -128,8 +129,14 @@ func (c *Client) refused(status int, w words, h http.Header) *fault {
 	switch {
 	case status >= 300 && status < 400:
 		f.fatal = failure.New(failure.Refused, "give --judge the URL that answers", "the judge at %s redirects to %q: not followed, for it would get the key", c.cfg.URL, bare(h.Get("Location")))
-	case status == http.StatusUnauthorized, status == http.StatusProxyAuthRequired,
-		strings.Contains(said, "no connected db"): // LiteLLM without a database, to a key that is not its own
+	case status == http.StatusPaymentRequired, strings.Contains(said, "insufficient_quota"):
+		f.fatal = c.usedUp(f)
+	case status >= 400 && status < 500 && contains(said, ofAccounts): // not fatal: they may quote a text
+		f.class, f.denied = Rejected, c.usedUp(f)
+	case status == http.StatusProxyAuthRequired:
+		f.class = Rejected
+		f.denied = failure.New(failure.Refused, "put its user and password into HTTP_PROXY or HTTPS_PROXY, or set NO_PROXY="+c.host, "the proxy before the judge at %s wants a password: %s", c.cfg.URL, f.said(c))
+	case status == http.StatusUnauthorized, status >= 400 && contains(said, ofKeys):
 		f.class = Rejected
 		f.denied = failure.New(failure.Refused, "set TOKENFORK_JUDGE_KEY (or OPENAI_API_KEY, which is sent over https only) to a key that may use the model",
 			"the judge at %s refuses the key: %s", c.cfg.URL, f.said(c))
@@ -139,18 +146,35 @@ func (c *Client) refused(status int, w words, h http.Header) *fault {
 	case status == http.StatusNotFound:
 		f.class = Rejected
 		f.denied = failure.New(failure.Refused, "check --judge and --judge-model", "the judge at %s has no such page or model: %s", c.cfg.URL, f.said(c))
-	case status == http.StatusPaymentRequired, strings.Contains(said, "insufficient_quota"):
-		f.fatal = failure.New(failure.Stopped, "add credit and start it again: what is judged is kept", "the judge's account is used up: %w", f.error(c))
 	case status == http.StatusTooManyRequests, status == capacityExceeded:
 		f.class, f.retry, f.throttled = ServerError, true, true
 	case status >= 500 && rejection(status, said) == ContentFilter: // a gateway's status for what a provider would not do
 		f.class = ContentFilter
-	case status >= 500 || status == http.StatusRequestTimeout || status == http.StatusConflict || status == http.StatusTooEarly:
+	case status >= 500, passing[status]:
 		f.class, f.retry = ServerError, true
 	default:
 		f.class = rejection(status, said)
 	}
 	return f
+}
+
+// usedUp ends the run. It does not wrap the fault, which would be no verdict on a question.
+func (c *Client) usedUp(f *fault) error {
+	return failure.New(failure.Stopped, "add credit and start it again: what is judged is kept", "the judge's account is used up: %s", f.said(c))
+}
+
+// ofAccounts and ofKeys are words by which servers say so with whatever status.
+var (
+	ofAccounts = []string{"insufficient balance", "balance is insufficient", "balance is too low", "arrearage", "budget_exceeded", "budget has been exceeded", "exceeded_current_quota", "key limit exceeded"}
+	ofKeys     = []string{"api key not valid", "invalid api key", "no connected db"} // the last: LiteLLM without a database, to a key that is not its own
+)
+
+// passing are statuses below 500 of trouble that passes: 424 is Text Generation
+// Inference's for an error while it generates, 499 Google's for a request that it cancelled.
+var passing = map[int]bool{http.StatusRequestTimeout: true, http.StatusConflict: true, http.StatusMisdirectedRequest: true, http.StatusFailedDependency: true, http.StatusTooEarly: true, 499: true}
+
+func contains(said string, any []string) bool {
+	return slices.ContainsFunc(any, func(words string) bool { return strings.Contains(said, words) })
 }
 
 // bare is a URL without what may be secret in it.
@@ -173,16 +197,16 @@ var phrases = []struct {
 }{
 	{Malformed, []string{"json_validate_failed", "failed to generate json", "failed to validate json"}},
 	{Length, []string{"could not finish the message", "model output limit was reached"}},
-	{ContentFilter, []string{"content_filter", "content_policy", "content management policy", "invalid_prompt", "data_inspection_failed", "moderation", "was flagged"}},
-	{ContextLength, []string{"context_length", "context length", "context size", "context window", "maximum context", "too long", "max_model_len", "maximum model length", "exceed_context"}},
+	{ContentFilter, []string{"content_filter", "content_policy", "content management policy", "invalid_prompt", "data_inspection_failed", "moderation", "was flagged",
+		"inappropriate content", "content exists risk", "safety system", "guardrail", "block_reason", "high risk"}},
+	{ContextLength, []string{"context_length", "context length", "context size", "context window", "maximum context", "too long", "max_model_len", "maximum model length", "exceed_context",
+		"reduce the length of the messages", "range of input length", "maximum allowed token length", "maximum number of tokens allowed", "`max_new_tokens` must be <="}},
 }
 
 func rejection(status int, said string) string {
 	for _, p := range phrases {
-		for _, w := range p.words {
-			if strings.Contains(said, w) {
-				return p.class
-			}
+		if contains(said, p.words) {
+			return p.class
 		}
 	}
 	if status == http.StatusRequestEntityTooLarge {

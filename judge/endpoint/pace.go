@@ -197,7 +197,7 @@ func (p *pace) failed(f *fault) {
 	if f.retry {
 		p.cut()
 	}
-	if f.throttled || f.wait > 0 {
+	if f.throttled || f.wait > 0 || f.retry && p.limit == 1 { // the last: a server in trouble fails on all
 		wait := f.wait
 		if wait == 0 {
 			wait = backoff(min(p.cuts+1, 5))
