@@ -2,11 +2,10 @@ package slurm
 
 import (
 	"bytes"
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
-	"maps"
+	"os"
 	"os/exec"
 	"os/user"
 	"regexp"
@@ -14,8 +13,6 @@ import (
 	"strconv"
 	"strings"
 	"time"
-
-	"tokenfork/internal/failure"
 )
 
 // Cluster is the Slurm that the commands on the path speak to.
@@ -31,6 +28,7 @@ type Config struct {
 	KillWait     time.Duration // from SIGTERM to SIGKILL
 	JobRequeue   bool          // jobs are requeued after a node failure unless they say otherwise
 	PreemptMode  string
+	PrivateJobs  bool // users do not see each other's
 }
 
 // ErrNoSlurm says that this host has no Slurm commands.
@@ -38,6 +36,7 @@ var ErrNoSlurm = errors.New("no Slurm here")
 
 const slurmTimeout = time.Minute
 
+// command gives what a command of Slurm printed, also where it failed.
 func (c Cluster) command(ctx context.Context, name string, args ...string) (string, error) {
 	ctx, cancel := context.WithTimeout(ctx, slurmTimeout)
 	defer cancel()
@@ -46,13 +45,40 @@ func (c Cluster) command(ctx context.Context, name string, args ...string) (stri
 		return "", fmt.Errorf("%w: %w", ErrNoSlurm, err)
 	}
 	cmd := exec.CommandContext(ctx, path, args...)
-	cmd.Env = c.Env
-	var out, stderr bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &out, &stderr
-	if err := cmd.Run(); err != nil {
-		return "", fmt.Errorf("%s: %w: %s", name, err, strings.TrimSpace(stderr.String()))
+	cmd.Env = c.environ()
+	cmd.WaitDelay = time.Second // a killed wrapper's children may hold the pipes
+	var stdout, stderr bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &stdout, &stderr
+	err = cmd.Run()
+	out, said := strings.TrimSpace(stdout.String()), strings.TrimSpace(stderr.String())
+	switch {
+	case errors.Is(ctx.Err(), context.DeadlineExceeded):
+		err = fmt.Errorf("%s: no answer in time: %w: %s", name, err, said)
+	case err != nil && name == "sbatch": // wrappers refuse on stdout
+		err = fmt.Errorf("%s: %w: %s", name, err, strings.TrimSpace(said+"\n"+out))
+	case err != nil:
+		err = fmt.Errorf("%s: %w: %s", name, err, said)
+	case out == "" && slurmError.MatchString(said):
+		err = fmt.Errorf("%s: %s", name, said)
 	}
-	return strings.TrimSpace(out.String()), nil
+	return out, err
+}
+
+// slurmError is a message of Slurm's commands and libraries, from wrappers that end with 0 all the same.
+var slurmError = regexp.MustCompile(`(?m)^(sbatch|squeue|slurm_\w+)[: ]+error`)
+
+// environ leaves out what would choose for the user which jobs squeue lists and which nodes sinfo
+// lists, and asks for lists of tasks that are not cut.
+func (c Cluster) environ() []string {
+	env := slices.DeleteFunc(c.env(), func(v string) bool { return strings.HasPrefix(v, "SQUEUE_") || strings.HasPrefix(v, "SINFO_") })
+	return append(env, "SLURM_BITSTR_LEN=0")
+}
+
+func (c Cluster) env() []string {
+	if c.Env == nil {
+		return os.Environ()
+	}
+	return slices.Clone(c.Env)
 }
 
 var configLine = regexp.MustCompile(`(?m)^(\w+)[ \t]*=[ \t]*(.*?)[ \t]*$`)
@@ -68,7 +94,8 @@ func (c Cluster) Config(ctx context.Context, cluster string) (Config, error) {
 	for _, m := range configLine.FindAllStringSubmatch(out, -1) {
 		values[m[1]] = m[2]
 	}
-	f := Config{Version: values["SLURM_VERSION"], JobRequeue: values["JobRequeue"] != "0", PreemptMode: values["PreemptMode"]}
+	f := Config{Version: values["SLURM_VERSION"], JobRequeue: values["JobRequeue"] != "0", PreemptMode: values["PreemptMode"],
+		PrivateJobs: slices.Contains(strings.Split(values["PrivateData"], ","), "jobs")}
 	if f.MaxArraySize, err = strconv.Atoi(values["MaxArraySize"]); err != nil {
 		return f, fmt.Errorf("scontrol show config: MaxArraySize is %q", values["MaxArraySize"])
 	}
@@ -165,14 +192,6 @@ func (c Cluster) MaxSubmit(ctx context.Context, cluster string) (int, error) {
 	return most, nil
 }
 
-// Queued is a job, or a task of an array, that Slurm has not finished with.
-type Queued struct {
-	JobID
-	Task   int    // -1: no array
-	State  string // PENDING, RUNNING, COMPLETING, …
-	Reason string // why it waits, or where it runs
-}
-
 // JobID names a job or a whole array. Ids of two clusters can be equal.
 type JobID struct {
 	ID      string
@@ -185,84 +204,4 @@ func clusterFlags(cluster string) []string {
 		return nil
 	}
 	return []string{"--clusters=" + cluster}
-}
-
-const queueFormat = "--format=%F|%K|%T|%R"
-
-// Queue lists which of the jobs are queued or running, array tasks one by one.
-func (c Cluster) Queue(ctx context.Context, jobs []JobID) ([]Queued, error) {
-	ids := map[string][]string{}
-	for _, j := range jobs {
-		ids[j.Cluster] = append(ids[j.Cluster], j.ID)
-	}
-	var all []Queued
-	for _, cluster := range slices.Sorted(maps.Keys(ids)) {
-		found, err := c.squeue(ctx, cluster, "--jobs="+strings.Join(ids[cluster], ","), "--array")
-		if err != nil && strings.Contains(err.Error(), "Invalid job id") {
-			continue // all have ended, and Slurm has forgotten them
-		}
-		if err != nil {
-			return nil, err
-		}
-		all = append(all, found...)
-	}
-	return all, nil
-}
-
-// named gives the id of the job or array with a name that only one can have;
-// "" if Slurm has none.
-func (c Cluster) named(ctx context.Context, cluster, name string) (JobID, error) {
-	found, err := c.squeue(ctx, cluster, "--name="+name)
-	if err != nil || len(found) == 0 {
-		return JobID{}, err
-	}
-	return found[0].JobID, nil
-}
-
-func (c Cluster) squeue(ctx context.Context, cluster string, which ...string) ([]Queued, error) {
-	out, err := c.command(ctx, "squeue", slices.Concat(clusterFlags(cluster), which, []string{"--noheader", queueFormat})...)
-	if err != nil {
-		return nil, err
-	}
-	var all []Queued
-	for line := range strings.Lines(out) {
-		fields := strings.SplitN(strings.TrimSpace(line), "|", 4)
-		if len(fields) != 4 { // --clusters heads its lines with the cluster's name
-			continue
-		}
-		q := Queued{JobID: JobID{fields[0], cluster}, Task: -1, State: fields[2], Reason: fields[3]}
-		if task, err := strconv.Atoi(fields[1]); err == nil { // N/A for a plain job
-			q.Task = task
-		}
-		all = append(all, q)
-	}
-	return all, nil
-}
-
-// An answer of sbatch, with --parsable or from a wrapper that leaves it out.
-var jobID = regexp.MustCompile(`^(?:(\d+)(?:;(\S+))?|Submitted batch job (\d+)(?: on cluster (\S+))?)$`)
-
-// sbatch submits a job by a name that no other has, and gives its id. Wrappers
-// of sites print more than the id: the last line that is an id counts. An answer
-// without one, or an error, does not say that Slurm has not taken the job: squeue
-// is asked for the name.
-func (c Cluster) sbatch(ctx context.Context, cluster, name string, args []string) (JobID, error) {
-	out, err := c.command(ctx, "sbatch", slices.Concat([]string{"--parsable"}, clusterFlags(cluster), []string{"--job-name=" + name}, args)...)
-	if err == nil {
-		for _, line := range slices.Backward(strings.Split(out, "\n")) {
-			if m := jobID.FindStringSubmatch(strings.TrimSpace(line)); m != nil {
-				return JobID{m[1] + m[3], cmp.Or(m[2], m[4], cluster)}, nil
-			}
-		}
-		err = failure.New(failure.Other, "a wrapper of sbatch must print the id that --parsable gives", "sbatch gave no job id but %q", out)
-	}
-	id, asked := c.named(context.WithoutCancel(ctx), cluster, name)
-	switch {
-	case asked != nil:
-		return JobID{}, failure.New(failure.Other, "squeue --name="+name+" tells whether Slurm has the job: if so, scancel it before you submit again",
-			"%w; squeue could not be asked whether Slurm has taken the job: %w", err, asked)
-	case id.ID == "":
-		return JobID{}, fmt.Errorf("%w; squeue has no job named %s", err, name)
-	}
-	return id, nil
 }

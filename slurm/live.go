@@ -2,8 +2,11 @@ package slurm
 
 import (
 	"context"
+	"os"
+	"slices"
 	"strconv"
 
+	"tokenfork/internal/failure"
 	"tokenfork/internal/job"
 	"tokenfork/internal/survey"
 	"tokenfork/internal/tasks"
@@ -25,7 +28,19 @@ func (c Cluster) Live(ctx context.Context, submissions []job.Submission) (live [
 	arrays := map[JobID]job.SlurmJob{}
 	var all []JobID
 	for _, s := range submissions {
-		for _, a := range s.Arrays {
+		taken := slices.Clone(s.Arrays)
+		if s.Asked != nil { // submit ended before it had the id
+			id, err := c.named(ctx, "", s.Asked.Name)
+			if err != nil {
+				return nil, nil, err
+			}
+			if id.ID != "" {
+				a := *s.Asked
+				a.ID, a.Cluster = id.ID, id.Cluster
+				taken = append(taken, a)
+			}
+		}
+		for _, a := range taken {
 			id := JobID{a.ID, a.Cluster}
 			arrays[id] = a
 			all = append(all, id)
@@ -37,18 +52,37 @@ func (c Cluster) Live(ctx context.Context, submissions []job.Submission) (live [
 	}
 	ids = map[JobID]bool{}
 	for _, q := range queue {
-		a := arrays[q.JobID]
+		a, ours := arrays[q.JobID]
+		if !ours {
+			continue // a wrapper lists more than was asked for
+		}
 		ids[q.JobID] = true
 		if a.Shards == nil {
 			live = append(live, survey.Live{Key: tasks.Key{Stage: a.Stage, Shard: -1}, Slurm: q.ID, State: q.State, Reason: q.Reason})
 		}
-		if q.Task < 0 || q.Task >= len(a.Shards) {
-			continue
+		first, last := q.Task, q.Task
+		if q.Task < 0 { // the whole array
+			first, last = 0, len(a.Shards)-1
 		}
-		for _, side := range sides[a.Side] {
-			live = append(live, survey.Live{Key: tasks.Key{Stage: a.Stage, Side: side, Shard: a.Shards[q.Task]},
-				Slurm: q.ID + "_" + strconv.Itoa(q.Task), State: q.State, Reason: q.Reason})
+		for task := first; task <= min(last, len(a.Shards)-1); task++ {
+			for _, side := range sides[a.Side] {
+				live = append(live, survey.Live{Key: tasks.Key{Stage: a.Stage, Side: side, Shard: a.Shards[task]},
+					Slurm: q.ID + "_" + strconv.Itoa(task), State: q.State, Reason: q.Reason})
+			}
 		}
 	}
-	return live, ids, nil
+	return live, ids, c.hidden(ctx, submissions, ids)
+}
+
+// hidden says that Slurm may still have another user's jobs, which it does not show.
+func (c Cluster) hidden(ctx context.Context, submissions []job.Submission, shown map[JobID]bool) error {
+	for _, s := range submissions {
+		if s.UID == 0 || s.UID == os.Getuid() || len(s.Arrays) == 0 || slices.ContainsFunc(s.Arrays, func(a job.SlurmJob) bool { return shown[JobID{a.ID, a.Cluster}] }) {
+			continue
+		}
+		if config, err := c.Config(ctx, s.Arrays[0].Cluster); err == nil && config.PrivateJobs {
+			return failure.New(failure.Refused, "run it as that user", "submission %d is of user %d, and this Slurm shows jobs to their own users alone (PrivateData)", s.N, s.UID)
+		}
+	}
+	return nil
 }

@@ -16,7 +16,7 @@ type GPUs struct {
 	Count int
 }
 
-var gpusText = regexp.MustCompile(`^(?:([A-Za-z][\w.-]*):)?(\d+)$`)
+var gpusText = regexp.MustCompile(`^(?:(\d*[A-Za-z][\w.-]*):)?(\d+)$`)
 
 // UnmarshalText reads 4 or h100:4.
 func (g *GPUs) UnmarshalText(text []byte) error {
@@ -58,7 +58,7 @@ func (n Node) share(gpus int) (cpus, memory int) {
 	return max(int(float64(n.CPUs)*part), 1), int(float64(n.Memory) * part * 0.9)
 }
 
-var gresGPU = regexp.MustCompile(`(?:^|,)gpu:(?:([A-Za-z][\w.-]*):)?(\d+)`)
+var gresGPU = regexp.MustCompile(`(?:^|,)gpu:(?:(\d*[A-Za-z][\w.-]*):)?(\d+)`)
 
 // GPUNode asks sinfo for the nodes of a partition, or of the default one, that
 // have GPUs of the type.

@@ -51,10 +51,10 @@ func TestDirectives(t *testing.T) {
 		has   []string
 		not   []string
 	}{
-		{Infer, []string{"partition=gpu", "account=acc", "time=1-02:00:00", "mem=64G", "gres=gpu:2", "qos=high", "exclusive", "signal=B:USR1@120", "requeue", "open-mode=append", "output=/f/logs/infer-%A_%a.log"}, nil},
-		{Merge, []string{"partition=cpu", "account=acc", "time=00:10:00", "qos=high", "output=/f/logs/merge-%j.log"}, []string{"gres=gpu:2", "mem=64G", "partition=gpu"}},
+		{Infer, []string{"partition=gpu", "account=acc", "time=1-02:00:00", "mem=64G", "gres=gpu:2", "qos=high", "exclusive", "signal=B:USR1@120", "requeue", "open-mode=append", "output=/f%%j/logs/infer-%A_%a.log"}, nil},
+		{Merge, []string{"partition=cpu", "account=acc", "time=00:10:00", "qos=high", "output=/f%%j/logs/merge-%j.log"}, []string{"gres=gpu:2", "mem=64G", "partition=gpu"}},
 	} {
-		text, err := s.script(c.stage, "", "/f")
+		text, err := s.script(c.stage, "", "/f%j")
 		if err != nil {
 			t.Fatal(err)
 		}

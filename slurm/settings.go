@@ -1,7 +1,9 @@
 package slurm
 
 import (
+	"cmp"
 	"fmt"
+	"os"
 	"slices"
 	"strconv"
 	"strings"
@@ -119,8 +121,22 @@ func printable(texts ...string) error {
 	return nil
 }
 
-// cluster is the one that the flags of sbatch name; "" leaves it to Slurm.
-func (s *Settings) cluster() string { return flagValue(s.Sbatch, "clusters") }
+// logFolder refuses what keeps Slurm from telling the logs of tasks apart.
+func logFolder(folder string) error {
+	if strings.Contains(folder, `\`) {
+		return failure.New(failure.Usage, "give --folder", "the logs would go into %s: Slurm fills in no task numbers behind a backslash", folder)
+	}
+	return nil
+}
+
+// cluster is the one that the flags of sbatch or its variables name; "" leaves it to Slurm.
+func (s *Settings) cluster() string {
+	name := cmp.Or(flagValue(s.Sbatch, "clusters"), os.Getenv("SBATCH_CLUSTERS"), os.Getenv("SLURM_CLUSTERS"))
+	if strings.Contains(name, ",") { // sbatch chooses, and tells which
+		return ""
+	}
+	return name
+}
 
 // flagValue is what the last of the flags with this name says; "" if there is none.
 func flagValue(flags []string, name string) string {
@@ -145,7 +161,7 @@ func (s *Settings) script(stage, side, folder string) (string, error) {
 
 func (s *Settings) directives(stage, side, folder string) []directive {
 	name := strings.TrimSuffix(scriptName(stage, side), ".sbatch")
-	ds := []directive{{name: "job-name", value: "tokenfork-" + name}, {name: "output", value: folder + "/logs/" + logName(stage, side)}}
+	ds := []directive{{name: "job-name", value: "tokenfork-" + name}, {name: "output", value: strings.ReplaceAll(folder, "%", "%%") + "/logs/" + logName(stage, side)}}
 	add := func(name, value string) {
 		if value != "" {
 			ds = append(ds, directive{name: name, value: value})

@@ -2,6 +2,7 @@ package slurm
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -37,7 +38,8 @@ func fakeSite(t *testing.T, sbatch string) (calls func(command string) string) {
 func TestIDsOfSites(t *testing.T) {
 	for kind, want := range map[string]JobID{
 		"banner": {"5001", ""}, "footer": {"5001", "gpu"}, "words": {"5001", "gpu"}, "cluster": {"5001", "gpu"},
-		"silent": {"5001", ""}, "timeout": {"5001", ""}, // squeue knows the name
+		"silent": {"5001", ""}, "timeout": {"5001", ""}, "numbers": {"5001", ""}, "fails": {"5001", ""}, // squeue knows the name
+		"colours": {"5001", ""},
 	} {
 		t.Run(kind, func(t *testing.T) {
 			fakeSite(t, kind)
@@ -55,6 +57,10 @@ func TestRefusedOrUnknown(t *testing.T) {
 	_, err := Cluster{}.sbatch(t.Context(), "", "tokenfork-infer-x-1.0", nil)
 	if err == nil || !strings.Contains(err.Error(), "QOSMax") || !strings.Contains(err.Error(), "squeue has no job named tokenfork-infer-x-1.0") {
 		t.Errorf("refused: %v", err)
+	}
+	t.Setenv("FAKE_SBATCH", "denied")
+	if _, err := (Cluster{}).sbatch(t.Context(), "", "tokenfork-infer-x-1.0", nil); err == nil || !strings.Contains(err.Error(), "Checking project abc...FAILED") {
+		t.Errorf("refused on stdout: %v", err)
 	}
 	t.Setenv("FAKE_SBATCH", "silent")
 	t.Setenv("FAKE_SQUEUE_FAILS", "1")
@@ -94,6 +100,118 @@ func TestMultiCluster(t *testing.T) {
 	}
 	if after := strings.Count(calls("sbatch"), "judge.sbatch"); after != before {
 		t.Errorf("judge was submitted %d times, then %d", before, after)
+	}
+}
+
+// The tasks that squeue lists count in whatever form it names them; an answer that cannot be read is an
+// error, not an empty queue, after which all would be submitted twice.
+func TestAnswersOfSqueue(t *testing.T) {
+	fakeSite(t, "")
+	t.Setenv("SQUEUE_STATES", "RUNNING") // must not reach squeue
+	subs := []job.Submission{{Arrays: []job.SlurmJob{{Stage: Judge, ID: "7", Shards: []int{10, 11, 12, 13}}, {Stage: Merge, ID: "8"}}}}
+	for _, c := range []struct{ answer, exit, want string }{
+		{"7|1|RUNNING|n1\n8|N/A|PENDING|(Dependency)", "0", "judge 11 RUNNING, merge -1 PENDING"},
+		{"   7|  1 | RUNNING |n[1-2],x|y  ", "0", "judge 11 RUNNING"},
+		{"7|[0-1,3%2]|PENDING|(Priority)", "0", "judge 10 PENDING, judge 11 PENDING, judge 13 PENDING"},
+		{"7_[1-3:2]|N/A|PENDING|(Priority)", "0", "judge 11 PENDING, judge 13 PENDING"},
+		{"7_2|2|REQUEUE_HOLD|(JobHeldUser)", "0", "judge 12 REQUEUE_HOLD"},
+		{"7|N/A|PENDING|(Priority)", "0", "judge 10 PENDING, judge 11 PENDING, judge 12 PENDING, judge 13 PENDING"},
+		{"7|1|COMPLETED|\n7|2|TIMEOUT|\n7|3|NODE_FAIL|", "0", "judge 13 NODE_FAIL"},
+		{"9|N/A|RUNNING|another's\n8|N/A|RUNNING|n1", "0", "merge -1 RUNNING"},
+		{"Maintenance | on | Monday | 5th\n8|N/A|RUNNING|n1", "0", "merge -1 RUNNING"},
+		{" JOBID PARTITION NAME USER ST TIME NODES NODELIST(REASON)", "0", "error: another format"},
+		{"  7_[0-3] gpu tokenfor me PD 0:00 1 (Priority)", "0", "error: another format"},
+		{"7|1|RUNNING", "0", "error: another format"},
+		{"7|0,2,...|PENDING|(Priority)", "0", `error: as "0,2,..."`},
+		{"7|1|RUNNING|n1", "1", "error: exit status 1"},
+	} {
+		t.Setenv("FAKE_SQUEUE", c.answer)
+		t.Setenv("FAKE_SQUEUE_EXIT", c.exit)
+		live, _, err := Cluster{}.Live(t.Context(), subs)
+		var got []string
+		for _, l := range live {
+			got = append(got, fmt.Sprintf("%s %d %s", l.Stage, l.Shard, l.State))
+		}
+		want, fails := strings.CutPrefix(c.want, "error: ")
+		if fails != (err != nil) || fails && !strings.Contains(err.Error(), want) || !fails && strings.Join(got, ", ") != want {
+			t.Errorf("%q: %q, %v; want %q", c.answer, got, err, c.want)
+		}
+	}
+}
+
+// What the scripts say holds against the variables of sbatch, and the others stay.
+func TestVariablesOfSbatch(t *testing.T) {
+	fakeSite(t, "banner")
+	for _, v := range []string{"SBATCH_TIMELIMIT", "SBATCH_PARTITION", "SBATCH_WAIT", "SBATCH_QOS"} {
+		t.Setenv(v, "1")
+	}
+	var out strings.Builder
+	o := Options{Store: jobtest.Make(t, 4, 2), Settings: settings(), Folder: t.TempDir(), Args: []string{"submit"}, Out: &out, Warn: &out}
+	o.Partition = "gpu"
+	if err := Submit(t.Context(), o); err != nil {
+		t.Fatal(err)
+	}
+	b, err := os.ReadFile(filepath.Join(os.Getenv("FAKE"), "env.log"))
+	if err != nil || strings.Trim(strings.ReplaceAll(string(b), "SBATCH_QOS=1", ""), "\n") != "" {
+		t.Errorf("%v, sbatch saw %s", err, b)
+	}
+	for _, v := range []string{"SBATCH_TIMELIMIT=1 is not used", "SBATCH_PARTITION=1 is not used", "SBATCH_WAIT=1 is not used"} {
+		if strings.Count(out.String(), v) != 1 {
+			t.Errorf("no %q, once, in\n%s", v, &out)
+		}
+	}
+}
+
+// A submit that was killed while sbatch had the job, or that still runs, is not repeated; neither is a merge
+// that waits for all there is.
+func TestNothingTwice(t *testing.T) {
+	calls := fakeSite(t, "banner")
+	s := jobtest.Make(t, 4, 2)
+	var out strings.Builder
+	o := Options{Store: s, Settings: settings(), Folder: t.TempDir(), Args: []string{"submit"}, Out: &out, Warn: &out}
+	o.Judge, o.JudgeModel = "local", "m"
+	if err := Submit(t.Context(), o); err != nil {
+		t.Fatal(err)
+	}
+	subs, err := job.Submissions(t.Context(), s)
+	if err != nil || len(subs) != 1 || len(subs[0].Arrays) != 3 || subs[0].Asked != nil {
+		t.Fatalf("%+v, %v", subs, err)
+	}
+	before, sub := calls("sbatch"), subs[0]
+	var queue []string
+	for _, a := range sub.Arrays {
+		queue = append(queue, a.ID+"|N/A|PENDING|(Priority)")
+	}
+	t.Setenv("FAKE_SQUEUE", strings.Join(queue, "\n"))
+	o.Missing = true
+	merge := sub.Arrays[1]
+	sub.Asked, sub.Arrays = &merge, sub.Arrays[:1] // as the record was while sbatch had the merge
+	sub.Asked.ID = ""
+	if err := sub.Save(t.Context(), s); err != nil {
+		t.Fatal(err)
+	}
+	if err := Submit(t.Context(), o); err == nil || !strings.Contains(err.Error(), "submission 1 of "+s.String()+" is under way") {
+		t.Errorf("while the other runs: %v", err)
+	}
+	ended := exec.Command("true")
+	if err := ended.Run(); err != nil {
+		t.Fatal(err)
+	}
+	sub.PID = ended.Process.Pid
+	if err := sub.Save(t.Context(), s); err != nil {
+		t.Fatal(err)
+	}
+	if err := Submit(t.Context(), o); err != nil || !strings.Contains(out.String(), "nothing to submit") {
+		t.Errorf("after the other was killed: %v\n%s", err, &out)
+	}
+	if now := calls("sbatch"); now != before {
+		t.Errorf("submitted again: %s", strings.TrimPrefix(now, before))
+	}
+	if subs, err := job.Submissions(t.Context(), s); err != nil || len(subs) != 1 || len(subs[0].Arrays) != 2 || subs[0].Arrays[1].ID != "5002" {
+		t.Errorf("the record: %+v, %v", subs, err)
+	}
+	if err := (&job.Submission{}).Claim(t.Context(), s, 1); err == nil || !strings.Contains(err.Error(), "another submit") {
+		t.Errorf("a number was claimed twice: %v", err)
 	}
 }
 
@@ -148,7 +266,7 @@ func TestGPURequests(t *testing.T) {
 		}
 	}
 	var g GPUs
-	for text, want := range map[string]GPUs{"4": {"", 4}, "h100:4": {"h100", 4}} {
+	for text, want := range map[string]GPUs{"4": {"", 4}, "h100:4": {"h100", 4}, "3g.40gb:1": {"3g.40gb", 1}} {
 		if err := g.UnmarshalText([]byte(text)); err != nil || g != want {
 			t.Errorf("%s: %+v, %v", text, g, err)
 		}

@@ -8,10 +8,12 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
 	"tokenfork/internal/failure"
@@ -61,16 +63,19 @@ type plan struct {
 	folder string
 	arrays []array
 	alive  map[string][]string // by stage: ids of earlier arrays that Slurm still works on
+
+	earlier int             // submissions of the job so far
+	warned  map[string]bool // by variable of sbatch
 }
 
 // Submit hands the stages that are not done to Slurm. The ids are kept in the
 // job as they come; where Slurm refuses one the error says which, and a later
 // Submit goes on from there.
 func Submit(ctx context.Context, o Options) error {
-	if err := errors.Join(o.validate(), printable(o.Folder, o.Print)); err != nil {
+	if err := errors.Join(o.validate(), printable(o.Folder, o.Print), logFolder(o.Folder)); err != nil {
 		return err
 	}
-	p := &plan{Options: &o, alive: map[string][]string{}}
+	p := &plan{Options: &o, alive: map[string][]string{}, warned: map[string]bool{}}
 	var err error
 	if o.Corpus != nil {
 		p.job = &job.Job{Plan: job.Plan{ID: o.Corpus.ID}}
@@ -84,13 +89,17 @@ func Submit(ctx context.Context, o Options) error {
 	if err != nil {
 		return err
 	}
+	p.earlier = len(earlier)
 	alike := slices.DeleteFunc(slices.Clone(earlier), func(s job.Submission) bool { return s.OfTexts() != (o.Corpus != nil) })
 	if err := p.decide(ctx, alike); err != nil {
 		return err
 	}
 	switch {
+	case len(p.arrays) == 0:
+		_, err := fmt.Fprintf(o.Out, "nothing to submit: all is done or queued\n\nnext:\n  tokenfork status%s --watch\n", p.jobFlags())
+		return err
 	case o.DryRun:
-		p.folder = p.folderOf(len(earlier) + 1)
+		p.folder = p.folderOf(p.earlier + 1)
 		return p.show()
 	case o.Print != "":
 		return p.print()
@@ -109,19 +118,20 @@ func (p *plan) configure(ctx context.Context) error {
 	}
 	asking, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
-	var err error
-	if p.config, err = p.Cluster.Config(asking, p.cluster()); err == nil {
-		partition := cmp.Or(flagValue(slices.Concat(p.Sbatch, p.GPUSbatch), "partition"), p.Partition)
-		p.Node, err = p.Cluster.GPUNode(asking, p.cluster(), partition, p.GPUs.Type)
+	config, err := p.Cluster.Config(asking, p.cluster())
+	if _, none := exec.LookPath("sbatch"); none != nil && !only {
+		return failure.New(failure.Refused, "submit on a login node of the cluster, or --print DIR writes the scripts", "submit: %w: %w", ErrNoSlurm, none)
 	}
-	if err != nil && only && ctx.Err() == nil {
-		p.config = Config{MaxArraySize: defaultArraySize, KillWait: 30 * time.Second, JobRequeue: true}
+	if err == nil {
+		partition := cmp.Or(flagValue(slices.Concat(p.Sbatch, p.GPUSbatch), "partition"), p.Partition)
+		if p.Node, err = p.Cluster.GPUNode(asking, p.cluster(), partition, p.GPUs.Type); err != nil && ctx.Err() == nil {
+			_, err = fmt.Fprintf(p.Warn, "tokenfork: taking 8 CPUs a task unless --cpus says else: %v\n", err)
+		}
+	} else if ctx.Err() == nil { // sites may deny it, or have a wrapper of sbatch alone
+		config = Config{MaxArraySize: defaultArraySize, KillWait: 30 * time.Second, JobRequeue: true}
 		_, err = fmt.Fprintf(p.Warn, "tokenfork: taking MaxArraySize to be %d: %v\n", defaultArraySize, err)
 	}
-	if errors.Is(err, ErrNoSlurm) {
-		return failure.New(failure.Refused, "submit on a login node of the cluster, or --print DIR writes the scripts", "submit: %w", err)
-	}
-	if err != nil {
+	if p.config = config; err != nil {
 		return fmt.Errorf("ask Slurm for its limits: %w", err)
 	}
 	if p.config.MaxArraySize < 2 {
@@ -143,6 +153,9 @@ func (p *plan) decide(ctx context.Context, earlier []job.Submission) error {
 	}
 	var live []survey.Live
 	ids := map[JobID]bool{}
+	if err := p.settle(ctx, earlier); err != nil {
+		return err
+	}
 	if len(earlier) > 0 {
 		var err error
 		if live, ids, err = p.Cluster.Live(ctx, earlier); err != nil && !errors.Is(err, ErrNoSlurm) {
@@ -177,6 +190,43 @@ func (p *plan) decide(ctx context.Context, earlier []job.Submission) error {
 	return nil
 }
 
+// settle finds out whether Slurm has taken the job that an earlier submission was about to record.
+func (p *plan) settle(ctx context.Context, earlier []job.Submission) error {
+	host, err := os.Hostname()
+	if err != nil {
+		return fmt.Errorf("name this host: %w", err)
+	}
+	for i := range earlier {
+		sub := &earlier[i]
+		switch {
+		case sub.Asked == nil:
+			continue
+		case sub.UnderWay(host, func(pid int) bool { return !errors.Is(syscall.Kill(pid, 0), syscall.ESRCH) }):
+			return failure.New(failure.Refused, "wait until it has ended; if it was killed, try again in 3 minutes",
+				"submission %d of %s is under way on %s, process %d", sub.N, p.Store, sub.Host, sub.PID)
+		}
+		id, err := p.Cluster.named(ctx, p.cluster(), sub.Asked.Name)
+		if errors.Is(err, ErrNoSlurm) && (p.DryRun || p.Print != "") {
+			return nil
+		}
+		if err != nil {
+			return fmt.Errorf("ask Slurm for %s of submission %d: %w", sub.Asked.Name, sub.N, err)
+		}
+		if id.ID != "" {
+			sub.Asked.ID, sub.Asked.Cluster = id.ID, id.Cluster
+			sub.Arrays = append(sub.Arrays, *sub.Asked)
+		}
+		sub.Asked = nil
+		if p.DryRun || p.Print != "" {
+			continue
+		}
+		if err := sub.Save(ctx, p.Store); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 func (p *plan) layOut(unfinished []job.Task, live []survey.Live) {
 	busy, todo := map[tasks.Key]bool{}, map[tasks.Key]bool{}
 	for _, l := range live {
@@ -189,7 +239,7 @@ func (p *plan) layOut(unfinished []job.Task, live []survey.Live) {
 		p.window(Predict, "", len(p.Corpus.Shards), func(k int) bool {
 			return !busy[tasks.Key{Stage: Predict, Side: both, Shard: k}] && slices.ContainsFunc(p.Corpus.Tasks(k), func(t job.Task) bool { return todo[tasks.KeyOf(t)] })
 		})
-		p.arrays = append(p.arrays, array{stage: Plan})
+		p.then(Plan)
 		return
 	}
 	shards := len(p.job.Shards)
@@ -209,7 +259,17 @@ func (p *plan) layOut(unfinished []job.Task, live []survey.Live) {
 		p.window(Judge, "", shards, func(k int) bool { return !busy[tasks.Key{Stage: Judge, Side: both, Shard: k}] })
 	}
 	if p.judged() || p.Judge == "none" {
-		p.arrays = append(p.arrays, array{stage: Merge}, array{stage: Report})
+		p.then(Merge, Report)
+	}
+}
+
+// then adds the stages that follow the arrays, unless they wait for all that there is already.
+func (p *plan) then(stages ...string) {
+	if len(p.arrays) == 0 && len(p.alive[stages[0]]) > 0 {
+		return
+	}
+	for _, s := range stages {
+		p.arrays = append(p.arrays, array{stage: s})
 	}
 }
 
@@ -233,10 +293,10 @@ func (p *plan) window(stage, side string, shards int, open func(k int) bool) {
 func (p *plan) folderOf(n int) string { return filepath.Join(p.Folder, strconv.Itoa(n)) }
 
 // write puts scripts and lists into the submission's folder.
-func (p *plan) write() error {
+func (p *plan) write() (map[string]string, error) {
 	rendered, err := p.render()
 	if err != nil {
-		return err
+		return nil, err
 	}
 	for _, a := range p.arrays {
 		if a.shards == nil {
@@ -248,7 +308,7 @@ func (p *plan) write() error {
 		}
 		rendered[a.list] = lines.String()
 	}
-	return write(p.folder, rendered)
+	return rendered, write(p.folder, rendered)
 }
 
 func (p *plan) render() (map[string]string, error) {
@@ -354,31 +414,43 @@ func (p *plan) submit(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("name this host: %w", err)
 	}
-	sub := &job.Submission{Submitted: time.Now().UTC().Truncate(time.Second), Host: host, Args: p.Args}
-	if err := sub.Claim(ctx, p.Store); err != nil {
+	sub := &job.Submission{Submitted: time.Now().UTC().Truncate(time.Second), Host: host, PID: os.Getpid(), UID: os.Getuid(), Args: p.Args, Folder: p.folderOf(p.earlier + 1), Asked: p.asked(0)}
+	if err := sub.Claim(ctx, p.Store, p.earlier+1); err != nil {
 		return fmt.Errorf("claim a submission of %s: %w", p.Store, err)
 	}
-	p.folder = p.folderOf(sub.N)
-	sub.Folder = p.folder
-	if err := p.write(); err != nil {
-		return err
+	p.folder = sub.Folder
+	rendered, err := p.write()
+	if err != nil {
+		sub.Asked, sub.Refused = nil, &job.SlurmError{Command: "write " + p.folder, Said: err.Error()}
+		return errors.Join(err, sub.Save(ctx, p.Store))
 	}
 	ids := map[string][]string{Predict: p.alive[Predict], Infer: p.alive[Infer], Judge: p.alive[Judge]}
-	for _, a := range p.arrays {
+	for i, a := range p.arrays {
 		command := p.command(&a, ids)
-		// A name of this one call: two jobs planned from one table have the same ID.
-		id, err := p.Cluster.sbatch(ctx, p.cluster(), fmt.Sprintf("tokenfork-%s-%.8s-%s", a.stage, p.job.ID, rand.Text()), command)
+		id, err := p.defaults(rendered[a.script()]).sbatch(ctx, p.cluster(), sub.Asked.Name, command)
 		if err != nil {
 			sub.Refused = &job.SlurmError{Command: "sbatch " + shell.Join(command), Said: err.Error()}
 			return p.refused(ctx, sub, &a, err)
 		}
 		ids[a.stage] = append(ids[a.stage], id.ID)
-		sub.Arrays = append(sub.Arrays, job.SlurmJob{Stage: a.stage, Side: a.side, ID: id.ID, Cluster: id.Cluster, Shards: a.shards, Log: logName(a.stage, a.side)})
+		sub.Asked.ID, sub.Asked.Cluster = id.ID, id.Cluster
+		sub.Arrays = append(sub.Arrays, *sub.Asked)
+		sub.Asked = p.asked(i + 1)
 		if err := sub.Save(ctx, p.Store); err != nil {
 			return fmt.Errorf("%w (Slurm has taken %s)", err, id.ID)
 		}
 	}
 	return p.told(sub)
+}
+
+// asked is what the i-th array's record holds before Slurm has taken it, nil after the last. Its name is
+// of this one call: two jobs planned from one table have the same ID.
+func (p *plan) asked(i int) *job.SlurmJob {
+	if i == len(p.arrays) {
+		return nil
+	}
+	a := p.arrays[i]
+	return &job.SlurmJob{Stage: a.stage, Side: a.side, Name: fmt.Sprintf("tokenfork-%s-%.8s-%s", a.stage, p.job.ID, rand.Text()), Shards: a.shards, Log: logName(a.stage, a.side)}
 }
 
 // refused records and tells what Slurm did not take.

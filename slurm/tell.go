@@ -93,7 +93,7 @@ func (p *plan) print() error {
 		return fmt.Errorf("find %s: %w", p.Print, err)
 	}
 	p.folder = folder
-	if err := p.write(); err != nil {
+	if _, err := p.write(); err != nil {
 		return err
 	}
 	run := filepath.Join(folder, "submit.bash")

@@ -29,6 +29,12 @@ type Submission struct {
 	Folder    string      `json:"folder"` // of the scripts, the lists of shards and logs
 	Arrays    []SlurmJob  `json:"arrays"`
 	Refused   *SlurmError `json:"refused,omitempty"` // why it is incomplete
+
+	// Asked is the job that sbatch was called for last, without an id yet: Slurm may have taken it all the same.
+	Asked *SlurmJob `json:"asked,omitempty"`
+	Saved time.Time `json:"saved,omitzero"`
+	PID   int       `json:"pid,omitempty"` // of the submit command, on Host
+	UID   int       `json:"uid,omitempty"` // of its user; 0: not told
 }
 
 // SlurmJob is a job or job array of a submission. Task i works on Shards[i].
@@ -36,6 +42,7 @@ type SlurmJob struct {
 	Stage   string `json:"stage"`          // predict, plan, infer, judge, merge or report
 	Side    string `json:"side,omitempty"` // of infer: small, reference or both
 	ID      string `json:"id"`
+	Name    string `json:"name,omitempty"`    // that no other job has
 	Cluster string `json:"cluster,omitempty"` // of a multi-cluster site
 	Shards  []int  `json:"shards,omitempty"`
 	Log     string `json:"log"` // file name with Slurm's %A, %a and %j
@@ -68,26 +75,23 @@ func Submissions(ctx context.Context, s store.Store) ([]Submission, error) {
 	}
 }
 
-// Claim takes the next number for the submission; the first to ask for a number has it.
-func (sub *Submission) Claim(ctx context.Context, s store.Store) error {
-	before, err := Submissions(ctx, s)
+// Claim takes number n for the submission; the first to ask for it has it.
+func (sub *Submission) Claim(ctx context.Context, s store.Store, n int) error {
+	sub.N, sub.Saved = n, time.Now().UTC()
+	b, err := json.MarshalIndent(sub, "", " ")
 	if err != nil {
-		return err
+		return fmt.Errorf("encode submission: %w", err)
 	}
-	for sub.N = len(before) + 1; ; sub.N++ {
-		b, err := json.MarshalIndent(sub, "", " ")
-		if err != nil {
-			return fmt.Errorf("encode submission: %w", err)
-		}
-		err = store.CreateBytes(ctx, s, submissionKey(sub.N), b)
-		if !errors.Is(err, fs.ErrExist) {
-			return err
-		}
+	err = store.CreateBytes(ctx, s, submissionKey(n), b)
+	if errors.Is(err, fs.ErrExist) {
+		return failure.New(failure.Refused, "`tokenfork status` shows what it submits", "another submit of this job has begun at the same time")
 	}
+	return err
 }
 
 // Save keeps what the submission has become; only its claimer may.
 func (sub *Submission) Save(ctx context.Context, s store.Store) error {
+	sub.Saved = time.Now().UTC()
 	b, err := json.MarshalIndent(sub, "", " ")
 	if err != nil {
 		return fmt.Errorf("encode submission: %w", err)
@@ -96,6 +100,14 @@ func (sub *Submission) Save(ctx context.Context, s store.Store) error {
 		return fmt.Errorf("keep %s: %w", submissionKey(sub.N), err)
 	}
 	return nil
+}
+
+// answerTime is longer than submit waits for sbatch and then for squeue.
+const answerTime = 3 * time.Minute
+
+// UnderWay says whether the command that makes the submission still runs, as far as can be told.
+func (sub *Submission) UnderWay(host string, runs func(pid int) bool) bool {
+	return sub.Asked != nil && sub.Refused == nil && time.Since(sub.Saved) < answerTime && (sub.Host != host || runs(sub.PID))
 }
 
 // Again is the command that submits what the submission left undone.

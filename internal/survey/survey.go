@@ -378,7 +378,7 @@ func (v *view) task(k tasks.Key, o *tasks.Objects) *Task {
 	if live, ok := at(v.live, k); ok {
 		t.Slurm, t.Queue = live.Slurm, strings.TrimSpace(live.State+" "+live.Reason)
 		t.State = Running
-		if live.State == "PENDING" {
+		if waiting[live.State] {
 			t.State = Queued
 		}
 		return t
@@ -398,6 +398,10 @@ func (v *view) task(k tasks.Key, o *tasks.Objects) *Task {
 	}
 	return t
 }
+
+// waiting are Slurm's states of tasks that it has not started, or not again.
+var waiting = map[string]bool{"PENDING": true, "CONFIGURING": true, "REQUEUED": true, "REQUEUE_FED": true, "REQUEUE_HOLD": true,
+	"SPECIAL_EXIT": true, "RESV_DEL_HOLD": true, "PREEMPTED": true, "NODE_FAIL": true, "BOOT_FAIL": true}
 
 // lastAttempt is the record of the last runner on the task's side, or on both.
 func (v *view) lastAttempt(k tasks.Key, t *Task) *tasks.Attempt {
