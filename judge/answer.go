@@ -34,9 +34,44 @@ type answer struct {
 // read finds the verdict in a reply. It never guesses: what can be read in two
 // ways, or not at all, is an error.
 func (f form) read(r *endpoint.Reply) (answer, error) {
+	a, err := f.readAs(r)
+	if !errors.Is(err, errNoVerdict) {
+		return a, err
+	}
+	again := *r
+	if again.Text = narrow.Replace(r.Text); again.Text == r.Text {
+		again.Text = unescaped(r.Text)
+	}
+	if again.Text == r.Text {
+		return a, err
+	}
+	return f.read(&again)
+}
+
+// narrow replaces what models write for JSON's quotes and punctuation, by as many bytes.
+var narrow = strings.NewReplacer("“", `  "`, "”", `"  `, "：", ":  ", "，", ",  ", "｛", "{  ", "｝", "}  ")
+
+// unescaped is the text of an object that stands in a JSON string, with or without its quotes; else the text.
+func unescaped(text string) string {
+	s := strings.TrimSpace(blank(text))
+	if strings.HasPrefix(s, `{\"`) {
+		s = `"` + s + `"`
+	}
+	var inner string
+	if json.Unmarshal([]byte(s), &inner) != nil || !strings.Contains(inner, "{") {
+		return text
+	}
+	return inner
+}
+
+func (f form) readAs(r *endpoint.Reply) (answer, error) {
 	from, err := spoken(r.Text)
 	if err != nil {
 		return answer{}, err
+	}
+	if r.Masked && !json.Valid([]byte(r.Text[from:])) { // by a server that passes over the grammar
+		free := *r
+		free.Masked, r = false, &free
 	}
 	o, rest, err := f.find(r, from)
 	if f.schema == nil && (o == nil || err != nil) { // else a judge that answers in JSON whatever it is asked
@@ -45,15 +80,12 @@ func (f form) read(r *endpoint.Reply) (answer, error) {
 	if err != nil {
 		return answer{}, err
 	}
-	if r.Masked && o == nil {
-		return answer{}, errors.New("no verdict in it")
-	}
 	a := answer{}
 	if o == nil {
 		return f.readLines(r, from, rest)
 	}
-	value := strings.ToLower(strings.Trim(string(o.value[f.property]), `"`))
-	if a.match, err = f.verdict(value); err != nil {
+	value := strings.ToLower(strings.Trim(string(o.value[f.property]), `" .*`))
+	if a.match, err = f.verdict(f.literal(value)); err != nil {
 		return answer{}, err
 	}
 	if line, err := f.readLines(r, from, rest); err == nil && line.match != a.match || err != nil && !errors.Is(err, errNoVerdict) {
@@ -106,9 +138,9 @@ func (f form) verdict(value string) (bool, error) {
 }
 
 func (a *answer) ownConfidence(raw json.RawMessage) {
-	var c float64
-	if json.Unmarshal(raw, &c) == nil && c >= 0 && c <= 1 { // 90 may mean 0.9, or may not
-		a.confidence, a.source = &c, new(Self)
+	var c *float64
+	if json.Unmarshal(raw, &c) == nil && c != nil && *c >= 0 && *c <= 1 { // 90 may mean 0.9, or may not
+		a.confidence, a.source = c, new(Self)
 	}
 }
 
@@ -132,16 +164,26 @@ func listOf(raw json.RawMessage) []string {
 }
 
 var (
-	aside = regexp.MustCompile("^[\\s*_>#`~.:;\\[\\]-]*$|^[\\s*_>#`~]*(?:json|JSON)\\s*$")
-	lead  = regexp.MustCompile(`(?i)^\W*(?:(?:here is|here's|this is) )?(?:(?:the|my) )?(?:final |json )*(?:answer|json|object|output|response|verdict|result|reply)\W*$`)
+	aside = regexp.MustCompile("^(?:[\\s*_>#`~.:,;{}|\\[\\]\x01$-]|\\\\boxed)*(?:[0-9]+[.)]\\s*)?(?:```)?(?:json|JSON)?\\s*$")
+	lead  = regexp.MustCompile(`(?i)^\W*(?:(?:sure|certainly|of course|okay)\W+)?(?:(?:here is|here's|this is) )?(?:(?:the|my|your) )?(?:final |json |requested )*` +
+		`(?:answer|json|object|output|response|verdict|result|reply|analysis|assistant)(?: (?:in|as) (?:a )?json(?: format| object)?)?\W*$`)
+	// What servers and models put around an answer: control tokens, tags, invisible characters.
+	marks = regexp.MustCompile(`(?i)<\|[\w ]{1,40}\|>|</?s>|<eos>|<(?:start|end)_of_turn>|\[/?INST\]|\[TOOL_CALLS\]|\[e~\[|` +
+		`</?(?:(?:final[_ ]?)?answer|verdict|output|json|response|result|solution|tool_call|meaning_match|divergent|function(?:=\w+)?)>|` +
+		`[\x00\x{A0}\x{200B}-\x{200F}\x{202A}-\x{202E}\x{2060}\x{FEFF}]`)
 )
+
+// blank puts spaces in place of marks, as many as they have bytes.
+func blank(text string) string {
+	return marks.ReplaceAllStringFunc(text, func(m string) string { return strings.Repeat(" ", len(m)) })
+}
 
 // find gives the object that holds the verdict, nil if there is none, and the
 // text from there on without the objects that it considered. An object counts where it stands
 // by itself: one in the middle of a sentence is mostly a quotation.
 func (f form) find(r *endpoint.Reply, from int) (*object, string, error) {
 	text := r.Text
-	rest := []byte(text[from:])
+	rest := []byte(blank(text[from:]))
 	var found *object
 	var failed error
 	work := readings * (len(text) - from + beginnings*beginning)
@@ -155,16 +197,13 @@ func (f form) find(r *endpoint.Reply, from int) (*object, string, error) {
 		if work -= took; work < 0 {
 			return nil, "", errors.New("too many braces to find a verdict among them")
 		}
-		if err == nil && r.Masked && o.broken {
-			err = errors.New("not JSON")
-		}
 		if err != nil {
 			failed = err
 			continue
 		}
 		at = o.end - 1
 		work -= lineAround(text, o.start, o.end)
-		if !alone(text[from:], o.start-from, o.end-from) {
+		if !alone(rest, o.start-from, o.end-from) {
 			continue
 		}
 		copy(rest[o.start-from:o.end-from], bytes.Repeat([]byte{considered}, o.end-o.start))
@@ -175,7 +214,7 @@ func (f form) find(r *endpoint.Reply, from int) (*object, string, error) {
 			found = o
 		}
 	}
-	if found == nil && failed != nil && (r.Masked || strings.Contains(failed.Error(), "twice")) {
+	if found == nil && failed != nil && strings.Contains(failed.Error(), "twice") {
 		return nil, "", fmt.Errorf("not a JSON object: %w", failed)
 	}
 	return found, fence.ReplaceAllStringFunc(string(rest), func(f string) string { return strings.Repeat(" ", len(f)) }), nil
@@ -202,31 +241,50 @@ const considered = '\x01'
 
 var fence = regexp.MustCompile("```[a-zA-Z]*")
 
-// holders are the objects with the verdict, the object itself or some inside.
+// holders are the objects with the verdict, the object itself or some inside,
+// also as JSON in a string.
 func (f form) holders(o *object) []*object {
 	if _, ok := o.value[f.property]; ok {
 		return []*object{o}
 	}
-	var all []*object
+	all := []*object(nil)
+	for _, name := range []string{"answer", "response", "output", "result", "content", "arguments", "parameters"} {
+		if s := stringOf(o.value[name]); s != nil && strings.HasPrefix(strings.TrimSpace(*s), "{") {
+			if in, err := parseObject(strings.TrimSpace(*s), 0); err == nil && in.end == len(strings.TrimSpace(*s)) {
+				in.at[f.property] = elsewhere
+				o.inner = append(o.inner, in)
+			}
+		}
+	}
 	for _, in := range o.inner {
 		all = append(all, f.holders(in)...)
 	}
 	return all
 }
 
+// elsewhere is the place of what does not stand in a reply as it is.
+const elsewhere = -1
+
 // alone says whether nothing else stands on the lines of text[from:to], but for
-// a fence, list marks, or a word such as "Answer:".
-func alone(text string, from, to int) bool {
-	before := text[strings.LastIndexByte(text[:from], '\n')+1 : from]
-	after, _, _ := strings.Cut(text[to:], "\n")
-	return (aside.MatchString(before) || lead.MatchString(before)) && aside.MatchString(after)
+// a fence, list marks, another object, or a word such as "Answer:".
+func alone(text []byte, from, to int) bool {
+	before := text[bytes.LastIndexByte(text[:from], '\n')+1 : from]
+	after, _, _ := bytes.Cut(text[to:], []byte("\n"))
+	if next := bytes.IndexByte(after, '{'); next >= 0 {
+		after = after[:next]
+	}
+	return (aside.Match(before) || lead.Match(before)) && aside.Match(after)
 }
 
 var (
-	verdictLine     = regexp.MustCompile(`(?im)^[\s*#>_•-]*(?:\d+[.)]\s*)?[*_]*(?:(?:final|my|the)\s+)*(?:verdict|meaning[_ ]match|divergent|answer)\b[^:\n]{0,40}:(.*)$`)
-	said            = regexp.MustCompile(`(?is)^[\s*_"'<` + "`" + `(]*(true|false|yes|no|0|1)\b[*_"'>` + "`" + `)]*(.*)$`)
-	doubt           = regexp.MustCompile(`(?i)\b(?:true|false|wait|actually|correction|rather)\b|\?|^\s*no\b`)
-	doubtInClause   = regexp.MustCompile(`(?i)\b(?:yes|no|not|or|but|however|although|though|unless|maybe|perhaps|partly|0|1)\b|/|n't`)
+	verdictLine   = regexp.MustCompile(`(?im)^[\s*#>_•"'-]*(?:\d+[.)]\s*)?[*_]*(?:(?:final|my|the)\s+)*(?:verdict|meaning[_ ]match|divergent|answer)\b[^:\n]{0,40}:(.*)$`)
+	said          = regexp.MustCompile(`(?is)^[\s*_"'<` + "`" + `(]*(true|false|yes|no|0|1|same|different)\b[*_"'>` + "`" + `)]*(.*)$`)
+	doubt         = regexp.MustCompile(`(?i)\b(?:true|false|wait|actually|correction|rather)\b|\?|^\s*no\b`)
+	doubtInClause = regexp.MustCompile(`(?i)\b(?:yes|no|not|or|but|however|although|though|unless|maybe|perhaps|partly|0|1)\b|/|n't`)
+	// A line that says nothing else.
+	bareLine = regexp.MustCompile(`(?im)^[\s*#>_"'(\[•-]*(?:(?:so|thus|therefore|hence)\W+)?(?:(?:the|my|final)\s+)*(?:(?:verdict|answer|semantic equivalence)[\s*_:=→–—>-]{1,4}(?:is[\s*_:]+)?)?` +
+		`[\s*_"'(]*(?:\$?\\boxed\{(?:\\text\w*\{)?)?(true|false)[\s*_"'.!)}$` + "`" + `]*$`)
+	anyWord         = regexp.MustCompile(`(?i)\b(?:true|false)\b`)
 	explanationLine = regexp.MustCompile(`(?is)\b(?:explanation|reasons?)[\s*_]*:[\s*_]*(\S.*)$`)
 )
 
@@ -249,7 +307,7 @@ func (f form) readLines(r *endpoint.Reply, from int, text string) (answer, error
 		if m == nil || doubtful(line[m[4]:m[5]]) {
 			return answer{}, fmt.Errorf("its verdict %q can be read in several ways or in none", strings.TrimSpace(line))
 		}
-		match, err := f.verdict(f.literal(strings.ToLower(line[m[2]:m[3]])))
+		match, err := f.verdict(f.spelled(line[m[2]:m[3]]))
 		if err != nil {
 			return answer{}, err
 		}
@@ -259,7 +317,7 @@ func (f form) readLines(r *endpoint.Reply, from int, text string) (answer, error
 		a.match, at, lines = match, from+start+m[2], lines+1
 	}
 	if lines == 0 {
-		return answer{}, errNoVerdict
+		return f.readBare(r, from, text)
 	}
 	if e := explanationLine.FindStringSubmatch(text); e != nil {
 		a.explanation = new(strings.TrimSpace(e[1]))
@@ -285,22 +343,52 @@ func doubtful(after string) bool {
 	return !begins || doubtInClause.MatchString(clause)
 }
 
-// literal is yes or no in the words of the form.
+// readBare reads a line of one word, where the text has neither of both words
+// anywhere else.
+func (f form) readBare(r *endpoint.Reply, from int, text string) (answer, error) {
+	lines := bareLine.FindAllStringSubmatchIndex(text, -1)
+	if len(lines) == 0 || len(lines) != len(anyWord.FindAllStringIndex(text, -1)) {
+		return answer{}, errNoVerdict
+	}
+	var a answer
+	for i, place := range lines {
+		match, err := f.verdict(f.spelled(text[place[2]:place[3]]))
+		if err != nil || i > 0 && match != a.match {
+			return answer{}, errNoVerdict
+		}
+		a.match = match
+	}
+	a.measure(f, r, from+lines[0][2])
+	return a, nil
+}
+
+// literal is a verdict in the words of the form.
 func (f form) literal(word string) string {
 	yes, no := f.match, f.differ
 	if f.property == "divergent" {
 		yes, no = no, yes
 	}
-	return cmp.Or(map[string]string{"yes": yes, "no": no}[word], word)
+	return cmp.Or(map[string]string{"yes": yes, "true": yes, "1": yes, "no": no, "false": no, "0": no, "same": f.match, "different": f.differ}[word], word)
+}
+
+// spelled is a verdict in the words of the form that was written by itself: a digit may count something.
+func (f form) spelled(s string) string {
+	if s = strings.ToLower(s); s == "0" || s == "1" {
+		return s
+	}
+	return f.literal(s)
 }
 
 // readWord reads an answer of one word, which begins there in the reply.
 func (f form) readWord(r *endpoint.Reply, from int) (answer, error) {
-	const around = " \t\r\n.,:;*_\"'`"
-	text := strings.ToLower(r.Text[from:])
+	const around = " \t\r\n.,:;!?*_\"'`()[]<>{}$“”。"
+	text := blank(r.Text[from:])
 	word := strings.Trim(text, around)
-	match, err := f.verdict(word)
+	match, err := f.verdict(f.spelled(word))
 	if err != nil {
+		if a, bare := f.readLines(r, from, text); bare == nil {
+			return a, nil
+		}
 		return answer{}, err
 	}
 	a := answer{match: match}
@@ -313,6 +401,9 @@ func (a *answer) measure(f form, r *endpoint.Reply, at int) {
 	given, other := f.match, f.differ
 	if !a.match {
 		given, other = other, given
+	}
+	if at < 0 {
+		return
 	}
 	if a.confidence = probability(r, at, given, other); a.confidence == nil {
 		return

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"regexp"
 	"strings"
 	"unicode/utf8"
 )
@@ -11,17 +12,16 @@ import (
 // object is a JSON object as a judge wrote it: its values as JSON, and where
 // each begins in the text. Names are in lower case, with _ between words.
 type object struct {
-	value  map[string]json.RawMessage
-	at     map[string]int
-	inner  []*object // objects among its values
-	start  int
-	end    int
-	broken bool // not JSON as it stands
+	value map[string]json.RawMessage
+	at    map[string]int
+	inner []*object // objects among its values
+	start int
+	end   int
 }
 
 // parser reads JSON and what models write in its place: Python's literals and
-// single quotes, commas before a closing bracket, names without quotes, line
-// breaks and unknown escapes in strings. Libraries that repair JSON complete
+// single quotes, commas before a closing bracket, names and words without quotes, line
+// breaks, quotes and unknown escapes in strings, comments, and no brace at the very end. Libraries that repair JSON complete
 // and reorder what they cannot read; here that is an error, for a verdict must
 // not come of a guess.
 type parser struct {
@@ -49,7 +49,6 @@ func parseCounted(text string, at int) (*object, int, error) {
 	if err != nil {
 		return nil, work, fmt.Errorf("at byte %d: %w", p.at, err)
 	}
-	o.broken = !json.Valid([]byte(text[o.start:o.end]))
 	return o, work, nil
 }
 
@@ -58,9 +57,19 @@ const beginning = 64
 
 var errEnds = errors.New("it ends too early")
 
+var comment = regexp.MustCompile(`^(?:(?://|#).*|/\*(?s:.{0,500}?)\*/)`)
+
+// space goes over white space and comments.
 func (p *parser) space() {
-	for p.at < len(p.text) && strings.IndexByte(" \t\r\n", p.text[p.at]) >= 0 {
-		p.at++
+	for p.at < len(p.text) {
+		switch c := p.text[p.at]; {
+		case strings.IndexByte(" \t\r\n", c) >= 0:
+			p.at++
+		case (c == '/' || c == '#') && comment.MatchString(p.text[p.at:]):
+			p.at += len(comment.FindString(p.text[p.at:]))
+		default:
+			return
+		}
 	}
 }
 
@@ -101,6 +110,9 @@ func (p *parser) list(closing byte, one func() error) error {
 			p.at++
 		case closing:
 		case 0:
+			if p.depth == 1 && closing == '}' { // the verdict is whole
+				return nil
+			}
 			return errEnds
 		default:
 			return fmt.Errorf("%q where a comma should be", p.text[p.at])
@@ -129,20 +141,29 @@ func (p *parser) member(o *object) error {
 	if err != nil {
 		return err
 	}
-	name = strings.NewReplacer(" ", "_", "-", "_").Replace(strings.ToLower(name))
-	if _, twice := o.value[name]; twice {
+	if found := decimals.FindString(p.text[p.at:]); found != "" { // 0,9
+		p.at += len(found) - 1
+		v = quoted(p.text[from:p.at])
+	}
+	name = strings.NewReplacer(" ", "_", "-", "_").Replace(strings.ToLower(humps.ReplaceAllString(strings.TrimSpace(name), "${1}_$2")))
+	if other, twice := o.value[name]; twice && string(other) != string(v) {
 		return fmt.Errorf("field %q appears twice", name)
 	}
 	o.value[name], o.at[name], o.inner = v, from, append(o.inner, inner...)
 	return nil
 }
 
-// word reads letters, digits and what numbers have.
+var (
+	decimals = regexp.MustCompile(`^,\d+[\s,}]`)
+	humps    = regexp.MustCompile(`([a-z])([A-Z])`)
+)
+
+// word reads letters, digits and what numbers and shares have.
 func (p *parser) word() string {
 	from := p.at
 	for p.at < len(p.text) {
 		c := p.text[p.at]
-		if c != '_' && c != '.' && c != '+' && c != '-' && (c < '0' || c > '9') && (c|32 < 'a' || c|32 > 'z') {
+		if strings.IndexByte("_.+-~%/", c) < 0 && (c < '0' || c > '9') && (c|32 < 'a' || c|32 > 'z') {
 			break
 		}
 		p.at++
@@ -150,7 +171,8 @@ func (p *parser) word() string {
 	return p.text[from:p.at]
 }
 
-var literals = map[string]string{"true": "true", "false": "false", "null": "null", "True": "true", "False": "false", "None": "null"}
+var literals = map[string]string{"true": "true", "false": "false", "null": "null", "none": "null",
+	"yes": `"yes"`, "no": `"no"`, "nan": "null", "infinity": "null", "-infinity": "null", "undefined": "null", "high": "null", "medium": "null", "low": "null"}
 
 // value reads a value and gives it as JSON, with the objects in it.
 func (p *parser) value() (json.RawMessage, []*object, error) {
@@ -167,11 +189,14 @@ func (p *parser) value() (json.RawMessage, []*object, error) {
 		return p.array()
 	}
 	w := p.word()
-	if l, ok := literals[w]; ok {
+	if l, ok := literals[strings.ToLower(w)]; ok {
 		return json.RawMessage(l), nil, nil
 	}
-	if w == "" || !json.Valid([]byte(w)) {
-		return nil, nil, fmt.Errorf("%q is no value", w)
+	if !json.Valid([]byte(w)) {
+		if w == "" || strings.IndexByte(".+-~0123456789", w[0]) < 0 {
+			return nil, nil, fmt.Errorf("%q is no value", w)
+		}
+		return quoted(w), nil, nil // 90%, .9
 	}
 	return json.RawMessage(w), nil, nil
 }
@@ -200,19 +225,23 @@ func quoted(s string) json.RawMessage {
 
 var escapes = map[byte]string{'"': `"`, '\'': "'", '\\': `\`, '/': "/", 'b': "\b", 'f': "\f", 'n': "\n", 'r': "\r", 't': "\t"}
 
-// str reads a string. Single quotes end it only before one of those bytes:
-// elsewhere they are apostrophes.
+// str reads a string. Quotes end it only before one of those bytes: elsewhere
+// they are apostrophes, or quote a word of a line. A name's double quotes always end it.
 func (p *parser) str(quote byte, before string) (string, error) {
 	var b strings.Builder
+	inner := false
 	for p.at++; p.at < len(p.text); {
 		c := p.text[p.at]
 		switch {
-		case c == quote && (quote == '"' || p.endsBefore(before)):
+		case c == quote && (quote == '"' && before == ":" || p.endsBefore(before)):
 			p.at++
 			return b.String(), nil
+		case inner && c == '\n':
+			return "", errEnds
 		case c == '\\' && p.at+1 < len(p.text):
 			b.WriteString(p.escape())
 		default:
+			inner = inner || c == '"' && quote == '"'
 			_, n := utf8.DecodeRuneInString(p.text[p.at:])
 			b.WriteString(p.text[p.at : p.at+n])
 			p.at += n
@@ -222,9 +251,8 @@ func (p *parser) str(quote byte, before string) (string, error) {
 }
 
 func (p *parser) endsBefore(closers string) bool {
-	after := parser{text: p.text, at: p.at + 1}
-	c := after.next()
-	return c != 0 && strings.IndexByte(closers, c) >= 0
+	after := strings.TrimLeft(p.text[p.at+1:], " \t\r\n")
+	return after != "" && strings.IndexByte(closers, after[0]) >= 0
 }
 
 // escape reads a backslash and what follows. LaTeX's \( and \alpha stay as they are.

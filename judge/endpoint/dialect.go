@@ -181,17 +181,22 @@ func (d *dialect) fewerLogprobs(said string) {
 }
 
 var (
-	thoughtEnds = []string{"</think>", "</thinking>", "</seed:think>", "</seed:thinking>", "</thought>", "</reasoning>", "[/THINK]", "◁/think▷", "<|channel|>final<|message|>"}
+	thoughtEnd = regexp.MustCompile(`(?i)</(?:(?:seed:)?think(?:ing)?|thoughts?|reasoning)>|\[/THINK\]|◁/think▷|<\|END_(?:THINKING|OF_THOUGHT)\|>|<channel\|>|` +
+		`<\|channel\|>\s*final\s*(?:<\|constrain\|>\s*\w+\s*)?<\|message\|>`)
+	// What ends a thought only where it began as one: the last without its control tokens.
+	thought = regexp.MustCompile(`(?is)^\s*(?:<analysis\b[^>]*>.*</analysis>|<scratchpad\b[^>]*>.*</scratchpad>|<reflection\b[^>]*>.*</reflection>|<details\b[^>]*>.*</details>|` +
+		`here is my thought process:.*here is my response:|(?-i:(?:analysis|commentary).*assistantfinal(?:\s*json)?))`)
 	// A mark may itself be cut: "<think" without its end.
-	thoughtStarts = regexp.MustCompile(`^\s*(?:<(?:seed:)?think(?:ing)?(?:>|$)|<thought>|<reasoning>|\[THINK\]|◁think▷|<\|channel\|>analysis)`)
+	thoughtStarts = regexp.MustCompile(`(?i)^\s*(?:<(?:seed:)?think(?:ing)?(?:[\s>]|$)|<(?:thoughts?|reasoning|analysis|scratchpad|reflection)\b|<details type="reasoning"|\[THINK\]|◁think▷|` +
+		`(?:<\|start\|>assistant)?<\|channel\|>(?:analysis|commentary)|<\|channel>|<\|(?:START_THINKING|BEGIN_OF_THOUGHT)\|>|here is my thought process:|(?-i:analysis[A-Z]))`)
 )
 
 // Spoken is where the answer begins in a text: after the last thought, which may
 // hold drafts of it. ok is false for a text that ends in its thoughts.
 func Spoken(text string) (from int, ok bool) {
-	for _, end := range thoughtEnds {
-		if at := strings.LastIndex(text, end); at >= 0 {
-			from = max(from, at+len(end))
+	for _, end := range append(thoughtEnd.FindAllStringIndex(text, -1), thought.FindStringIndex(text)) {
+		if end != nil {
+			from = max(from, end[1])
 		}
 	}
 	return from, from > 0 || !thoughtStarts.MatchString(text)
