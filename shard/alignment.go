@@ -87,6 +87,10 @@ func (a *agreement) alignment() string {
 
 func (a *agreement) unclear() error {
 	next, same := a.shares()
+	if a.sameOf == 0 {
+		return failure.New(failure.Refused, "write the table with predictions, or say it: --alignment next or --alignment same",
+			"cannot tell which position a row's predictions are for: they are all blank")
+	}
 	return failure.New(failure.Refused, "say it: --alignment next if a row predicts the token after its own, --alignment same if its own",
 		"cannot tell which position a row's predictions are for: %.1f %% of %d are the next row's real token, %.1f %% of %d their own row's", 100*next, a.nextOf, 100*same, a.sameOf)
 }

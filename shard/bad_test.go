@@ -52,13 +52,19 @@ func TestBadInput(t *testing.T) {
 		"blank real token":   {r2rHead + goodR2R + "3,5,3,,1,2,2\n", "t.csv:5: column real_token: is blank", ""},
 		"blank row id":       {r2rHead + goodR2R + ",5,3,1,1,2,2\n", "t.csv:5: column row_id: is blank", ""},
 		"blank position":     {r2rHead + goodR2R + "3,5,,1,1,2,2\n", "t.csv:5: column token_id: is blank", ""},
-		"blank text":         {r2rHead + goodR2R + "3,,3,1,1,2,2\n", "t.csv:5: column data_id: is blank", "--sentence-id-type string"},
+		"blank text":         {r2rHead + goodR2R + "3,,3,1,1,2,2\n", "t.csv:5: column data_id: is blank", "correct the row"},
 		"text among numbers": {r2rHead + goodR2R + "3,b7,3,1,1,2,2\n", `t.csv:5: column data_id: "b7" is not a number`, "--sentence-id-type string"},
 		"split text":         {r2rHead + goodR2R + "3,6,0,1,1,2,2\n4,5,3,1,1,2,2\n", "t.csv:6: text 5 goes on here, after other texts; it began at t.csv:2", "sort the table by sentence_id"},
 		"interleaved":        {r2rHead + "0,5,0,10,1,11,11\n1,6,0,10,1,11,11\n2,5,1,11,1,12,12\n", "t.csv:4: text 5 goes on here", ""},
 		"duplicate position": {r2rHead + goodR2R + "3,5,2,1,1,2,2\n", "t.csv:5: column token_id: duplicate position 2", ""},
 		"missing position":   {r2rHead + goodR2R + "3,5,5,1,1,2,2\n", "t.csv:5: column token_id: position 5 follows 2: 2 missing", ""},
 		"falling position":   {r2rHead + goodR2R + "3,5,1,1,1,2,2\n", "t.csv:5: column token_id: position 1 comes after 2", ""},
+		"row of commas":      {r2rHead + goodR2R + ",,,,,,\n", "t.csv:5: column data_id: is blank", "correct the row"},
+		"types below header": {r2rHead + "int,int,int,int,int,int,int\n" + goodR2R, `t.csv:2: column row_id: "int" is not a number`, ""},
+		"a second text":      {r2rHead + goodR2R + "3,6,0,1,1,2,2\n4,5,0,1,1,2,2\n", "t.csv:6: a second text 5 begins here; the first began at t.csv:2", "an id of its own"},
+		"other case":         {strings.Replace(r2rHead, "row_id", "ROW_ID", 1) + goodR2R, `column "row_id" is missing`, `is "ROW_ID" meant?`},
+		"not a used column":  {strings.Replace(studyHead, "32.0_AU", "32.0_au", 1) + "0,0,5,10,11,1,1,1,0,5,10,11,1,1,1\n", `column "32.0_AU" is missing`, `is "32.0_au" meant?`},
+		"row ends in comma":  {r2rHead + "0,5,0,10,1,11,11,\n", "t.csv:2: 8 fields, the header has 7", "ends with a delimiter"},
 		"late start":         {r2rHead + "0,5,2,10,1,11,11\n", "t.csv:2: text 5 begins at position 2, want 0 or 1", ""},
 		"two numberings":     {r2rHead + goodR2R + "3,6,1,10,1,11,11\n", "t.csv:5: text 6 begins at position 1, most others at 0", ""},
 		"falling row_id":     {r2rHead + goodR2R + "2,5,3,1,1,2,2\n", "t.csv:5: column row_id: row_id 2 comes after 2: it must rise within a text", ""},
@@ -155,12 +161,12 @@ func TestRowIDsOfTwoTexts(t *testing.T) {
 	for _, test := range []struct {
 		rows, want string
 	}{
-		{"3,6,0,10,1,11,11\n9,6,1,11,1,12,12\n", ""},                                                // rising
-		{"2,6,0,10,1,11,11\n", "the row_id 2 is in two texts, 5 (from line 2) and 6 (from line 5)"}, // the last of one, the first of the other
-		{"0,6,0,10,1,11,11\n9,6,1,11,1,12,12\n", "the row_id 0 is in"},                              // counted from 0 in each text
-		{"5,6,0,10,1,11,11\n5,7,0,11,1,12,12\n", "two texts, 6 (from line 5) and 7 (from line 6)"},  // of one row each
-		{"7,6,0,10,1,11,11\n4,7,0,11,1,12,12\n", ""},                                                // falling from text to text
-		{"1,6,0,10,1,11,11\n9,6,1,11,1,12,12\n", "whether one is in two"},                           // mixed: not known
+		{"3,6,0,10,1,11,11\n9,6,1,11,1,12,12\n", ""},                                                  // rising
+		{"2,6,0,10,1,11,11\n", "the row_id 2 is in two texts, 5 (from t.csv:2) and 6 (from t.csv:5)"}, // the last of one, the first of the other
+		{"0,6,0,10,1,11,11\n9,6,1,11,1,12,12\n", "the row_id 0 is in"},                                // counted from 0 in each text
+		{"5,6,0,10,1,11,11\n5,7,0,11,1,12,12\n", "two texts, 6 (from t.csv:5) and 7 (from t.csv:6)"},  // of one row each
+		{"7,6,0,10,1,11,11\n4,7,0,11,1,12,12\n", ""},                                                  // falling from text to text
+		{"1,6,0,10,1,11,11\n9,6,1,11,1,12,12\n", "whether one is in two"},                             // mixed: not known
 	} {
 		var log bytes.Buffer
 		o := small(t, r2rHead+goodR2R+test.rows)
@@ -197,6 +203,43 @@ func TestSkipBadTexts(t *testing.T) {
 	}
 	if e.Mismatches != 2 || e.Texts != 2 || e.Rows != 12 {
 		t.Errorf("%+v", e)
+	}
+}
+
+// TestDisorderIsNotAlignment has heads that seem to have no alignment since their texts are bad.
+func TestDisorderIsNotAlignment(t *testing.T) {
+	for name, c := range map[string]struct{ table, policy, want string }{
+		"shuffled":     {r2rHead + "2,5,2,12,1,14,14\n0,5,0,10,1,11,11\n1,5,1,11,1,12,13\n", "stop", "t.csv:2: text 5 begins at position 2"},
+		"quoted badly": {r2rHead + "0, \"5\",0,10,1,11,11\n", "stop", `t.csv:2: bare "`},
+		"all skipped":  {r2rHead + "0,5,0,x,1,11,11\n", "skip", `1 texts at the head of the table are bad; the first: t.csv:2: column real_token: "x" is not a number`},
+		"all blank":    {r2rHead + "0,5,0,10,1,11,\n", "stop", "they are all blank"},
+	} {
+		o := options(t, 500, inMemory("t.csv", c.table))
+		o.Settings.OnBadText = c.policy
+		_, _, err := Plan(t.Context(), o)
+		if err == nil || !strings.Contains(err.Error(), c.want) || failure.Code(err) != failure.Refused {
+			t.Errorf("%s: %v, want %s", name, err, c.want)
+		}
+		empty(t, o)
+	}
+}
+
+// TestFilesInDisorder names the way out, and the file in which a text began.
+func TestFilesInDisorder(t *testing.T) {
+	one, two, three := goodR2R[:len(goodR2R)-len("2,5,2,12,1,14,14\n")], "2,5,2,12,1,14,14\n3,6,0,10,1,11,11\n", "4,6,1,11,1,12,13\n"
+	for _, c := range []struct {
+		files []table.Source
+		want  string
+	}{
+		{[]table.Source{inMemory("p1", r2rHead+one), inMemory("p10", r2rHead+three), inMemory("p2", r2rHead+two)}, "p10:2: text 6 begins at position 1, most others at 0"},
+		{[]table.Source{inMemory("p1", r2rHead+one), inMemory("p3", r2rHead+"9,7,0,10,1,11,11\n"), inMemory("p2", r2rHead+two)}, "p2:2: text 5 goes on here, after other texts; it began at p1:2"},
+	} {
+		o := options(t, 500, c.files...)
+		o.Settings.Alignment = "next"
+		_, _, err := Plan(t.Context(), o)
+		if err == nil || !strings.Contains(err.Error(), c.want) || !strings.Contains(failure.Hint(err), "in the order of their rows") {
+			t.Errorf("%v (%s), want %s", err, failure.Hint(err), c.want)
+		}
 	}
 }
 

@@ -1,6 +1,7 @@
 package shard
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/json"
@@ -201,17 +202,17 @@ func (p *planner) settle(r *table.Reader, head []*table.Batch) error {
 	s.SentenceIDType = r.Request().SentenceIDType
 	first := firstPosition(head)
 	s.FirstPosition = int(max(first, 0))
+	p.stitcher = &stitcher{skipBad: s.OnBadText == "skip", firstPosition: first, seen: newSeen()}
 	if s.Alignment == alignAuto {
 		var a agreement
 		for _, b := range head {
 			a.countBatch(b)
 		}
 		if s.Alignment = a.alignment(); s.Alignment == "" {
-			return a.unclear()
+			return cmp.Or(p.stitcher.problem(head), a.unclear()) // texts in disorder look unclear
 		}
 	}
 	p.offset = s.PredictionOffset()
-	p.stitcher = &stitcher{skipBad: s.OnBadText == "skip", textIDs: s.SentenceIDType == table.String, firstPosition: first, seen: newSeen()}
 	if !schema.HasTypes {
 		p.Logger.Warn("the table has no token_type: mismatches in prompts count too")
 	}

@@ -38,7 +38,7 @@ func (r rowIDs) check(began *seen) (overlapping []string, err error) {
 			for _, id := range []int64{next.first, next.last} {
 				if (id == before.first || id == before.last) && err == nil {
 					err = failure.New(failure.Refused, "give each row of the table a row_id of its own",
-						"the row_id %d is in two texts, %s (from line %d) and %s (from line %d)", id, before.text, began.line(before.text), next.text, began.line(next.text))
+						"the row_id %d is in two texts, %s (from %s) and %s (from %s)", id, before.text, began.place(before.text), next.text, began.place(next.text))
 				}
 			}
 		}

@@ -1,8 +1,10 @@
 package shard
 
 import (
+	"cmp"
 	"fmt"
 	"iter"
+	"strings"
 	"sync"
 
 	"tokenfork/internal/failure"
@@ -29,14 +31,14 @@ var textPool = sync.Pool{New: func() any { return new(text) }}
 // stitcher puts texts together.
 type stitcher struct {
 	skipBad       bool
-	textIDs       bool
 	firstPosition int64 // -1 until a text begins at 0 or 1
 	starts        starts
 	rowIDs        rowIDs
 	seen          seen
 	skipped       []job.Skipped
 	rows          int64
-	next          int64 // ordinal
+	source        string // of the last row
+	next          int64  // ordinal
 
 	open         *text
 	lastPosition int64
@@ -69,14 +71,19 @@ var errStopped = fmt.Errorf("the receiver stopped")
 
 func (st *stitcher) batch(b *table.Batch, yield func(*text, error) bool) error {
 	st.rows += int64(b.Rows)
+	if b.Source != st.source {
+		st.seen.files = append(st.seen.files, strings.TrimSuffix(b.Place(0), "0"))
+	}
 	problems := b.Problems
 	for k := range b.Runs {
 		from, to := b.Runs[k].Row, b.Rows
 		if k+1 < len(b.Runs) {
 			to = b.Runs[k+1].Row
 		}
-		if len(problems) > 0 && problems[0].Row == from && problems[0].Lost {
-			return st.bad(&problems[0])
+		for i := range problems {
+			if problems[i].Row == from && problems[i].Lost {
+				return st.bad(&problems[i])
+			}
 		}
 		if err := st.place(b, k, yield); err != nil {
 			return err
@@ -88,7 +95,32 @@ func (st *stitcher) batch(b *table.Batch, yield func(*text, error) bool) error {
 		}
 		st.append(b, from, to)
 	}
+	st.source = b.Source
 	return nil
+}
+
+// problem reads batches that are not to be planned, and says what is wrong with the first bad text.
+func (st *stitcher) problem(batches []*table.Batch) error {
+	none := func() (*table.Batch, error, bool) { return nil, nil, false }
+	for _, err := range st.texts(follow(batches, none)) {
+		if err != nil {
+			return err
+		}
+	}
+	if len(st.skipped) > 0 {
+		return failure.New(failure.Refused, "correct the table", "%d texts at the head of the table are bad; the first: %s", len(st.skipped), st.skipped[0].Reason)
+	}
+	return nil
+}
+
+// otherFile is the way out where rows do not follow those of the file before.
+const otherFile = "are the files in the order of their rows? They are read as they are named, those of a pattern in alphabetical order"
+
+func (st *stitcher) orderHint(b *table.Batch, run *table.Run, otherwise string) string {
+	if run.Row == 0 && st.source != "" && st.source != b.Source {
+		return otherFile
+	}
+	return otherwise
 }
 
 // place finds or opens the text of a run.
@@ -99,6 +131,7 @@ func (st *stitcher) place(b *table.Batch, k int, yield func(*text, error) bool) 
 			return nil
 		}
 		if p := b.Follows(st.lastPosition, st.lastRowID); p != nil {
+			p.Hint = st.orderHint(b, run, "")
 			return st.bad(p)
 		}
 		return nil
@@ -107,8 +140,12 @@ func (st *stitcher) place(b *table.Batch, k int, yield func(*text, error) bool) 
 		return errStopped
 	}
 	if before, ok := st.seen.add(run.ID, run.Line); !ok {
-		return failure.New(failure.Refused, "sort the table by sentence_id and position",
-			"%s: text %s goes on here, after other texts; it began at %s", b.Place(run.Line), run.ID, b.Place(before))
+		if run.Position == st.firstPosition {
+			return failure.New(failure.Refused, "give each text an id of its own, or remove the copy",
+				"%s: a second text %s begins here; the first began at %s", b.Place(run.Line), run.ID, before)
+		}
+		return failure.New(failure.Refused, st.orderHint(b, run, "sort the table by sentence_id and position"),
+			"%s: text %s goes on here, after other texts; it began at %s", b.Place(run.Line), run.ID, before)
 	}
 	st.open = textPool.Get().(*text)
 	s := st.open
@@ -128,29 +165,25 @@ func (st *stitcher) checkFirst(b *table.Batch, run *table.Run) error {
 	if st.firstPosition < 0 && (run.Position == 0 || run.Position == 1) {
 		st.firstPosition = run.Position
 	}
-	if run.Position == st.firstPosition {
+	if run.Position == st.firstPosition || run.Position < 0 { // below 0 it is no number, which is a problem of the row
 		return nil
 	}
 	reason := fmt.Sprintf("text %s begins at position %d, want 0 or 1", run.ID, run.Position)
 	if st.firstPosition >= 0 {
 		reason = fmt.Sprintf("text %s begins at position %d, most others at %d", run.ID, run.Position, st.firstPosition)
 	}
-	return st.bad(&table.Problem{Place: b.Place(run.Line), Line: run.Line, Reason: reason})
+	return st.bad(&table.Problem{Place: b.Place(run.Line), Line: run.Line, Reason: reason, Hint: st.orderHint(b, run, "")})
 }
 
 // bad stops at a problem or notes it with the text.
 func (st *stitcher) bad(p *table.Problem) error {
 	switch {
-	case p.Header:
-		return failure.New(failure.Refused, "remove the line", "%w", p)
 	case p.Lost && p.Column == "":
 		return failure.New(failure.Refused, "correct the row, or write the table again", "%w", p)
-	case p.Lost && !st.textIDs:
-		return failure.New(failure.Refused, "if sentence ids are not all numbers: --sentence-id-type string", "%w", p)
 	case p.Lost:
-		return failure.New(failure.Refused, "correct the row", "%w", p)
+		return failure.New(failure.Refused, cmp.Or(p.Hint, "correct the row"), "%w", p)
 	case !st.skipBad:
-		return failure.New(failure.Refused, "correct the table, or leave such texts out with --on-bad-text skip", "%w", p)
+		return failure.New(failure.Refused, cmp.Or(p.Hint, "correct the table, or leave such texts out with --on-bad-text skip"), "%w", p)
 	case st.open.problem == nil:
 		st.open.problem = p.Clone()
 	}

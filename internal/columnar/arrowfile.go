@@ -106,6 +106,9 @@ func (f *arrowFile) checkSchema(end int64) error {
 	if len(f.blocks) == 0 {
 		b = bytes.TrimSuffix(b, endOfStream)
 	}
+	for len(b) > 8 && le.Uint64(b) == 0 {
+		b = b[8:] // arrow-rs aligns the schema to 64 bytes
+	}
 	message := fbRoot(b[messageHead(b):])
 	schema, ok := message.table(2)
 	if !ok || message.GetByteSlot(slot(1), 0) != schemaMessage {

@@ -170,9 +170,11 @@ func typeOf(field fbTable) (name string, t arrowType) {
 		if !signed {
 			name = "u" + name
 		}
-		if bits != 8 && bits != 16 && bits != 32 && bits != 64 {
+		switch bits {
+		case 128: // of polars
+		default:
 			name = "no type of integers"
-		} else {
+		case 8, 16, 32, 64:
 			t = arrowType{kind: Whole, width: bits / 8, convert: integers(bits/8, !signed)}
 		}
 	case arrowFloat:

@@ -298,7 +298,7 @@ func (f *parquetFile) chunk(l *parquetNode, group int) (meta *format.ColumnMetaD
 	to = from + meta.TotalCompressedSize
 	switch {
 	case c.FilePath != "":
-		return nil, 0, 0, failure.New(failure.Refused, "write the table as one file", "the data is in another file, %q", c.FilePath)
+		return nil, 0, 0, failure.New(failure.Refused, "name that file, and the others that hold rows, in its place", "the data is in another file, %q", c.FilePath)
 	case len(c.EncryptedColumnMetadata) > 0 || c.CryptoMetadata.Value != nil:
 		return nil, 0, 0, encrypted()
 	case l.flat() && meta.NumValues != g.NumRows || meta.NumValues < g.NumRows:

@@ -53,8 +53,8 @@ type Problem struct {
 	Column string
 	Value  string
 	Reason string
-	Lost   bool // it cannot be told to which text the row belongs
-	Header bool // the row is the header again
+	Lost   bool   // it cannot be told to which text the row belongs
+	Hint   string // the way out; empty for the usual one
 }
 
 func (p *Problem) Error() string {

@@ -185,9 +185,6 @@ func (b *builder) run(v *values) {
 			b.problem(v.line, b.schema.names[smallSentence], "", isBlankReason).Lost = true
 		case !utf8.ValidString(v.text):
 			b.problem(v.line, b.schema.names[smallSentence], v.text, "is not UTF-8").Lost = true
-		case v.text == b.schema.names[smallSentence]:
-			p := b.problem(v.line, b.schema.names[smallSentence], v.text, headerReason)
-			p.Lost, p.Header = true, true
 		}
 	} else {
 		r.ID = strconv.FormatInt(v.sentence, 10)

@@ -12,6 +12,7 @@ const tooLarge = 1 << 53
 
 var (
 	errNumber   = errors.New("is not a number")
+	errComma    = errors.New("has a decimal comma: write numbers with a point")
 	errWhole    = errors.New("is not a whole number")
 	errNegative = errors.New("is negative")
 	errLarge    = errors.New("is 2^53 or more, where floats lose digits")
@@ -26,6 +27,14 @@ func isBlank(b []byte) bool {
 		return true
 	}
 	return false
+}
+
+// unpadded is a cell without the spaces that some writers put around numbers; a cell of spaces alone stays.
+func unpadded(b []byte) []byte {
+	if trimmed := bytes.Trim(b, " \t"); len(trimmed) > 0 {
+		return trimmed
+	}
+	return b
 }
 
 // parseCount reads a whole number from 0 to 2^53, or blank. "123.0" is 123, as
@@ -125,6 +134,9 @@ func parseMeasure(b []byte) (float64, error) {
 		return math.NaN(), nil
 	case errors.Is(err, strconv.ErrRange):
 		return f, nil
+	}
+	if _, err := strconv.ParseFloat(string(bytes.Replace(b, []byte(","), []byte("."), 1)), 64); err == nil {
+		return 0, errComma
 	}
 	return 0, errNumber
 }

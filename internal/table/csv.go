@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"iter"
+	"strings"
 	"sync"
 
 	"tokenfork/internal/failure"
@@ -50,7 +51,7 @@ func openCSV(name string, r io.Reader, delimiter byte, req Request, chunk int) (
 	f := &csvFile{name: name, r: r, delimiter: delimiter, chunk: chunk, line: 1}
 	c, err := f.next()
 	if err == io.EOF {
-		return nil, failure.New(failure.Refused, "check that this is the right file and that it is complete", "%s is empty", name)
+		return nil, isEmpty(name)
 	}
 	if err != nil {
 		return nil, err
@@ -62,7 +63,14 @@ func openCSV(name string, r io.Reader, delimiter byte, req Request, chunk int) (
 	cr := csv.NewReader(bytes.NewReader(data))
 	cr.Comma = rune(delimiter)
 	header, err := cr.Read()
+	if err == io.EOF {
+		return nil, isEmpty(name)
+	}
 	if err != nil {
+		line, _, _ := bytes.Cut(data, newline)
+		if other := otherDelimiter(string(line)); other != nil {
+			return nil, fmt.Errorf("%s: %w", name, other)
+		}
 		return nil, failure.New(failure.Refused, "is it a CSV file?", "read the header of %s: %w", name, err)
 	}
 	if f.schema, err = resolve(header, req); err != nil {
@@ -73,6 +81,10 @@ func openCSV(name string, r io.Reader, delimiter byte, req Request, chunk int) (
 	f.rest = append(bytes.Clone(data[at:]), f.rest...)
 	buffers.Put(c.buffer)
 	return f, nil
+}
+
+func isEmpty(name string) error {
+	return failure.New(failure.Refused, "check that this is the right file and that it is complete", "%s is empty", name)
 }
 
 // chunks yields the file's records after the header.
@@ -138,6 +150,9 @@ func (f *csvFile) fill(b []byte, n *int) error {
 }
 
 func readError(name string, err error) error {
+	if failure.Hint(err) != "" && strings.Contains(err.Error(), name) {
+		return err
+	}
 	if errors.Is(err, io.ErrUnexpectedEOF) {
 		return failure.New(failure.Refused, "fetch or write the file again", "read %s: the file is truncated: %w", name, err)
 	}

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"unicode/utf8"
 
 	"github.com/klauspost/compress/gzip"
 	"github.com/klauspost/compress/zstd"
@@ -41,7 +42,7 @@ func openFormat(name string, in io.Reader, tmp string) (*opened, error) {
 		err = o.seekable(name, in, b, tmp, func(f *os.File) (*columnar.Input, error) { return columnar.OpenParquetInput(f) })
 	case bytes.HasPrefix(magic, []byte("ARROW1")):
 		err = o.seekable(name, in, b, tmp, func(f *os.File) (*columnar.Input, error) { return columnar.OpenArrowInput(f) })
-	case bytes.HasPrefix(magic, []byte{0xff, 0xff, 0xff, 0xff}):
+	case bytes.HasPrefix(magic, []byte{0xff, 0xff, 0xff, 0xff}), isOldStream(magic):
 		err = o.seekable(name, in, b, tmp, func(f *os.File) (*columnar.Input, error) { return columnar.OpenArrowStream(f) })
 	default:
 		unpacked, done, err := unpack(magic, b)
@@ -62,7 +63,7 @@ func unpack(magic []byte, b *bufio.Reader) (r io.Reader, done func(), err error)
 	switch {
 	case bytes.HasPrefix(magic, []byte{0x1f, 0x8b}):
 		r, err = gzip.NewReader(b)
-	case bytes.HasPrefix(magic, []byte{0x28, 0xb5, 0x2f, 0xfd}):
+	case bytes.HasPrefix(magic, []byte{0x28, 0xb5, 0x2f, 0xfd}), isSkippable(magic):
 		var z *zstd.Decoder
 		if z, err = zstd.NewReader(b, zstd.WithDecoderMaxWindow(maxWindow)); err == nil {
 			r, done = z, z.Close
@@ -77,6 +78,21 @@ func unpack(magic []byte, b *bufio.Reader) (r io.Reader, done func(), err error)
 	return r, done, err
 }
 
+// isOldStream knows an Arrow stream as written before 2019: the length of its first message,
+// then where the message's root is, which lies near its beginning.
+func isOldStream(magic []byte) bool {
+	if len(magic) < 8 {
+		return false
+	}
+	size, root := binary.LittleEndian.Uint32(magic), binary.LittleEndian.Uint32(magic[4:])
+	return size%4 == 0 && size < 16<<20 && root > 0 && root < min(size, 256)
+}
+
+// isSkippable knows the frame without content that pzstd and seekable zstd files have.
+func isSkippable(magic []byte) bool {
+	return len(magic) >= 4 && magic[0]&0xf0 == 0x50 && bytes.Equal(magic[1:4], []byte{0x2a, 0x4d, 0x18})
+}
+
 // maxWindow is the largest part of a zstd or xz file that must be kept to read on.
 const maxWindow = 128 << 20
 
@@ -89,6 +105,9 @@ func checkDictionary(b *bufio.Reader) error {
 		return nil // too short: the reader says so
 	}
 	flags, rest := head[streamHeader+1], head[streamHeader+2:]
+	if head[streamHeader] != 0 && flags&3 != 0 {
+		return failure.New(failure.Refused, "compress it again with xz -6", "it has a filter before LZMA2, which is not read")
+	}
 	for range flags>>6&1 + flags>>7 { // the block's sizes, if they are there
 		_, n := binary.Uvarint(rest)
 		rest = rest[max(n, 0):]
@@ -140,6 +159,9 @@ func damagedText(name string, source *noted, err error) error {
 	if errors.Is(err, io.EOF) {
 		err = io.ErrUnexpectedEOF
 	}
+	if errors.Is(err, zstd.ErrWindowSizeExceeded) {
+		err = failure.New(failure.Refused, "zstd -dc --long=31 FILE | tokenfork plan -", "it needs a window of more than %d MiB", maxWindow>>20)
+	}
 	if failure.Hint(err) != "" {
 		return fmt.Errorf("read %s: %w", name, err)
 	}
@@ -181,17 +203,33 @@ func (r *returns) Read(b []byte) (int, error) {
 // others are formats that are not read, by how their files begin.
 var others = []struct{ begin, is, hint string }{
 	{"PK\x03\x04", "a zip archive (or an Excel file)", "unzip -p FILE | tokenfork plan -"},
+	{"PK\x05\x06", "an empty zip archive", "fetch or write the file again"},
+	{"\x1f\x8b", "compressed twice", "gzip -dc FILE | tokenfork plan -"},
+	{"\x1f\x9d", "compressed with compress", "gzip -dc FILE | tokenfork plan -"},
+	{"\x5d\x00\x00", "compressed with lzma", "xz -dc --format=lzma FILE | tokenfork plan -"},
+	{"LZIP\x01", "compressed with lzip", "lzip -dc FILE | tokenfork plan -"},
+	{"\x02\x21\x4c\x18", "compressed with lz4", "lz4 -dc FILE | tokenfork plan -"},
 	{"\x04\x22\x4d\x18", "compressed with lz4", "lz4 -dc FILE | tokenfork plan -"},
 	{"7z\xbc\xaf\x27\x1c", "a 7z archive", "7z x -so FILE | tokenfork plan -"},
 	{"Rar!", "a rar archive", "unpack it"},
 	{"PAR1", "a compressed Parquet file", "decompress it: Parquet is compressed inside"},
 	{"ARROW1", "a compressed Arrow file", "decompress it"},
 	{"PARE", "an encrypted Parquet file", "write it without encryption"},
+	{"\xff\xff\xff\xff", "a compressed Arrow stream", "decompress it"},
 	{"FEA1", "a Feather file of version 1", "write it as Arrow or Parquet"},
 	{"ORC", "an ORC file", "write it as Parquet"},
 	{"Obj\x01", "an Avro file", "write it as Parquet"},
 	{"\x89HDF", "an HDF5 file", "write it as Parquet"},
 	{"SQLite format 3", "an SQLite file", "write it as Parquet"},
+	{"\xd0\xcf\x11\xe0", "an Excel file", "write the table as CSV in UTF-8"},
+	{"RDX3\n", "an RData file", "write it with R's write.csv"},
+	{"X\n", "an RDS file", "write it with R's write.csv"},
+	{"\x93NUMPY", "a NumPy file", "write the table as CSV or Parquet"},
+	{"{", "JSON", "write the table as Parquet: pandas.read_json(FILE, lines=True).to_parquet(…)"},
+	{"[", "JSON", "write the table as Parquet: pandas.read_json(FILE).to_parquet(…)"},
+	{"<", "HTML or XML", "fetch the file again, or write the table as CSV or Parquet"},
+	{"version https://git-lfs", "a pointer to a file in Git LFS", "git lfs pull"},
+	{"\xff\xfe\x00\x00", "text in UTF-32", "write the table as CSV in UTF-8"},
 	{"\xff\xfe", "text in UTF-16", "write the table as CSV in UTF-8"},
 	{"\xfe\xff", "text in UTF-16", "write the table as CSV in UTF-8"},
 }
@@ -203,15 +241,24 @@ func isText(name string, head []byte) error {
 			return failure.New(failure.Refused, o.hint, "%s is %s, which is not read", name, o.is)
 		}
 	}
+	if len(head) > 262 && string(head[257:262]) == "ustar" {
+		return failure.New(failure.Refused, "tar -xOf FILE | tokenfork plan -", "%s is a tar archive, which is not read", name)
+	}
 	line, _, _ := bytes.Cut(head, newline)
 	if bytes.IndexByte(line, 0) >= 0 {
 		return failure.New(failure.Refused, "write the table as CSV in UTF-8, or as Parquet", "%s: the header holds zero bytes: UTF-16 without its mark, or no text at all", name)
+	}
+	if !utf8.Valid(line) && !bytes.Contains(line, []byte("_predictions")) {
+		return failure.New(failure.Refused, "write the table as CSV in UTF-8, or as Parquet", "%s: the header is no text in UTF-8", name)
 	}
 	return nil
 }
 
 // notWhole is the complaint about a file that does not hold what it begins as.
 func notWhole(name string, err error) error {
+	if failure.Hint(err) != "" {
+		return fmt.Errorf("read %s: %w", name, err)
+	}
 	return failure.New(failure.Refused, "check that the file is complete; fetch or write it again", "read %s: %w", name, err)
 }
 

@@ -218,14 +218,18 @@ func (r *Reader) settleIDs(f *csvFile) (*chunk, error) {
 	}
 	if len(first) != f.schema.width {
 		hint := "write all rows with the fields of the header"
-		if len(first) == f.schema.width+1 {
-			hint = "a name is missing in the header, as R's write.table leaves it out for the row names: write with row.names=FALSE, or col.names=NA"
+		switch {
+		case len(first) != f.schema.width+1:
+		case first[f.schema.width] == "":
+			hint = "the row ends with a delimiter, the header does not: write both alike"
+		default:
+			hint = "is the first field a row name of R's write.table? Write with row.names=FALSE, or col.names=NA. Does a number hold a comma? Write it with a point"
 		}
 		return nil, failure.New(failure.Refused, hint, "%s:%d: %d fields, the header has %d", f.name, line, len(first), f.schema.width)
 	}
 	if r.req.SentenceIDType == "" {
 		r.req.SentenceIDType = String
-		if isNumber([]byte(first[f.schema.fields[smallSentence]])) {
+		if isNumber(unpadded([]byte(first[f.schema.fields[smallSentence]]))) {
 			r.req.SentenceIDType = Int64
 		}
 	}

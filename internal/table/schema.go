@@ -3,6 +3,7 @@ package table
 import (
 	"cmp"
 	"fmt"
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -64,6 +65,7 @@ type Schema struct {
 	fields [roles]int // the column of each role, -1 where there is none
 	names  [roles]string
 	width  int // columns of the table
+	header []string
 }
 
 // typesColumn may be left out of a study table.
@@ -79,7 +81,7 @@ func resolve(header []string, req Request) (*Schema, error) {
 	if err := checkHeader(header); err != nil {
 		return nil, err
 	}
-	s := &Schema{Layout: req.Layout, width: len(header)}
+	s := &Schema{Layout: req.Layout, width: len(header), header: header}
 	if s.Layout == "" {
 		s.Layout = Study
 		if slices.Contains(header, "SLM_predictions") {
@@ -112,20 +114,28 @@ func checkHeader(header []string) error {
 		if trimmed := strings.TrimSpace(h); trimmed != h && hasMeaning(trimmed) {
 			return failure.New(failure.Refused, "write the table without spaces around the delimiters", "the column %q has white space around its name", h)
 		}
-		if distance(strings.ToLower(h), typesColumn) == 1 || h != typesColumn && strings.EqualFold(h, typesColumn) {
+		if !slices.Contains(header, typesColumn) && distance(strings.ToLower(h), typesColumn) <= 1 {
 			return failure.New(failure.Refused, "rename it, or fetch the file again if the name is damaged", "is the column %q meant to be %q?", h, typesColumn)
 		}
 	}
 	if len(header) == 1 {
-		for _, d := range []string{";", "\t", "|"} {
-			if strings.Contains(header[0], d) {
-				name := d
-				if d == "\t" {
-					name = "tab"
-				}
-				return failure.New(failure.Refused, "--delimiter '"+name+"'", "the header is one column with %q in it: another delimiter", d)
-			}
+		return otherDelimiter(header[0])
+	}
+	return nil
+}
+
+// otherDelimiter refuses a header that has names of columns between other delimiters than the one asked for.
+func otherDelimiter(line string) error {
+	for _, d := range []string{";", "\t", "|", " ", ","} {
+		names := strings.Split(line, d)
+		if len(names) == 1 || !slices.ContainsFunc(names, func(h string) bool { return hasMeaning(strings.Trim(h, `" `)) }) {
+			continue
 		}
+		name := d
+		if d == "\t" {
+			name = "tab"
+		}
+		return failure.New(failure.Refused, "--delimiter '"+name+"'", "the header is one column with %q in it: another delimiter", d)
 	}
 	return nil
 }
@@ -237,12 +247,7 @@ func (s *Schema) find(header []string, wanted map[role]string) error {
 		}
 		at := slices.Index(header, name)
 		if at < 0 {
-			best := slices.MinFunc(header, func(a, b string) int { return cmp.Compare(distance(a, name), distance(b, name)) })
-			hint := fmt.Sprintf("is %q meant? Rename it", best)
-			if distance(best, name) > len(name)/2 {
-				hint = "write the table with that column; pandas: DataFrame.reset_index() makes one of the index"
-			}
-			return failure.New(failure.Refused, hint, "column %q is missing; the table has %s", name, strings.Join(header, ", "))
+			return failure.New(failure.Refused, missingHint(header, wanted, name), "column %q is missing; the table has %s", name, strings.Join(header, ", "))
 		}
 		if slices.Contains(header[at+1:], name) {
 			return failure.New(failure.Refused, "remove one of them", "duplicate column %q", name)
@@ -250,6 +255,20 @@ func (s *Schema) find(header []string, wanted map[role]string) error {
 		s.fields[r], s.names[r] = at, name
 	}
 	return nil
+}
+
+// missingHint names the column most like the missing one, of those that mean nothing else.
+func missingHint(header []string, wanted map[role]string, name string) string {
+	best, least := "", len(name)/2+1
+	for _, h := range header {
+		if d := distance(strings.ToLower(h), strings.ToLower(name)); d < least && !slices.Contains(slices.Collect(maps.Values(wanted)), h) {
+			best, least = h, d
+		}
+	}
+	if best == "" {
+		return "write the table with that column; pandas: DataFrame.reset_index() makes one of the index"
+	}
+	return fmt.Sprintf("is %q meant? Rename it", best)
 }
 
 func distance(a, b string) int { return levenshtein.Distance(a, b, nil) }

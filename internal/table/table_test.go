@@ -8,7 +8,9 @@ import (
 	"io"
 	"math"
 	"math/rand/v2"
+	"os"
 	"os/exec"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -349,6 +351,7 @@ func TestOtherForms(t *testing.T) {
 	plain := generated(t, tabletest.Config{Layout: "study", Rows: 2000, Tokens: 100, Vocab: 5000, Mismatch: 0.2, Seed: 7})
 	want := expect(t, plain)
 	semicolons := strings.ReplaceAll(plain, ",", ";")
+	head, rows, _ := strings.Cut(plain, "\n")
 	for name, c := range map[string]struct {
 		content   string
 		delimiter byte
@@ -363,6 +366,8 @@ func TestOtherForms(t *testing.T) {
 		"quoted, tabs":   {strings.ReplaceAll(quoted(plain), ",", "\t"), '\t'},
 		"tabs":           {strings.ReplaceAll(plain, ",", "\t"), '\t'},
 		"semicolons, xz": {packedBy(t, "xz", semicolons), ';'},
+		"zstd of pzstd":  {"\x50\x2a\x4d\x18\x04\x00\x00\x00size" + packedBy(t, "zstd", plain), 0},
+		"spaces":         {head + "\n" + strings.NewReplacer("\n", " \n", ",", " ,\t").Replace(rows), 0},
 	} {
 		s := source("t", c.content)
 		s.Delimiter = c.delimiter
@@ -372,6 +377,18 @@ func TestOtherForms(t *testing.T) {
 			continue
 		}
 		equal(t, got, want, false)
+	}
+}
+
+// TestOtherWriters reads tables that arrow-rs, polars and old libraries wrote as no writer of the matrix does.
+func TestOtherWriters(t *testing.T) {
+	for _, name := range []string{"arrow-rs.arrow", "polars-int128.arrow", "before-2019.arrows"} {
+		s := Source{Name: name, Open: func(context.Context) (io.ReadCloser, error) { return os.Open(filepath.Join("testdata", name)) }}
+		got, problem := rowsOf(NewReader([]Source{s}, request, ""))
+		want := []row{{"5", 0, 0, 10, 11, 11, 1, [6]float64{}}, {"5", 1, 1, 11, 12, 13, 1, [6]float64{}}, {"5", 2, 2, 12, 14, 14, 1, [6]float64{}}}
+		if problem != "" || !slices.Equal(got, want) {
+			t.Errorf("%s: %+v, %s", name, got, problem)
+		}
 	}
 }
 
@@ -389,7 +406,22 @@ func TestRefusedForms(t *testing.T) {
 		"header a name short":   {strings.TrimPrefix(head, "row_id,") + "\n" + rows, `column "row_id" is missing`},
 		"row names":             {head + "\n\"1\"," + strings.ReplaceAll(rows, "\n", "\n\"2\","), "t:2: 30 fields, the header has 29"},
 		"semicolons":            {strings.ReplaceAll(plain, ",", ";"), `the header is one column with ";" in it`},
+		"header after a mark":   {plain + "\ufeff" + plain, `t:2002: column row_id: "\ufeffrow_id" is the column's name: the header stands here again`},
+		"header in upper case":  {plain + strings.ToUpper(plain), `t:2002: column row_id: "ROW_ID" is the column's name: the header stands here again`},
+		"another header":        {plain + reversed(plain), "is the name of a column: a header with another order of columns stands here"},
+		"quoted semicolons":     {strings.ReplaceAll(quoted(plain), ",", ";"), `the header is one column with ";" in it`},
+		"spaces":                {strings.ReplaceAll(plain, ",", " "), `the header is one column with " " in it`},
+		"decimal commas":        {head + "\n" + strings.ReplaceAll(quoted(rows), ".", ","), "has a decimal comma"},
 		"UTF-16":                {utf16, "t is text in UTF-16"},
+		"UTF-32":                {"\xff\xfe\x00\x00r\x00\x00\x00", "t is text in UTF-32"},
+		"JSON":                  {`{"row_id":0}`, "t is JSON"},
+		"HTML":                  {"<!DOCTYPE html>", "t is HTML"},
+		"tar in gzip":           {packedBy(t, "gzip", "demo.csv"+strings.Repeat("\x00", 249)+"ustar"+plain), "t is a tar archive"},
+		"gzip in gzip":          {packedBy(t, "gzip", packed), "t is compressed twice"},
+		"another compression":   {"x\x9c\xed\xd8\n", "t: the header is no text in UTF-8"},
+		"wide zstd":             {"\x28\xb5\x2f\xfd\x00\xa8\x03\x00\x00", "it needs a window of more than 128 MiB"},
+		"filtered xz":           {"\xfd7zXZ\x00\x00\x04\xe6\xd6\xb4\x46\x02\x01\x03\x01\x00" + strings.Repeat("\x00", 40), "it has a filter before LZMA2"},
+		"no lines":              {"\n\n", "t is empty"},
 		"zip":                   {"PK\x03\x04 and so on", "t is a zip archive"},
 		"Parquet in gzip":       {packedBy(t, "gzip", "PAR1 and so on"), "t is a compressed Parquet file"},
 		"cut gzip":              {packed[:len(packed)/2], "read t: the compressed data is damaged or cut off"},

@@ -3,6 +3,7 @@ package table
 import (
 	"math"
 	"slices"
+	"strings"
 )
 
 // vectors are the cells of consecutive rows, column by column, before they are
@@ -50,13 +51,29 @@ func (v *vectors) spoil(row int, r role, value string, reason error) {
 		v.spoiled = map[int][]Problem{}
 	}
 	p := Problem{Column: v.schema.names[r], Value: value, Reason: reason.Error(), Lost: isSentence(r)}
-	if value == p.Column {
-		p.Reason, p.Lost, p.Header = headerReason, true, true
+	if p.Lost && !v.byRow {
+		p.Hint = "if sentence ids are not all numbers: --sentence-id-type string"
 	}
 	v.spoiled[row] = append(v.spoiled[row], p)
 }
 
-const headerReason = "is the column's name: the header stands here again, as where files were put together"
+// header makes one problem of a row whose cells are all names of columns.
+func (v *vectors) header(spoiled []Problem) []Problem {
+	same := true
+	for _, p := range spoiled {
+		value := strings.TrimSpace(strings.TrimPrefix(p.Value, "\ufeff"))
+		if !slices.ContainsFunc(v.schema.header, func(h string) bool { return strings.EqualFold(h, value) }) {
+			return spoiled
+		}
+		same = same && strings.EqualFold(p.Column, value)
+	}
+	p := spoiled[0]
+	p.Lost, p.Reason, p.Hint = true, "is the column's name: the header stands here again, as where files were put together", "remove the line"
+	if !same {
+		p.Reason, p.Hint = "is the name of a column: a header with another order of columns stands here", "cut the file before this line, and name both files"
+	}
+	return []Problem{p}
+}
 
 // parseNumber reads a cell with an id, or notes what is wrong with it.
 func (v *vectors) parseNumber(row int, r role, cell []byte) int64 {
@@ -65,6 +82,9 @@ func (v *vectors) parseNumber(row int, r role, cell []byte) int64 {
 		parse = parseID
 	}
 	n, err := parse(cell)
+	if err != nil {
+		n, err = parse(unpadded(cell))
+	}
 	if err != nil {
 		v.spoil(row, r, string(cell), err)
 		return blank
@@ -75,6 +95,9 @@ func (v *vectors) parseNumber(row int, r role, cell []byte) int64 {
 // parseMeasure reads a cell with a measure, or notes what is wrong with it.
 func (v *vectors) parseMeasure(row int, r role, cell []byte) float64 {
 	f, err := parseMeasure(cell)
+	if err != nil {
+		f, err = parseMeasure(unpadded(cell))
+	}
 	if err != nil {
 		v.spoil(row, r, string(cell), err)
 		return math.NaN()
@@ -116,6 +139,9 @@ func (v *vectors) batch() *Batch {
 
 // tell notes what is wrong with the cells of a row; true if there is no more to say of it.
 func (v *vectors) tell(line int64, spoiled []Problem) (lost bool) {
+	if len(spoiled) > 0 && spoiled[0].Column != "" {
+		spoiled = v.header(spoiled)
+	}
 	for _, p := range spoiled {
 		lost = lost || p.Lost
 		if p.Column == "" {
@@ -125,7 +151,7 @@ func (v *vectors) tell(line int64, spoiled []Problem) (lost bool) {
 	}
 	for _, p := range spoiled {
 		noted := v.problem(line, p.Column, p.Value, p.Reason)
-		noted.Lost, noted.Header = lost, p.Header
+		noted.Lost, noted.Hint = lost, p.Hint
 	}
 	return false
 }
