@@ -39,7 +39,7 @@ func (p *plan) defaults(script string) Cluster {
 		}
 		if !p.warned[name] {
 			p.warned[name] = true
-			fmt.Fprintf(p.Warn, "tokenfork: %s is not used, since it would override the scripts; --sbatch changes these\n", v)
+			fmt.Fprintf(p.Warn, "tokenfork: %s is not used, since it would override the scripts; --sbatch changes these\n", name) // its value may hold a key (SBATCH_EXPORT)
 		}
 		return true
 	})

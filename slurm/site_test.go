@@ -155,7 +155,7 @@ func TestVariablesOfSbatch(t *testing.T) {
 	if err != nil || strings.Trim(strings.ReplaceAll(string(b), "SBATCH_QOS=1", ""), "\n") != "" {
 		t.Errorf("%v, sbatch saw %s", err, b)
 	}
-	for _, v := range []string{"SBATCH_TIMELIMIT=1 is not used", "SBATCH_PARTITION=1 is not used", "SBATCH_WAIT=1 is not used"} {
+	for _, v := range []string{"SBATCH_TIMELIMIT is not used", "SBATCH_PARTITION is not used", "SBATCH_WAIT is not used"} {
 		if strings.Count(out.String(), v) != 1 {
 			t.Errorf("no %q, once, in\n%s", v, &out)
 		}
