@@ -49,6 +49,8 @@ func (f *firstAnswers) unusable(e *endpoint.Error) error {
 func advice(e *endpoint.Error) string {
 	const noThoughts = `--judge-body '{"chat_template_kwargs":{"enable_thinking":false}}' (vLLM, SGLang) or '{"reasoning_effort":"low"}' (hosted)`
 	switch {
+	case e.Class == endpoint.Rejected && strings.Contains(e.Message, "max_"): // max_tokens, max_completion_tokens
+		return "lower --judge-max-tokens to what the server takes"
 	case e.Class == Length:
 		return "raise --judge-max-tokens, give a local judge a longer --max-model-len in --judge-args, or let it think less: " + noThoughts
 	case strings.Contains(e.Message, "all of it is in"):

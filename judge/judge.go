@@ -5,6 +5,7 @@ package judge
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
@@ -322,7 +323,7 @@ func (j *Judge) otherwise(r endpoint.Request) endpoint.Request {
 var again = map[string]bool{Malformed: true, Length: true, endpoint.Refusal: true, endpoint.ContentFilter: true}
 
 func (j *Judge) read(r *endpoint.Reply) (answer, error) {
-	if r.Cut && (j.prompt.form.schema != nil || !endpoint.Begun(r.Text)) {
+	if r.Cut && (j.prompt.form.schema != nil && !whole(r.Text) || !endpoint.Begun(r.Text)) {
 		return answer{}, &endpoint.Error{Class: Length, Message: "the answer was cut at its limit", Raw: r.Text}
 	}
 	a, err := j.prompt.form.read(r)
@@ -337,6 +338,13 @@ func (j *Judge) read(r *endpoint.Reply) (answer, error) {
 		}
 	}
 	return answer{}, &endpoint.Error{Class: Malformed, Message: message, Raw: r.Text}
+}
+
+// whole says whether the answer came to its end: a limit may fall just there.
+func whole(text string) bool {
+	from, ok := endpoint.Spoken(text)
+	said := strings.TrimSpace(text[from:])
+	return ok && strings.HasPrefix(said, "{") && json.Valid([]byte(said))
 }
 
 // named says in a blind answer's explanation which side was which.

@@ -2,11 +2,15 @@ package endpoint
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"math"
 	"net/http"
+	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -40,14 +44,17 @@ func (u usage) total() int { return int(max(u.prompt, 0) + max(u.completion, 0))
 // parseCompletion reads the body of an answer with status 200. An error in it
 // is a fault: some gateways report the errors of others so.
 func (c *Client) parseCompletion(body []byte) (completion, *fault) {
-	if bytes.HasPrefix(bytes.TrimSpace(body), []byte("data:")) {
+	body = bytes.Trim(bytes.TrimPrefix(body, []byte("\ufeff")), "\x00 \t\r\n")
+	if events.Match(body) {
 		body = joinEvents(body)
 	}
 	var b struct {
 		Model   any
 		Choices []struct {
+			Index    any
 			Finish   any             `json:"finish_reason"`
 			Message  json.RawMessage `json:"message"`
+			Text     string          // of servers that know completions only
 			Logprobs json.RawMessage `json:"logprobs"`
 			Error    json.RawMessage `json:"error"`
 		}
@@ -60,17 +67,26 @@ func (c *Client) parseCompletion(body []byte) (completion, *fault) {
 	}
 	got := completion{used: readUsage(b.Usage)}
 	switch {
-	case isSet(b.Error):
+	case filled(b.Error):
 		return got, c.inBody(body)
+	case len(b.Choices) == 0 && rejection(0, strings.ToLower(string(body))) == ContentFilter: // Gemini's block_reason
+		return got, &fault{class: ContentFilter, message: "an answer without choices: " + terminal.Clip(string(body), 200)}
 	case len(b.Choices) == 0:
 		return got, &fault{class: ServerError, retry: true, message: "an answer without choices: " + terminal.Clip(string(body), 200)}
-	case isSet(b.Choices[0].Error):
-		return got, c.inBody(append(append([]byte(`{"error":`), b.Choices[0].Error...), '}'))
 	}
 	first := b.Choices[0]
+	for _, choice := range b.Choices {
+		if choice.Index == 0.0 {
+			first = choice
+		}
+	}
+	if filled(first.Error) {
+		return got, c.inBody(slices.Concat([]byte(`{"error":`), first.Error, []byte("}")))
+	}
 	got.model, _ = b.Model.(string)
 	finish, _ := first.Finish.(string)
 	got.finish = strings.ToLower(finish)
+	got.text = first.Text
 	got.readMessage(first.Message)
 	got.tokens = readLogprobs(first.Logprobs)
 	return got, nil
@@ -88,82 +104,105 @@ func (c *Client) inBody(body []byte) *fault {
 // ended is a fault where the server broke the answer off.
 func (g *completion) ended() *fault {
 	switch {
-	case strings.HasPrefix(g.finish, "content_filter"), strings.HasPrefix(g.finish, "safety"), strings.HasPrefix(g.finish, "prohibited"),
-		strings.HasPrefix(g.finish, "recitation"), strings.HasPrefix(g.finish, "blocklist"):
+	case filtered.MatchString(g.finish):
 		return &fault{class: ContentFilter, message: "the server's content filter ended the answer: finish reason " + g.finish, raw: g.text}
 	case g.finish == "error", g.finish == "insufficient_system_resource", g.finish == "network_error":
 		return &fault{class: ServerError, retry: true, message: "the server broke the answer off: finish reason " + g.finish, raw: g.text}
-	case g.refusal != "":
-		return &fault{class: Refusal, message: "the judge refused", raw: g.refusal}
+	case g.refusal != "", g.finish == "refusal":
+		return &fault{class: Refusal, message: "the judge refused", raw: cmp.Or(g.refusal, g.text)}
 	}
 	return nil
 }
 
+// filtered are the finish reasons of filters: OpenAI's, Google's, Zhipu's, Bedrock's.
+var filtered = regexp.MustCompile(`^(?:content_filter|safety|prohibited|recitation|blocklist|sensitive|guardrail)`)
+
 // cut says whether the answer reached its limit.
 func (g *completion) cut() bool {
-	return g.finish == "length" || g.finish == "max_tokens" || g.finish == "max_output_tokens" || g.finish == "model_length"
+	return g.finish == "length" || g.finish == "max_tokens" || g.finish == "max_output_tokens" || g.finish == "model_length" ||
+		strings.HasSuffix(g.finish, "context_window_exceeded")
 }
 
 func (g *completion) readMessage(raw json.RawMessage) {
-	var m struct {
-		Content          json.RawMessage `json:"content"`
-		Refusal          any             `json:"refusal"`
-		ReasoningContent any             `json:"reasoning_content"`
-		Reasoning        any             `json:"reasoning"`
-		ToolCalls        json.RawMessage `json:"tool_calls"`
-	}
+	var m map[string]json.RawMessage
 	if json.Unmarshal(raw, &m) != nil {
+		var whole string // the message is its text
+		if json.Unmarshal(raw, &whole) == nil {
+			g.text = whole
+		}
 		return
 	}
-	var thoughts bool
-	if g.text, thoughts = content(m.Content); thoughts {
-		g.reasoning = "a part of content that is not text"
+	if isSet(m["content"]) {
+		g.readContent(m["content"])
 	}
-	for name, v := range map[string]any{"reasoning_content": m.ReasoningContent, "reasoning": m.Reasoning} {
-		if s, ok := v.(string); ok && strings.TrimSpace(s) != "" {
+	for name, v := range m {
+		if (strings.Contains(name, "reason") || strings.Contains(name, "think")) && filled(v) {
 			g.reasoning = name
 		}
 	}
-	g.refusal, _ = m.Refusal.(string)
-	if g.text == "" {
-		g.text = callArguments(m.ToolCalls)
+	if said := stringOf(m["refusal"]); said != "" {
+		g.refusal = said
+	}
+	if calls := callArguments(m["tool_calls"], m["function_call"]); calls != "" {
+		g.text = strings.TrimLeft(g.text+"\n"+calls, "\n")
 	}
 }
 
-// content joins a message's content where it comes in parts, and says whether
-// some of them hold no text of the answer (thoughts).
-func content(raw json.RawMessage) (text string, others bool) {
-	if json.Unmarshal(raw, &text) == nil {
-		return text, false
-	}
+// readContent joins a message's content where it comes in parts. Some of them
+// may hold no text of the answer (thoughts).
+func (g *completion) readContent(raw json.RawMessage) {
 	var parts []json.RawMessage
+	if json.Unmarshal(raw, &g.text) == nil {
+		return
+	}
 	if json.Unmarshal(raw, &parts) != nil {
-		return string(raw), false // an object, decoded already
+		parts = []json.RawMessage{raw}
 	}
 	var b strings.Builder
 	for _, p := range parts {
 		var s string
-		var part struct{ Type, Text string }
-		switch {
+		var part struct{ Type, Text, Refusal string }
+		err := json.Unmarshal(p, &part)
+		switch kind := strings.ToLower(part.Type); {
 		case json.Unmarshal(p, &s) == nil:
 			b.WriteString(s)
-		case json.Unmarshal(p, &part) == nil && (part.Type == "" || part.Type == "text" || part.Type == "output_text"):
+		case err == nil && (kind == "text" || kind == "output_text" || kind == "" && part.Text != ""):
 			b.WriteString(part.Text)
+		case err == nil && kind == "refusal":
+			g.refusal = part.Refusal
+		case kind == "" && len(parts) == 1:
+			b.Write(p) // an object, decoded already
 		default:
-			others = true
+			g.reasoning = "a part of content that is not text"
 		}
 	}
-	return b.String(), others
+	g.text = b.String()
 }
 
-// callArguments are those of the only function call: some gateways hold an
-// answer to a schema by making it one.
-func callArguments(raw json.RawMessage) string {
-	var calls []struct{ Function struct{ Arguments string } }
-	if json.Unmarshal(raw, &calls) != nil || len(calls) != 1 {
+// callArguments are those of the function calls: some gateways hold an answer to
+// a schema by making it one. Several that differ are two verdicts.
+func callArguments(tools, old json.RawMessage) string {
+	type function struct{ Arguments json.RawMessage }
+	var calls []struct{ Function function }
+	var one function
+	var all []string
+	if json.Unmarshal(tools, &calls) == nil {
+		for _, c := range calls {
+			all = append(all, cmp.Or(stringOf(c.Function.Arguments), string(c.Function.Arguments)))
+		}
+	}
+	if json.Unmarshal(old, &one) == nil {
+		all = append(all, cmp.Or(stringOf(one.Arguments), string(one.Arguments)))
+	}
+	return strings.Join(all, "\n")
+}
+
+// stringOf is a JSON string's text, "" for all else.
+func stringOf(raw json.RawMessage) (s string) {
+	if json.Unmarshal(raw, &s) != nil {
 		return ""
 	}
-	return calls[0].Function.Arguments
+	return s
 }
 
 // readLogprobs gives the answer's tokens, nil where one of them has no
@@ -185,8 +224,10 @@ func readLogprobs(raw json.RawMessage) []Token {
 			return Token{}, false
 		}
 		r := Token{Text: t.Token, Logprob: *t.Logprob}
-		if t.Bytes != nil {
+		if len(t.Bytes) > 0 {
 			r.Text = string(t.Bytes)
+		} else { // perhaps as the tokenizer writes it
+			r.Text = spelled.Replace(t.Token)
 		}
 		for _, top := range t.Top {
 			alternative, ok := read(top)
@@ -207,6 +248,8 @@ func readLogprobs(raw json.RawMessage) []Token {
 	}
 	return all
 }
+
+var spelled = strings.NewReplacer("Ġ", " ", "▁", " ", "Ċ", "\n")
 
 func readUsage(raw json.RawMessage) usage {
 	var u struct {
@@ -235,6 +278,24 @@ func tokens(v any) int64 {
 }
 
 func isSet(raw json.RawMessage) bool { return len(raw) > 0 && string(raw) != "null" }
+
+// filled says whether a member holds something: some servers send an empty error with each answer.
+func filled(raw json.RawMessage) bool {
+	var v any
+	return json.Unmarshal(raw, &v) == nil && !hollow(v)
+}
+
+func hollow(v any) bool {
+	switch v := v.(type) {
+	case map[string]any:
+		return !slices.ContainsFunc(slices.Collect(maps.Values(v)), func(in any) bool { return !hollow(in) })
+	case []any:
+		return !slices.ContainsFunc(v, func(in any) bool { return !hollow(in) })
+	case string:
+		return strings.TrimSpace(v) == ""
+	}
+	return v == nil || v == false || v == 0.0
+}
 
 // finite replaces what Python writes for numbers that JSON lacks, outside strings.
 func finite(body []byte) []byte {
@@ -268,52 +329,70 @@ func finite(body []byte) []byte {
 	return out
 }
 
-// joinEvents makes one completion of the events of a server that streams
-// although it was not asked to.
+var events = regexp.MustCompile(`^(?:data:|event:|id:|retry:|:)`)
+
+// joinEvents makes one completion of the events of a server that streams.
 func joinEvents(body []byte) []byte {
-	type message struct {
-		Content          string `json:"content"`
-		ReasoningContent string `json:"reasoning_content,omitempty"`
-		Reasoning        string `json:"reasoning,omitempty"`
+	type choice struct {
+		Delta, Message json.RawMessage
+		Logprobs       struct{ Content []json.RawMessage }
+		Finish         any `json:"finish_reason"`
 	}
-	var all message
-	var finish, model any
+	var all completion
+	var finish, model string
 	var usage json.RawMessage
+	var tokens []json.RawMessage
+	failed := false
 	for line := range bytes.Lines(body) {
-		data, ok := bytes.CutPrefix(bytes.TrimSpace(line), []byte("data:"))
+		line = bytes.TrimSpace(line)
+		data, ok := bytes.CutPrefix(line, []byte("data:"))
 		var event struct {
 			Model   any
 			Error   json.RawMessage
 			Usage   json.RawMessage
-			Choices []struct {
-				Delta  message
-				Finish any `json:"finish_reason"`
-			}
+			Choices []choice
 		}
-		if !ok || json.Unmarshal(finite(data), &event) != nil {
-			continue // [DONE], comments
-		}
-		if isSet(event.Error) {
+		switch {
+		case bytes.HasPrefix(line, []byte("event:")):
+			failed = bytes.HasSuffix(line, []byte("error"))
+			continue
+		case ok && string(bytes.TrimSpace(data)) == "[DONE]" && finish == "":
+			finish = "stop"
+			continue
+		case !ok || json.Unmarshal(finite(data), &event) != nil: // comments
+			continue
+		case filled(event.Error):
 			return data
+		case failed:
+			return slices.Concat([]byte(`{"error":`), data, []byte("}"))
 		}
-		model = event.Model
+		if m, ok := event.Model.(string); ok {
+			model = m
+		}
 		if isSet(event.Usage) {
 			usage = event.Usage
 		}
 		if len(event.Choices) == 0 {
 			continue
 		}
-		d := event.Choices[0]
-		all.Content += d.Delta.Content
-		all.ReasoningContent += d.Delta.ReasoningContent
-		all.Reasoning += d.Delta.Reasoning
-		if d.Finish != nil {
-			finish = d.Finish
+		c := event.Choices[0]
+		var g completion
+		g.readMessage(append(c.Delta, c.Message...)) // one of them
+		all.text += g.text
+		all.refusal += g.refusal
+		all.reasoning = cmp.Or(all.reasoning, g.reasoning)
+		tokens = append(tokens, c.Logprobs.Content...)
+		if f, ok := c.Finish.(string); ok {
+			finish = f
 		}
 	}
-	joined, err := json.Marshal(map[string]any{"model": model, "usage": usage,
-		"choices": []any{map[string]any{"message": all, "finish_reason": finish}}})
-	if err != nil || finish == nil { // broken off
+	message := map[string]any{"content": all.text, "refusal": all.refusal}
+	if all.reasoning != "" {
+		message[all.reasoning] = "some"
+	}
+	joined, err := json.Marshal(map[string]any{"model": model, "usage": usage, "choices": []any{map[string]any{
+		"message": message, "finish_reason": finish, "logprobs": map[string]any{"content": tokens}}}})
+	if err != nil || finish == "" { // broken off
 		return body
 	}
 	return joined

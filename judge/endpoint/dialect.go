@@ -19,6 +19,7 @@ type dialect struct {
 	format      format
 	topLogprobs int  // most alternatives it gives, 0 for no logprobs at all
 	newLimit    bool // max_completion_tokens; older servers know max_tokens only
+	stream      bool // it answers in events only
 	vllm        bool
 }
 
@@ -134,6 +135,9 @@ func (c *Client) members(d dialect, r Request) []byte {
 	b := fmt.Appendf(nil, `"%s":%d`, limit, r.MaxTokens)
 	if r.Temperature != nil {
 		b = fmt.Appendf(b, `,"temperature":%s`, strconv.FormatFloat(*r.Temperature, 'f', -1, 64))
+	}
+	if d.stream {
+		b = append(b, `,"stream":true,"stream_options":{"include_usage":true}`...)
 	}
 	own := map[string]bool{}
 	for _, m := range c.body {

@@ -332,6 +332,9 @@ func (c *Client) send(ctx context.Context, d dialect, r Request) (completion, *f
 		return completion{header: x.header}, c.refused(x.status, readWords(x.body), x.header)
 	}
 	got, f := c.parseCompletion(x.body)
+	if packed := x.header.Get("Content-Encoding"); f != nil && f.foreign && packed != "" {
+		f.fatal = failure.New(failure.Refused, "let it, or the proxy before it, send gzip or nothing", "the judge at %s packs its answers as %q, which nobody asked for", c.cfg.URL, packed)
+	}
 	got.header = x.header
 	return got, f
 }

@@ -143,7 +143,7 @@ func (c *Client) refused(status int, w words, h http.Header) *fault {
 	case status == http.StatusForbidden:
 		f.class = ContentFilter
 		f.denied = failure.New(failure.Refused, "check that the key may use the model, and that this host may use the server", "the judge at %s refuses: %s", c.cfg.URL, f.said(c))
-	case status == http.StatusNotFound:
+	case status == http.StatusNotFound, strings.Contains(said, "model_not_found"): // new-api: with 503
 		f.class = Rejected
 		f.denied = failure.New(failure.Refused, "check --judge and --judge-model", "the judge at %s has no such page or model: %s", c.cfg.URL, f.said(c))
 	case status == http.StatusTooManyRequests, status == capacityExceeded:

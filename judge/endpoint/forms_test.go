@@ -29,17 +29,36 @@ func TestFormsOfAnswers(t *testing.T) {
 		reasoning string
 		tokens    int
 	}{
-		"float created":         {message(`{"content":"yes"}`), "yes", "", 0},
-		"parts":                 {message(`{"content":[{"type":"text","text":"ye"},{"type":"text","text":"s"}]}`), "yes", "", 0},
-		"parts that think":      {message(`{"content":[{"type":"thinking","thinking":[{"type":"text","text":"no?"}]},{"type":"text","text":"yes"}]}`), "yes", "a part of content that is not text", 0},
-		"thoughts apart":        {message(`{"content":null,"reasoning_content":"yes"}`), "", "reasoning_content", 0},
-		"thoughts, new name":    {message(`{"content":"yes","reasoning":"no?"}`), "yes", "reasoning", 0},
-		"null and odd members":  {message(`{"content":"yes","refusal":null,"reasoning":null,"tool_calls":[],"annotations":{}}`), "yes", "", 0},
-		"arguments of a call":   {message(`{"content":null,"tool_calls":[{"function":{"name":"answer","arguments":"yes"}}]}`), "yes", "", 0},
-		"blank lines before":    {"\n\n\n" + message(`{"content":"yes"}`), "yes", "", 0},
-		"events":                {"data: {\"choices\":[{\"delta\":{\"content\":\"ye\"}}]}\n\ndata: {\"choices\":[{\"delta\":{\"content\":\"s\"},\"finish_reason\":\"stop\"}]}\n\ndata: [DONE]\n", "yes", "", 0},
-		"usage of null":         {`{"choices":[{"message":{"content":"yes"}}],"usage":null}`, "yes", "", 0},
-		"usage of another kind": {`{"choices":[{"message":{"content":"yes"}}],"usage":"none"}`, "yes", "", 0},
+		"float created":             {message(`{"content":"yes"}`), "yes", "", 0},
+		"parts":                     {message(`{"content":[{"type":"text","text":"ye"},{"type":"text","text":"s"}]}`), "yes", "", 0},
+		"parts that think":          {message(`{"content":[{"type":"thinking","thinking":[{"type":"text","text":"no?"}]},{"type":"text","text":"yes"}]}`), "yes", "a part of content that is not text", 0},
+		"thoughts apart":            {message(`{"content":null,"reasoning_content":"yes"}`), "", "reasoning_content", 0},
+		"thoughts, new name":        {message(`{"content":"yes","reasoning":"no?"}`), "yes", "reasoning", 0},
+		"null and odd members":      {message(`{"content":"yes","refusal":null,"reasoning":null,"tool_calls":[],"annotations":{}}`), "yes", "", 0},
+		"arguments of a call":       {message(`{"content":null,"tool_calls":[{"function":{"name":"answer","arguments":"yes"}}]}`), "yes", "", 0},
+		"blank lines before":        {"\n\n\n" + message(`{"content":"yes"}`), "yes", "", 0},
+		"events":                    {"data: {\"choices\":[{\"delta\":{\"content\":\"ye\"}}]}\n\ndata: {\"choices\":[{\"delta\":{\"content\":\"s\"},\"finish_reason\":\"stop\"}]}\n\ndata: [DONE]\n", "yes", "", 0},
+		"events after comments":     {": OPENROUTER PROCESSING\n\nevent: message\ndata: {\"choices\":[{\"delta\":{\"role\":\"assistant\",\"content\":null}}]}\n\ndata: {\"choices\":[{\"delta\":{\"content\":\"yes\"}}]}\n\ndata: [DONE]\n", "yes", "", 0},
+		"a whole event":             {"\ufeffdata: " + message(`{"content":"yes"}`) + "\n\ndata: [DONE]\n", "yes", "", 0},
+		"a call in events":          {`data: {"choices":[{"delta":{"tool_calls":[{"function":{"arguments":"ye"}}]}}]}` + "\n" + `data: {"choices":[{"delta":{"tool_calls":[{"function":{"arguments":"s"}}]},"finish_reason":"stop"}]}`, "yes", "", 0},
+		"events with logprobs":      {`data: {"choices":[{"delta":{"content":"yes"},"logprobs":{"content":[{"token":"yes","logprob":-0.1}]},"finish_reason":"stop"}]}`, "yes", "", 1},
+		"an odd finish in events":   {`data: {"model":["m"],"choices":[{"delta":{"content":"yes"},"finish_reason":["stop"]}]}` + "\ndata: [DONE]", "yes", "", 0},
+		"byte order mark":           {"\ufeff" + message(`{"content":"yes"}`) + "\x00", "yes", "", 0},
+		"an empty error":            {`{"error":{"code":0,"message":""},"choices":[{"error":"","message":{"content":"yes"}}]}`, "yes", "", 0},
+		"choices in another order":  {`{"choices":[{"index":1,"message":{"content":"no"}},{"index":0,"message":{"content":"yes"}}]}`, "yes", "", 0},
+		"a completion's text":       {`{"choices":[{"text":"yes"}]}`, "yes", "", 0},
+		"a message of text":         {message(`"yes"`), "yes", "", 0},
+		"one part":                  {message(`{"content":{"type":"text","text":"yes"}}`), "yes", "", 0},
+		"an object":                 {message(`{"content":{"a":1}}`), `{"a":1}`, "", 0},
+		"parts in capitals":         {message(`{"content":[{"type":"TEXT","text":"yes"}]}`), "yes", "", 0},
+		"arguments as an object":    {message(`{"content":"\n","tool_calls":[{"function":{"arguments":{"a":1}}}]}`), `{"a":1}`, "", 0},
+		"a call beside words":       {message(`{"content":"Well.","tool_calls":[{"function":{"arguments":"yes"}}]}`), "Well.\nyes", "", 0},
+		"two calls":                 {message(`{"content":null,"tool_calls":[{"function":{"arguments":"yes"}},{"function":{"arguments":"no"}}]}`), "yes\nno", "", 0},
+		"function_call":             {message(`{"content":null,"function_call":{"name":"answer","arguments":"yes"}}`), "yes", "", 0},
+		"thoughts of another name":  {message(`{"content":"","reasoning":null,"thinking_blocks":[{"thinking":"yes"}]}`), "", "thinking_blocks", 0},
+		"logprobs with empty bytes": {`{"choices":[{"message":{"content":"yes"},"logprobs":{"content":[{"token":"yes","logprob":-0.1,"bytes":[]}]}}]}`, "yes", "", 1},
+		"usage of null":             {`{"choices":[{"message":{"content":"yes"}}],"usage":null}`, "yes", "", 0},
+		"usage of another kind":     {`{"choices":[{"message":{"content":"yes"}}],"usage":"none"}`, "yes", "", 0},
 		"minus infinity": {`{"choices":[{"message":{"content":"-Infinity NaN \" yes"},"logprobs":{"content":[{"token":"y","logprob":-0.1,"top_logprobs":[{"token":"x","logprob":-Infinity}]}]}}]}`,
 			`-Infinity NaN " yes`, "", 1},
 		"null logprob":     {`{"choices":[{"message":{"content":"yes"},"logprobs":{"content":[{"token":"yes","logprob":null,"top_logprobs":[]}]}}]}`, "yes", "", 0},
@@ -72,6 +91,9 @@ func TestFormsOfErrors(t *testing.T) {
 		"not JSON":         {400, `{"error":{"message":"Failed to generate JSON.","code":"json_validate_failed","failed_generation":"{\"ex"}}`, Malformed, "Failed to generate"},
 		"could not finish": {400, `{"error":{"message":"Could not finish the message because max_tokens or model output limit was reached."}}`, Length, "Could not finish"},
 		"flagged, by 502":  {200, `{"error":{"message":"This content was flagged for a risk","code":502}}`, ContentFilter, "flagged"},
+		"Gemini's block":   {200, `{"choices":[],"prompt_feedback":{"block_reason":"SAFETY"}}`, ContentFilter, "block_reason"},
+		"Bedrock's guard":  {200, `{"choices":[{"finish_reason":"guardrail_intervened","message":{"content":"Sorry"}}]}`, ContentFilter, "guardrail"},
+		"refusal as part":  {200, `{"choices":[{"message":{"content":[{"type":"refusal","refusal":"I won't."}]}}]}`, Refusal, "refused"},
 		"finish reason":    {200, `{"choices":[{"finish_reason":"content_filter: PROHIBITED_CONTENT","message":{"role":"assistant"}}]}`, ContentFilter, "prohibited_content"},
 	} {
 		s := &fakeServer{chat: obliging(func(string) (int, string) { return c.status, c.body })}
@@ -96,6 +118,8 @@ func TestFormsOfTrouble(t *testing.T) {
 		"498":                 {498, `{"error":{"message":"capacity_exceeded"}}`, 0},
 		"524, web page":       {524, `<html>A timeout occurred</html>`, 0},
 		"200 with an error":   {200, `{"error":{"message":"Provider returned error","code":502}}`, 0},
+		"error as an event":   {200, "event: error\ndata: {\"message\":\"engine died\"}\n\n", 0},
+		"424":                 {424, `{"error":"Request failed during generation","error_type":"generation"}`, 0},
 		"error in a choice":   {200, `{"choices":[{"error":{"code":503,"message":"busy"},"finish_reason":"error"}]}`, 0},
 		"broken off":          {200, `{"choices":[{"message":{"content":"{\"ex"},"finish_reason":"insufficient_system_resource"}]}`, 0},
 		"events broken off":   {200, "data: {\"choices\":[{\"delta\":{\"content\":\"ye\"}}]}\n\n", 0},
@@ -365,4 +389,38 @@ func FuzzReadWords(f *testing.F) {
 		c.parseCompletion(body)
 		_, _ = parseModels(body)
 	})
+}
+
+// What a server refuses in a form of its own is left out, whatever the status.
+func TestDialectsOfOthers(t *testing.T) {
+	for name, c := range map[string]struct {
+		member string // that the server does not take
+		status int
+		says   string
+		want   dialect
+	}{
+		"no logprobs, by 501":        {`"logprobs":true`, 501, `{"error":"logprobs is not implemented"}`, dialect{}},
+		"no schema, by 500":          {`"response_format"`, 500, `{"error":"response_format is not supported by this backend"}`, dialect{format: byPrompt, topLogprobs: 5}},
+		"no schema, by 404":          {`"response_format"`, 404, `{"error":{"message":"No endpoints found that can handle the requested parameters."}}`, dialect{format: byPrompt, topLogprobs: 5}},
+		"the old limit is forbidden": {`"max_tokens"`, 422, `{"detail":[{"type":"extra_forbidden","loc":["body","max_tokens"],"msg":"Extra inputs are not permitted"}]}`, dialect{newLimit: true, topLogprobs: 5}},
+		"streams only":               {`"stream":false`, 400, `{"error":{"message":"This model only support stream mode, please enable the stream parameter."}}`, dialect{stream: true, topLogprobs: 5}},
+	} {
+		s := &fakeServer{chat: func(_ int, body string) (int, string) {
+			if strings.Contains(body, c.member) {
+				return c.status, c.says
+			}
+			return 200, answer(`{"b":"hello, rea`)
+		}}
+		if got := open(t, s, nil).dialect; got != c.want || s.asked() > 3 {
+			t.Errorf("%s: got %+v after %d questions", name, got, s.asked())
+		}
+	}
+}
+
+func TestUnknownEncoding(t *testing.T) {
+	s := &fakeServer{head: http.Header{"Content-Encoding": {"br"}}, chat: func(int, string) (int, string) { return 200, "\x8b\x02" }}
+	_, err := connect(t.Context(), Config{URL: "http://judge.test", HTTP: &http.Client{Transport: s}})
+	if failure.Code(err) != failure.Refused || !strings.Contains(err.Error(), `as "br"`) {
+		t.Errorf("got %v", err)
+	}
 }

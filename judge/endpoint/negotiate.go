@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net/http"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -67,20 +68,27 @@ type negotiation struct {
 	refusal  string // what the server said against a form that was given up
 }
 
+var (
+	notTaken    = regexp.MustCompile(`extra inputs|extra_forbidden|not permitted|not supported|unsupported|unknown|unrecogni[sz]ed|unexpected|deprecated`)
+	streamsOnly = regexp.MustCompile(`only supports? stream|stream mode|streaming is required|requires? stream|stream['"` + "`" + `]? (?:parameter )?must be (?:set to )?true`)
+)
+
 // adapt changes the dialect to one that the server may take, or waits where it
 // is not the dialect's fault.
 func (n *negotiation) adapt(ctx context.Context, f *fault) error {
 	said := strings.ToLower(f.message)
 	ofLogprobs := errors.Is(f.err, errNotForModel) || strings.Contains(said, "logprob")
+	ofFormat := contains(said, []string{"response_format", "json_schema", "structured output", "requested parameters"}) // the last: OpenRouter
 	d := &n.d
+	named := ofLogprobs && d.topLogprobs > 0 || ofFormat && n.want.Schema != nil && d.format < byPrompt // with whatever status
 	switch {
 	case f.fatal != nil:
 		return f.fatal
-	case f.retry:
+	case f.retry && !(named && f.status >= 500):
 		return n.wait(ctx, f)
-	case f.denied != nil && !(ofLogprobs && f.status == http.StatusForbidden):
+	case f.denied != nil && !(named && (f.status == http.StatusForbidden || f.status == http.StatusNotFound)):
 		return f.denied
-	case !d.newLimit && strings.Contains(said, "max_completion_tokens"):
+	case !d.newLimit && (strings.Contains(said, "max_completion_tokens") || strings.Contains(said, "max_tokens") && notTaken.MatchString(said)):
 		d.newLimit = true
 	case d.topLogprobs > 0 && ofLogprobs:
 		d.fewerLogprobs(said)
@@ -88,13 +96,15 @@ func (n *negotiation) adapt(ctx context.Context, f *fault) error {
 		return n.refusedTemperature(f)
 	case strings.Contains(said, "enable_thinking"):
 		return failure.New(failure.Refused, `add --judge-body '{"enable_thinking":false}'`, "the judge %s does not take such questions: %w", n.cfg.Model, f.error(n.Client))
+	case !d.stream && streamsOnly.MatchString(said):
+		d.stream = true
 	case n.want.Schema != nil && d.format < byPrompt:
 		d.format++
 		n.refusal = terminal.Clip(f.message, 300)
 	case d.topLogprobs > 0:
 		d.fewerLogprobs("")
 	default:
-		hint := "see the server's log; --judge-body adds members that it wants"
+		hint := "check --judge and --judge-model, and see the server's log; --judge-body adds members that it wants"
 		if len(n.others) > 0 {
 			hint = n.listed() + "; or " + hint
 		}

@@ -111,5 +111,8 @@ func insert(object, members []byte) ([]byte, error) {
 	if !bytes.HasPrefix(object, []byte("{\"")) {
 		return nil, errors.New("request body is not an object with members")
 	}
+	if bytes.Contains(members, []byte(`"stream":true`)) { // go-openai always writes the other
+		object = bytes.Replace(object, []byte(`,"stream":false`), nil, 1)
+	}
 	return bytes.Join([][]byte{[]byte("{"), members, []byte(","), object[1:]}, nil), nil
 }
