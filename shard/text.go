@@ -172,7 +172,7 @@ func (st *stitcher) checkFirst(b *table.Batch, run *table.Run) error {
 	if st.firstPosition >= 0 {
 		reason = fmt.Sprintf("text %s begins at position %d, most others at %d", run.ID, run.Position, st.firstPosition)
 	}
-	return st.bad(&table.Problem{Place: b.Place(run.Line), Line: run.Line, Reason: reason, Hint: st.orderHint(b, run, "")})
+	return st.bad(&table.Problem{Place: b.Place(run.Line), Line: run.Line, Reason: reason, Hint: st.orderHint(b, run, "sort the table by sentence_id and position, or leave such texts out with --on-bad-text skip")})
 }
 
 // bad stops at a problem or notes it with the text.

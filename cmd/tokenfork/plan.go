@@ -299,12 +299,28 @@ func (f *tableFlags) sources(ctx context.Context, o store.Options) ([]table.Sour
 			if info, err := os.Stat(name); err == nil && info.Mode().IsRegular() {
 				s.Size = info.Size()
 			} else if err == nil && info.IsDir() {
-				return nil, failure.New(failure.Usage, "name its files: '"+filepath.Join(name, "*.csv")+"'", "%s is a folder", name)
+				return nil, failure.New(failure.Usage, "name its files: '"+filesOf(name)+"'", "%s is a folder", name)
 			}
 			all = append(all, s)
 		}
 	}
 	return all, nil
+}
+
+// filesOf is a pattern for a folder's files, by the first that is no mark, such as Spark's _SUCCESS.
+func filesOf(dir string) string {
+	entries, _ := os.ReadDir(dir) // without them any pattern is as good
+	all := filepath.Join(dir, "*.csv")
+	for _, e := range entries {
+		switch name := e.Name(); {
+		case strings.HasPrefix(name, "."), strings.HasPrefix(name, "_"):
+		case e.IsDir():
+			all = filepath.Join(dir, "*", filepath.Base(filesOf(filepath.Join(dir, name))))
+		default:
+			return filepath.Join(dir, "*"+filepath.Ext(name))
+		}
+	}
+	return all
 }
 
 func (f *shardFlags) shards(measured *infer.Rates) (shard.Shards, [2]shard.Throughput, error) {

@@ -171,11 +171,11 @@ func typeOf(field fbTable) (name string, t arrowType) {
 			name = "u" + name
 		}
 		switch bits {
+		case 8, 16, 32, 64:
+			t = arrowType{kind: Whole, width: bits / 8, convert: integers(bits/8, !signed)}
 		case 128: // of polars
 		default:
 			name = "no type of integers"
-		case 8, 16, 32, 64:
-			t = arrowType{kind: Whole, width: bits / 8, convert: integers(bits/8, !signed)}
 		}
 	case arrowFloat:
 		precision := min(uint(p.GetInt16Slot(slot(0), 0)), 2)

@@ -1,6 +1,7 @@
 package store
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -67,23 +68,57 @@ func Piped(open func() (io.ReadCloser, error)) io.ReadCloser {
 // matches as path.Match does; a name without wildcards matches itself. No
 // match is an error.
 func Glob(ctx context.Context, pattern string, o Options) ([]string, error) {
-	bucket, key, isS3, err := parseS3(pattern)
-	var names []string
-	switch {
-	case err != nil:
-	case isS3:
-		names, err = globS3(ctx, bucket, key, o)
-	default:
-		names, err = globLocal(pattern)
-	}
+	names, err := match(ctx, pattern, o)
 	if err != nil {
 		return nil, fmt.Errorf("look for %s: %w", pattern, err)
+	}
+	if !strings.HasPrefix(path.Base(pattern), ".") { // as shells do: Spark leaves .crc files
+		names = slices.DeleteFunc(names, func(name string) bool { return strings.HasPrefix(path.Base(name), ".") })
 	}
 	if len(names) == 0 {
 		return nil, failure.New(failure.Usage, "check the path; quote a pattern so that the shell leaves it alone", "no file matches %s: %w", pattern, fs.ErrNotExist)
 	}
 	slices.Sort(names)
-	return names, nil
+	return names, checkLogs(ctx, names, o)
+}
+
+func match(ctx context.Context, pattern string, o Options) ([]string, error) {
+	bucket, key, isS3, err := parseS3(pattern)
+	switch {
+	case err != nil:
+		return nil, err
+	case isS3:
+		return globS3(ctx, bucket, key, o)
+	}
+	return globLocal(pattern)
+}
+
+// tableLogs are what says of a folder's Parquet files which of them, and which of their rows, count.
+var tableLogs = []struct{ data, log, is, hint string }{
+	{"", "_delta_log/*.json", "a Delta table", "write its present rows as one file: pyarrow.parquet.write_table(deltalake.DeltaTable('%s').to_pyarrow_table(), 'table.parquet')"},
+	{"data/", "metadata/*.metadata.json", "an Iceberg table", "write its present rows as one file, for example by pyiceberg: %s"},
+}
+
+// checkLogs refuses Parquet files of such tables: rows that were removed would count.
+func checkLogs(ctx context.Context, names []string, o Options) error {
+	checked := map[string]bool{}
+	for _, name := range names {
+		root := name[:strings.LastIndex(name, "/")+1]
+		for strings.Contains(path.Base(root), "=") { // a partition
+			root = root[:strings.LastIndex(root[:len(root)-1], "/")+1]
+		}
+		if path.Ext(name) != ".parquet" || checked[root] {
+			continue
+		}
+		checked[root] = true
+		for _, l := range tableLogs {
+			table, ok := strings.CutSuffix(root, l.data)
+			if found, err := match(ctx, table+l.log, o); ok && err == nil && len(found) > 0 {
+				return failure.New(failure.Refused, fmt.Sprintf(l.hint, cmp.Or(table, ".")), "%s is a file of %s: its log says which files and rows count", name, l.is)
+			}
+		}
+	}
+	return nil
 }
 
 func globLocal(pattern string) ([]string, error) {

@@ -19,7 +19,8 @@ import (
 func TestGlobAndOpenInput(t *testing.T) {
 	proxy := storetest.StartS3(t)
 	local := t.TempDir()
-	names := []string{"tables/b.csv", "tables/a.csv", "tables/a[1].csv", "tables/deep/c.csv", "tables/a.parquet"}
+	names := []string{"tables/b.csv", "tables/a.csv", "tables/a[1].csv", "tables/deep/c.csv", "tables/a.parquet", "tables/.b.csv",
+		"delta/k=1/a.parquet", "delta/_delta_log/0.json", "iceberg/data/a.parquet", "iceberg/metadata/v1.metadata.json"}
 	for _, name := range names {
 		for _, root := range []string{local, proxy.Folder} {
 			must(t, os.MkdirAll(filepath.Dir(filepath.Join(root, name)), 0o755))
@@ -34,6 +35,7 @@ func TestGlobAndOpenInput(t *testing.T) {
 			"tables/*/c.csv":  {"tables/deep/c.csv"},
 			"tables/a[1].csv": {"tables/a[1].csv"},
 			"tables/a.csv":    {"tables/a.csv"},
+			"tables/.*.csv":   {"tables/.b.csv"},
 		} {
 			if root != local {
 				want = slices.DeleteFunc(slices.Clone(want), func(name string) bool { return name == "tables/deep" }) // S3 has no folders
@@ -51,6 +53,11 @@ func TestGlobAndOpenInput(t *testing.T) {
 			_, err := Glob(t.Context(), root+"/"+pattern, s3Options(proxy))
 			if failure.Code(err) != failure.Usage || !strings.Contains(err.Error(), root+"/"+pattern) {
 				t.Errorf("%s/%s: %v, want an error that names it", root, pattern, err)
+			}
+		}
+		for pattern, want := range map[string]string{"delta/*/*.parquet": "delta/k=1/a.parquet is a file of a Delta table", "iceberg/data/a.parquet": "is a file of an Iceberg table"} {
+			if _, err := Glob(t.Context(), root+"/"+pattern, s3Options(proxy)); failure.Code(err) != failure.Refused || !strings.Contains(err.Error(), want) {
+				t.Errorf("%s/%s: %v, want %s", root, pattern, err, want)
 			}
 		}
 		if _, err := Glob(t.Context(), root+"/[", s3Options(proxy)); err == nil {

@@ -30,6 +30,9 @@ func openColumns(name string, in *columnar.Input, req Request) (*columnFile, err
 	for i, c := range in.Columns {
 		header[i] = c.Name
 	}
+	if err := checkPartitions(name, header); err != nil {
+		return nil, err
+	}
 	s, err := resolve(header, req)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", name, err)

@@ -73,6 +73,9 @@ func openCSV(name string, r io.Reader, delimiter byte, req Request, chunk int) (
 		}
 		return nil, failure.New(failure.Refused, "is it a CSV file?", "read the header of %s: %w", name, err)
 	}
+	if err := checkPartitions(name, header); err != nil {
+		return nil, err
+	}
 	if f.schema, err = resolve(header, req); err != nil {
 		return nil, fmt.Errorf("%s: %w", name, err)
 	}

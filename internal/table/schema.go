@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"maps"
+	"path"
 	"slices"
 	"strconv"
 	"strings"
@@ -120,6 +121,17 @@ func checkHeader(header []string) error {
 	}
 	if len(header) == 1 {
 		return otherDelimiter(header[0])
+	}
+	return nil
+}
+
+// checkPartitions refuses a file that lacks a column since its folder's name holds it, as Hive's partitions do.
+func checkPartitions(file string, header []string) error {
+	for folder := range strings.SplitSeq(path.Dir(file), "/") {
+		if key, _, ok := strings.Cut(folder, "="); ok && hasMeaning(key) && !slices.Contains(header, key) {
+			return failure.New(failure.Refused, "write one table, in DuckDB: COPY (FROM 'DIR/**/*.parquet' ORDER BY row_id) TO 'table.parquet'",
+				"%s: the column %q stands in the folder's name, not in the file, which is not read", file, key)
+		}
 	}
 	return nil
 }

@@ -392,6 +392,15 @@ func TestOtherWriters(t *testing.T) {
 	}
 }
 
+func TestPartitionsByFolder(t *testing.T) {
+	for name, want := range map[string]string{"out/token_type=1/part.csv": `the column "token_type" stands in the folder's name`, "run=3/part.csv": `column "token_type" is missing`} {
+		_, problem := rowsOf(NewReader([]Source{source(name, "row_id,data_id,token_id,real_token,SLM_predictions,LLM_predictions\n0,5,0,1,2,3\n")}, request, ""))
+		if !strings.Contains(problem, want) {
+			t.Errorf("%s: %q, want %q", name, problem, want)
+		}
+	}
+}
+
 // TestRefusedForms names what is wrong with a file, and where.
 func TestRefusedForms(t *testing.T) {
 	plain := generated(t, tabletest.Config{Layout: "study", Rows: 2000, Tokens: 100, Vocab: 5000, Mismatch: 0.2, Seed: 7})
