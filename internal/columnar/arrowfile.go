@@ -43,6 +43,16 @@ func badArrow(text string, args ...any) error {
 	return failure.New(failure.Refused, writeAgain, "its metadata is damaged: %w", fmt.Errorf(text, args...))
 }
 
+// IsStream knows an Arrow stream by its first 8 bytes. Before 2019 it began with the length of
+// its first message and then the place of the message's root, which lies near its beginning.
+func IsStream(begin []byte) bool {
+	if len(begin) < 8 {
+		return false
+	}
+	size, root := le.Uint32(begin), le.Uint32(begin[4:])
+	return size == 0xffffffff || size%4 == 0 && size < 16<<20 && root > 0 && root < min(size, 256)
+}
+
 // OpenArrowStream opens a file that holds an Arrow stream, from its beginning.
 func OpenArrowStream(r File) (in *Input, err error) {
 	defer recovered(&err)

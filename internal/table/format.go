@@ -42,7 +42,7 @@ func openFormat(name string, in io.Reader, tmp string) (*opened, error) {
 		err = o.seekable(name, in, b, tmp, func(f *os.File) (*columnar.Input, error) { return columnar.OpenParquetInput(f) })
 	case bytes.HasPrefix(magic, []byte("ARROW1")):
 		err = o.seekable(name, in, b, tmp, func(f *os.File) (*columnar.Input, error) { return columnar.OpenArrowInput(f) })
-	case bytes.HasPrefix(magic, []byte{0xff, 0xff, 0xff, 0xff}), isOldStream(magic):
+	case columnar.IsStream(magic):
 		err = o.seekable(name, in, b, tmp, func(f *os.File) (*columnar.Input, error) { return columnar.OpenArrowStream(f) })
 	default:
 		unpacked, done, err := unpack(magic, b)
@@ -78,19 +78,10 @@ func unpack(magic []byte, b *bufio.Reader) (r io.Reader, done func(), err error)
 	return r, done, err
 }
 
-// isOldStream knows an Arrow stream as written before 2019: the length of its first message,
-// then where the message's root is, which lies near its beginning.
-func isOldStream(magic []byte) bool {
-	if len(magic) < 8 {
-		return false
-	}
-	size, root := binary.LittleEndian.Uint32(magic), binary.LittleEndian.Uint32(magic[4:])
-	return size%4 == 0 && size < 16<<20 && root > 0 && root < min(size, 256)
-}
-
 // isSkippable knows the frame without content that pzstd and seekable zstd files have.
 func isSkippable(magic []byte) bool {
-	return len(magic) >= 4 && magic[0]&0xf0 == 0x50 && bytes.Equal(magic[1:4], []byte{0x2a, 0x4d, 0x18})
+	var h zstd.Header
+	return h.Decode(magic) == nil && h.Skippable
 }
 
 // maxWindow is the largest part of a zstd or xz file that must be kept to read on.

@@ -187,6 +187,9 @@ func parseMessage(fields map[string]json.RawMessage) (m vllm.Message, err error)
 	if m.Role == "" {
 		return m, errors.New("the role is empty")
 	}
+	if string(content) == "null" {
+		return m, errors.New("content is null, as of a call of a tool: only text can be read")
+	}
 	if content[0] != '[' {
 		err = parseString(content, &m.Content)
 		return m, err

@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"unicode/utf8"
 
 	"tokenfork/internal/columnar"
 	"tokenfork/internal/failure"
@@ -18,7 +19,10 @@ import (
 
 // delimiterOf is that of a CSV whose header names a column with texts, or 0.
 func delimiterOf(begin []byte) rune {
-	header, _, _ := bytes.Cut(begin, []byte("\n"))
+	header := begin
+	if end := bytes.IndexAny(begin, "\r\n"); end >= 0 {
+		header = begin[:end]
+	}
 	for _, delimiter := range ",\t;" {
 		r := csv.NewReader(bytes.NewReader(header))
 		r.Comma = delimiter
@@ -38,6 +42,9 @@ func readCSV(name string, in *bufio.Reader, delimiter rune, yield func(Text, err
 		return yield(Text{}, cannotRead(name, err))
 	}
 	header = slices.Clone(header)
+	if strings.Contains(strings.Join(header, ""), "\r") {
+		return yield(Text{}, failure.New(failure.Refused, "tr '\\r' '\\n' < FILE > NEW", "%s: its lines end with carriage returns alone", name))
+	}
 	if err := onlyOnce(name, header); err != nil {
 		return yield(Text{}, err)
 	}
@@ -54,6 +61,10 @@ func readCSV(name string, in *bufio.Reader, delimiter rune, yield func(Text, err
 		if err != nil {
 			return yield(Text{}, failure.New(failure.Refused, "correct the row, or write the table again", "%s: %w", name, err))
 		}
+		if isHeader(record, header) {
+			line, _ := r.FieldPos(0)
+			return yield(Text{}, failure.New(failure.Refused, "remove the line", "%s, line %d: the header stands here again, as where files were put together", name, line))
+		}
 		for i, column := range header {
 			if slices.Contains(columnNames, column) {
 				cells[column] = record[i]
@@ -68,6 +79,11 @@ func readCSV(name string, in *bufio.Reader, delimiter rune, yield func(Text, err
 			return false
 		}
 	}
+}
+
+// isHeader says whether a row is the header again. Of one column it may be a text.
+func isHeader(record, header []string) bool {
+	return len(header) > 1 && strings.EqualFold(strings.TrimPrefix(strings.Join(record, "\n"), bom), strings.Join(header, "\n"))
 }
 
 // onlyOnce refuses a header that names a column with meaning twice.
@@ -110,6 +126,11 @@ func readColumns(name string, f *os.File, yield func(Text, error) bool) bool {
 				cells[name] = strings.Clone(texts[k][i])
 			}
 			t, err := parseCells(cells)
+			for column, cell := range cells {
+				if !utf8.ValidString(cell) {
+					err = failure.New(failure.Refused, "write the column as strings in UTF-8", "the column %q is not UTF-8", column)
+				}
+			}
 			if err != nil {
 				err = badRow(name, fmt.Sprintf("row %d", row), err)
 			}

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"iter"
@@ -16,6 +17,7 @@ import (
 	"github.com/klauspost/compress/gzip"
 	"github.com/klauspost/compress/zstd"
 
+	"tokenfork/internal/columnar"
 	"tokenfork/internal/failure"
 	"tokenfork/internal/regular"
 	"tokenfork/internal/vllm"
@@ -47,7 +49,12 @@ func Read(files []string) iter.Seq2[Text, error] {
 			return yield(t, err) && err == nil
 		}
 		for _, name := range files {
+			before := len(seen)
 			if !readFile(name, once) {
+				return
+			}
+			if len(seen) == before {
+				yield(Text{}, failure.New(failure.Refused, "check that the file is complete, or leave it out", "%s holds no texts", name))
 				return
 			}
 		}
@@ -61,7 +68,7 @@ func readFile(name string, yield func(Text, error) bool) bool {
 	}
 	defer f.Close()
 	in := bufio.NewReaderSize(f, 64<<10)
-	if bytes.HasPrefix(peek(in, 6), []byte("PAR1")) || isArrow(peek(in, 6)) {
+	if begin := peek(in, 8); bytes.HasPrefix(begin, []byte("PAR1")) || bytes.HasPrefix(begin, []byte("ARROW1")) || columnar.IsStream(begin) {
 		return readColumns(name, f, yield)
 	}
 	unpacked, err := decompress(in)
@@ -70,7 +77,7 @@ func readFile(name string, yield func(Text, error) bool) bool {
 	}
 	defer unpacked.Close()
 	in = bufio.NewReaderSize(unpacked, 64<<10)
-	if what := unreadable(peek(in, 8)); what != "" {
+	if what := unreadable(peek(in, 32)); what != "" {
 		return yield(Text{}, failure.New(failure.Refused, "give the texts as UTF-8, JSON Lines, JSON, CSV, Parquet or Arrow, as they are or in gzip or zstd",
 			"%s is %s, not text", name, what))
 	}
@@ -88,15 +95,12 @@ func peek(r *bufio.Reader, n int) []byte {
 	return b
 }
 
-func isArrow(magic []byte) bool {
-	return bytes.HasPrefix(magic, []byte("ARROW1")) || bytes.HasPrefix(magic, []byte{0xff, 0xff, 0xff, 0xff})
-}
-
 func decompress(in *bufio.Reader) (io.ReadCloser, error) {
-	switch magic := peek(in, 4); {
+	var skippable zstd.Header
+	switch magic := peek(in, 8); {
 	case bytes.HasPrefix(magic, []byte{0x1f, 0x8b}):
 		return gzip.NewReader(in)
-	case bytes.HasPrefix(magic, []byte{0x28, 0xb5, 0x2f, 0xfd}):
+	case bytes.HasPrefix(magic, []byte{0x28, 0xb5, 0x2f, 0xfd}), skippable.Decode(magic) == nil && skippable.Skippable:
 		z, err := zstd.NewReader(in)
 		if err != nil {
 			return nil, err
@@ -113,6 +117,7 @@ func unreadable(magic []byte) string {
 		{"7z\xbc\xaf", "a 7z archive"}, {"\x1f\x8b", "compressed twice"}, {"\x28\xb5\x2f\xfd", "compressed twice"},
 		{"PAR1", "a compressed Parquet file"}, {"ARROW1", "a compressed Arrow file"},
 		{"\xff\xfe", "UTF-16"}, {"\xfe\xff", "UTF-16"}, {"%PDF", "a PDF"}, {"SQLite f", "an SQLite database"}, {"GGUF", "a GGUF model"},
+		{"\x04\x22\x4d\x18", "compressed with lz4"}, {"version https://git-lfs", "a pointer to a file in Git LFS"},
 	} {
 		if strings.HasPrefix(string(magic), known.magic) {
 			return known.what
@@ -122,6 +127,9 @@ func unreadable(magic []byte) string {
 }
 
 func cannotRead(name string, err error) error {
+	if errors.Is(err, zstd.ErrWindowSizeExceeded) {
+		err = failure.New(failure.Refused, "compress it again without --long", "%w", err)
+	}
 	return failure.New(failure.Refused, hintOf(err, "check that the file is complete; fetch or write it again"), "read %s: %w", name, err)
 }
 

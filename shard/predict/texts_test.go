@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"compress/gzip"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -12,6 +13,7 @@ import (
 	"testing"
 	"unicode/utf16"
 
+	"tokenfork/internal/columnar"
 	"tokenfork/internal/failure"
 	"tokenfork/internal/vllm/vllmtest"
 )
@@ -69,6 +71,8 @@ func TestRead(t *testing.T) {
 		{"open chat", `{"prompt": "ignored", "conversations": [{"from": "human", "value": "Q"}]}`, "0|Q\n\n|open"},
 		{"rows.csv", "prompt,response\n\"a\nb\",\"c\"\"d\"\nQ,\n", "0|a\nb|c\"d, 1|Q|open"},
 		{"column.csv", "text\nOne\nTwo\n", "0||One, 1||Two"},
+		{"the word.csv", "text\ntext\n", "0||text"},
+		{"pzstd", "\x50\x2a\x4d\x18\x04\x00\x00\x00size\x28\xb5\x2f\xfd\x20\x05\x29\x00\x00Once\n", "pzstd||Once\n"},
 	} {
 		got, err := readAll(write(t, dir, test.name, test.content))
 		if err != nil || strings.Join(got, ", ") != test.want {
@@ -118,7 +122,14 @@ func TestReadRefuses(t *testing.T) {
 		{"a.jsonl", `{"messages": "Hi"}`, "messages: it is not a list of messages"},
 		{"a.jsonl", `{"messages": [{"role": "user"}]}`, `message 1: it needs "role" and "content"`},
 		{"a.jsonl", `{"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}`, `a part is of type "image_url"`},
+		{"a.jsonl", `{"messages": [{"role": "assistant", "content": null, "tool_calls": []}]}`, "message 1: content is null"},
 		{"a.json", `[{"text": "a"}`, "read "},
+		{"a.json", "[]", "a.json holds no texts"},
+		{"a.csv", "id,text\n", "a.csv holds no texts"},
+		{"a.csv", "id,text\r1,Q\r", "its lines end with carriage returns alone"},
+		{"a.csv", "id,text\n1,Q\n" + bom + "id,text\n2,R\n", "a.csv, line 3: the header stands here again"},
+		{"a.txt", "version https://git-lfs.github.com/spec/v1\noid", "a.txt is a pointer to a file in Git LFS"},
+		{"a.zst", "\x28\xb5\x2f\xfd\x00\xa8\x03\x00\x00", "window size exceeded"},
 		{"a.json", `[{"text": "a"}] {}`, "follows the array"},
 		{"a.json", `["a"]`, "does not begin as a .json file with texts does"},
 		{"a.csv", "id,question\n1,Q\n", "does not begin as a .csv file with texts does"},
@@ -141,6 +152,24 @@ func TestReadRefuses(t *testing.T) {
 		if failure.Code(err) != failure.Refused || !strings.Contains(err.Error(), test.want) || failure.Hint(err) == "" {
 			t.Errorf("%q gives %q and %v (%s), want %q", test.content, got, err, failure.Hint(err), test.want)
 		}
+	}
+}
+
+func TestReadRefusesBytesInColumns(t *testing.T) {
+	var b bytes.Buffer
+	w, err := columnar.NewFlatParquetWriter[struct {
+		Text string `col:"text"`
+	}](&b)
+	if err == nil {
+		err = errors.Join(w.Write(&struct {
+			Text string `col:"text"`
+		}{"caf\xe9"}), w.Close())
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, err := readAll(write(t, t.TempDir(), "a.parquet", b.String())); failure.Code(err) != failure.Refused || !strings.Contains(err.Error(), `a.parquet, row 1: the column "text" is not UTF-8`) {
+		t.Errorf("%q, %v", got, err)
 	}
 }
 

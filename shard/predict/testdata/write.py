@@ -57,6 +57,8 @@ def main():
         table = pa.Table.from_pandas(bare, preserve_index=False)
         with pa.ipc.new_stream(f, table.schema) as w:
             w.write_table(table)
+    with pa.ipc.new_stream(out / "bare-stream-before-2019", table.schema, options=pa.ipc.IpcWriteOptions(use_legacy_format=True)) as w:
+        w.write_table(table)
     lines = "".join(json.dumps(row) + "\r\n" for row in ROWS)
     (out / "full-bom-crlf").write_bytes(b"\xef\xbb\xbf" + lines.encode())
     (out / "full-zstd").write_bytes(pa.compress(lines.encode(), "zstd", asbytes=True))
