@@ -436,7 +436,7 @@ func (p *plan) submit(ctx context.Context) error {
 		sub.Asked.ID, sub.Asked.Cluster = id.ID, id.Cluster
 		sub.Arrays = append(sub.Arrays, *sub.Asked)
 		sub.Asked = p.asked(i + 1)
-		if err := sub.Save(ctx, p.Store); err != nil {
+		if err := sub.Save(context.WithoutCancel(ctx), p.Store); err != nil {
 			return fmt.Errorf("%w (Slurm has taken %s)", err, id.ID)
 		}
 	}
@@ -461,5 +461,5 @@ func (p *plan) refused(ctx context.Context, sub *job.Submission, a *array, cause
 	}
 	err := failure.New(failure.Refused, "fix it and resume with `"+sub.Again()+"`: what is queued is not submitted again",
 		"%s refused: %w; %s", what, cause, describe(sub))
-	return errors.Join(err, sub.Save(ctx, p.Store))
+	return errors.Join(err, sub.Save(context.WithoutCancel(ctx), p.Store))
 }

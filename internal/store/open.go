@@ -101,22 +101,46 @@ func Probe(ctx context.Context, s Store) (err error) {
 	defer func() {
 		err = errors.Join(err, s.Remove(context.WithoutCancel(ctx), key))
 	}()
-	if err := CreateBytes(ctx, s, key, []byte("first")); err != nil {
-		return fmt.Errorf("probe %s: %w", s, err)
+	if err := guarded(ctx, s, key, CreateBytes(ctx, s, key, []byte("first"))); err != nil {
+		return err
 	}
 	second := CreateBytes(ctx, s, key, []byte("second"))
 	if second != nil && !errors.Is(second, fs.ErrExist) {
-		return fmt.Errorf("probe %s: %w", s, second)
+		return guarded(ctx, s, key, second)
 	}
 	got, err := ReadAll(ctx, s, key)
 	if err != nil {
 		return fmt.Errorf("probe %s: %w", s, err)
 	}
-	if second == nil || string(got) != "first" {
+	if second == nil || string(got) == "second" {
 		return failure.New(failure.Refused, singleWriterHint,
 			"probe %s: this endpoint overwrote a guarded key: %w", s, ErrNoExclusive)
 	}
-	return nil
+	if string(got) != "first" {
+		return failure.New(failure.Refused, "a proxy before it may compress or cut what it hands on: go round it, or use another place for the job",
+			"probe %s: the server gives back other bytes than were written: %.60q", s, got)
+	}
+	for o, err := range s.List(ctx, key) {
+		if err != nil {
+			return fmt.Errorf("probe %s: %w", s, err)
+		}
+		if o.Key == key {
+			return nil
+		}
+	}
+	return failure.New(failure.Refused, "use a server whose listings have what was just written, or a folder", "probe %s: the listing lacks a key that is there", s)
+}
+
+// guarded explains why a key could not be created: where it can be replaced it is the guard that the
+// server does not take.
+func guarded(ctx context.Context, s Store, key string, cause error) error {
+	if cause == nil {
+		return nil
+	}
+	if _, isS3 := s.(*s3Store); isS3 && !errors.Is(cause, ErrNoExclusive) && failure.Code(cause) == failure.Other && ReplaceBytes(ctx, s, key, []byte("first")) == nil {
+		return failure.New(failure.Refused, singleWriterHint, "probe %s: %w: %w", s, ErrNoExclusive, cause)
+	}
+	return fmt.Errorf("probe %s: %w", s, cause)
 }
 
 // ReadAll returns an object's content.

@@ -3,12 +3,14 @@ package store
 import (
 	"cmp"
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
 	"iter"
 	"net/http"
+	"net/url"
 	"strings"
 	"time"
 
@@ -61,7 +63,7 @@ func (s *s3Store) configure(so *s3.Options) {
 	}
 	so.UsePathStyle = s.o.S3PathStyle
 	so.Retryer = s.retry
-	so.APIOptions = append(so.APIOptions, startClock, leaveEncodingUnsigned)
+	so.APIOptions = append(so.APIOptions, startClock, leaveEncodingUnsigned, refuseWebPages)
 	so.Logger = logging.Nop{} // the SDK would write to stderr
 	so.Credentials = explainedCredentials{so.Credentials}
 	if client, ok := so.HTTPClient.(*awshttp.BuildableClient); ok {
@@ -104,9 +106,9 @@ func (c explainedCredentials) Retrieve(ctx context.Context) (aws.Credentials, er
 	return creds, nil
 }
 
-func (s *s3Store) String() string { return strings.TrimSuffix(s.url(""), "/") }
+func (s *s3Store) String() string { return strings.TrimSuffix(s.place(""), "/") }
 
-func (s *s3Store) url(key string) string { return "s3://" + s.bucket + "/" + s.full(key) }
+func (s *s3Store) place(key string) string { return "s3://" + s.bucket + "/" + s.full(key) }
 
 func (s *s3Store) full(key string) string {
 	if s.prefix == "" {
@@ -124,15 +126,21 @@ func (s *s3Store) Open(ctx context.Context, key string) (io.ReadCloser, error) {
 
 func (s *s3Store) List(ctx context.Context, prefix string) iter.Seq2[Object, error] {
 	return func(yield func(Object, error) bool) {
-		pages := s3.NewListObjectsV2Paginator(s.client, &s3.ListObjectsV2Input{Bucket: &s.bucket, Prefix: aws.String(s.full(prefix))})
-		for pages.HasMorePages() {
-			page, err := pages.NextPage(ctx)
+		in, last := &s3.ListObjectsV2Input{Bucket: &s.bucket, Prefix: aws.String(s.full(prefix))}, ""
+		for {
+			page, err := s.client.ListObjectsV2(ctx, in)
 			if err != nil {
 				yield(Object{}, s.explain(err, prefix))
 				return
 			}
 			for _, o := range page.Contents {
-				key := strings.TrimPrefix(aws.ToString(o.Key), s.full(""))
+				full, err := s.listed(page, o, *in.Prefix, last)
+				if err != nil {
+					yield(Object{}, err)
+					return
+				}
+				last = full
+				key := strings.TrimPrefix(full, s.full(""))
 				if key == "" || strings.HasSuffix(key, "/") {
 					continue // what consoles make to show a folder
 				}
@@ -140,8 +148,39 @@ func (s *s3Store) List(ctx context.Context, prefix string) iter.Seq2[Object, err
 					return
 				}
 			}
+			if !aws.ToBool(page.IsTruncated) {
+				return
+			}
+			if next := aws.ToString(page.NextContinuationToken); next == "" || next == aws.ToString(in.ContinuationToken) {
+				yield(Object{}, s.badListing("it is cut, and the server names no way on"))
+				return
+			}
+			in.ContinuationToken = page.NextContinuationToken
 		}
 	}
+}
+
+// listed is the key of a listing's object, which must be a new one of the prefix, in ascending order.
+func (s *s3Store) listed(page *s3.ListObjectsV2Output, o types.Object, prefix, last string) (string, error) {
+	key := aws.ToString(o.Key)
+	if page.EncodingType == types.EncodingTypeUrl { // without being asked to
+		decoded, err := url.QueryUnescape(key)
+		if err != nil {
+			return "", s.badListing(fmt.Sprintf("the key %q: %v", key, err))
+		}
+		key = decoded
+	}
+	if !strings.HasPrefix(key, prefix) {
+		return "", s.badListing(fmt.Sprintf("%q was asked for and %q came", prefix, key))
+	}
+	if key <= last {
+		return "", s.badListing(fmt.Sprintf("%q comes after %q", key, last))
+	}
+	return key, nil
+}
+
+func (s *s3Store) badListing(what string) error {
+	return failure.New(failure.Refused, "use a server that lists as S3 does, or a folder", "the listing of %s cannot be used: %s", s, what)
 }
 
 func (s *s3Store) Remove(ctx context.Context, key string) error {
@@ -193,12 +232,15 @@ func (s *s3Store) explain(err error, key string) error {
 		return nil
 	}
 	action, code, answer := iamAction(err), errCode(err), lastAnswer(err)
-	what := action + " on " + s.url(key)
+	what := action + " on " + s.place(key)
 	var gaveUp *gaveUpError
 	var unsent *smithyhttp.RequestSendError
+	var page *webPageError
 	switch {
+	case errors.As(err, &page), code == "NotFound" && action != "s3:GetObject":
+		return failure.New(failure.Other, "check the endpoint's address and --s3-path-style; a proxy before it may answer in its place", "%s: no S3 server answers there: %w", what, err)
 	case code == "NoSuchKey" || code == "NotFound":
-		return fmt.Errorf("open %s: %w", s.url(key), fs.ErrNotExist)
+		return fmt.Errorf("open %s: %w", s.place(key), fs.ErrNotExist)
 	case code == "RequestTimeTooSkewed":
 		return failure.New(failure.Other, "set this host's clock", "%s: host clock is %s off S3: %w", what, clockOffset(answer.Response.Header), err)
 	case errors.As(err, &gaveUp):
@@ -208,12 +250,18 @@ func (s *s3Store) explain(err error, key string) error {
 			"%s: AWS credentials expired (seen at %s): %w", what, time.Now().Format("15:04"), err)
 	case code == "NoSuchBucket":
 		return failure.New(failure.Other, "create it or correct the name", "%s: there is no bucket %s: %w", what, s.bucket, err)
-	case answer.HTTPStatusCode() == http.StatusMovedPermanently || code == "AuthorizationHeaderMalformed":
-		return failure.New(failure.Usage, "set AWS_REGION to the bucket's region "+answer.Response.Header.Get("X-Amz-Bucket-Region"), "%s: %w", what, err)
+	case answer.HTTPStatusCode() == http.StatusMovedPermanently || code == "AuthorizationHeaderMalformed" || code == "IllegalLocationConstraintException":
+		return failure.New(failure.Usage, strings.TrimSpace("set AWS_REGION to the bucket's region "+answer.Response.Header.Get("X-Amz-Bucket-Region")), "%s: %w", what, err)
+	case code == "InvalidAccessKeyId" || code == "SignatureDoesNotMatch":
+		return failure.New(failure.Other, "check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or use other credentials", "%s is denied, the key is not accepted: %w", what, err)
+	case strings.Contains(code, "Quota") || answer.HTTPStatusCode() == http.StatusInsufficientStorage:
+		return failure.New(failure.Other, "make room in the bucket, or have its quota raised; what is done is kept", "%s: the bucket is full: %w", what, err)
 	case answer.HTTPStatusCode() == http.StatusForbidden:
 		return failure.New(failure.Other, "allow "+action+" there, or use other credentials", "%s is denied: %w", what, err)
 	case action == "s3:PutObject" && unguarded(answer.HTTPStatusCode(), err):
 		return failure.New(failure.Refused, singleWriterHint, "%s: %w: %w", what, ErrNoExclusive, err)
+	case errors.As(err, new(*tls.CertificateVerificationError)):
+		return failure.New(failure.Other, "name a file with the certificate of the server's authority in AWS_CA_BUNDLE", "%s: %w", what, err)
 	case errors.As(err, &unsent):
 		return failure.New(failure.Other, "check the endpoint's address and this host's network", "%s: %w", what, err)
 	}

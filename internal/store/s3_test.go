@@ -196,6 +196,7 @@ func TestLastingFaults(t *testing.T) {
 		{"ExpiredToken", 400, failure.Stopped, "AWS credentials expired", "refresh"},
 		{"AccessDenied", 403, failure.Other, "s3:PutObject on s3://bucket/job/new is denied", "s3:PutObject"},
 		{"InvalidAccessKeyId", 403, failure.Other, "is denied", "other credentials"},
+		{"QuotaExceeded", 403, failure.Other, "the bucket is full", "make room"},
 		{"NoSuchBucket", 404, failure.Other, "there is no bucket bucket", "create it"},
 		{"PermanentRedirect", 301, failure.Usage, "s3:PutObject on", "AWS_REGION"},
 		{"NotImplemented", 501, failure.Refused, ErrNoExclusive.Error(), "--single-writer"},

@@ -32,7 +32,7 @@ func (s *s3Store) open(ctx context.Context, key string) (io.ReadCloser, error) {
 	}
 	if out.ContentLength == nil {
 		return nil, errors.Join(failure.New(failure.Refused, "a proxy before the server may drop Content-Length: go round it, or use another place for the job",
-			"read %s: the server names no length", s.url(key)), out.Body.Close())
+			"read %s: the server names no length", s.place(key)), out.Body.Close())
 	}
 	return &body{ctx: ctx, s: s, key: key, etag: out.ETag, size: *out.ContentLength, rc: out.Body}, nil
 }
@@ -43,6 +43,7 @@ func (b *body) Read(p []byte) (int, error) {
 			if err := b.reopen(); err != nil {
 				return 0, err
 			}
+			continue // unless the rest broke off at once
 		}
 		n, err := b.rc.Read(p)
 		b.off += int64(n)
@@ -53,7 +54,7 @@ func (b *body) Read(p []byte) (int, error) {
 		case b.off >= b.size && err == io.EOF:
 			return 0, err
 		case b.off >= b.size && err != nil:
-			return 0, fmt.Errorf("read %s: %w", b.s.url(b.key), err) // a checksum that does not fit
+			return 0, fmt.Errorf("read %s: %w", b.s.place(b.key), err) // a checksum that does not fit
 		case err != nil:
 			if err := b.cut(err); err != nil {
 				return 0, err
@@ -71,7 +72,7 @@ func (b *body) cut(cause error) error {
 		b.op = &operation{start: time.Now()}
 	}
 	if err := b.s.retry.again(b.op, cause); err != nil {
-		return failure.New(failure.Stopped, startAgain, "read %s, %d of %d bytes came: %w: %w", b.s.url(b.key), b.off, b.size, err, cause)
+		return failure.New(failure.Stopped, startAgain, "read %s, %d of %d bytes came: %w: %w", b.s.place(b.key), b.off, b.size, err, cause)
 	}
 	return b.s.retry.pause(b.ctx, b.op, cause)
 }
@@ -82,14 +83,20 @@ func (b *body) reopen() error {
 		Bucket: &b.s.bucket, Key: aws.String(b.s.full(b.key)), IfMatch: b.etag, Range: aws.String(fmt.Sprintf("bytes=%d-", b.off)),
 	})
 	if errCode(err) == "PreconditionFailed" {
-		return fmt.Errorf("read %s: it was replaced while it was being read: %w", b.s.url(b.key), err)
+		return fmt.Errorf("read %s: it was replaced while it was being read: %w", b.s.place(b.key), err)
 	}
 	if err != nil {
 		return b.s.explain(err, b.key)
 	}
 	b.rc = out.Body
+	if out.ContentRange == nil && (out.ContentLength == nil || *out.ContentLength == b.size) { // a server without ranges sends all again
+		if _, err := io.CopyN(io.Discard, b.rc, b.off); err != nil {
+			return b.cut(err)
+		}
+		return nil
+	}
 	if aws.ToInt64(out.ContentLength) != b.size-b.off {
-		return fmt.Errorf("read %s: the server sent %d bytes for the last %d of %d", b.s.url(b.key), aws.ToInt64(out.ContentLength), b.size-b.off, b.size)
+		return fmt.Errorf("read %s: the server sent %d bytes for the last %d of %d", b.s.place(b.key), aws.ToInt64(out.ContentLength), b.size-b.off, b.size)
 	}
 	return nil
 }

@@ -69,7 +69,7 @@ func (s *s3Store) Create(ctx context.Context, key string, write func(io.Writer) 
 }
 
 func (s *s3Store) taken(key string) error {
-	return fmt.Errorf("create %s: %w", s.url(key), fs.ErrExist)
+	return fmt.Errorf("create %s: %w", s.place(key), fs.ErrExist)
 }
 
 func (s *s3Store) Replace(ctx context.Context, key string, write func(io.Writer) error) error {

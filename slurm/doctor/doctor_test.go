@@ -191,7 +191,7 @@ func TestS3Rights(t *testing.T) {
 	}{
 		"put":         {storetest.Method("PUT", ""), denied, []string{"fail  store: ", "hint: allow s3:PutObject there"}},
 		"get":         {storetest.Method("GET", ""), denied, []string{"hint: allow s3:GetObject there"}},
-		"list":        {func(r *http.Request) bool { return r.URL.Query().Get("list-type") != "" }, denied, []string{"fail  s3 rights: ", "hint: allow s3:ListBucket there"}},
+		"list":        {func(r *http.Request) bool { return r.URL.Query().Get("list-type") != "" }, denied, []string{"fail  store: ", "hint: allow s3:ListBucket there"}},
 		"parts":       {func(r *http.Request) bool { return r.Method == "POST" }, denied, []string{"fail  s3 rights: ", "hint: allow s3:PutObject there"}},
 		"delete":      {func(r *http.Request) bool { return r.Method == "DELETE" }, denied, []string{"hint: allow s3:DeleteObject there"}},
 		"conditional": {nil, storetest.Fault{Unguard: true}, []string{"fail  store: ", "this endpoint overwrote a guarded key", "--single-writer"}},
