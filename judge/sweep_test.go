@@ -172,7 +172,7 @@ func TestSweepOfEndpoints(t *testing.T) {
 		"no credit":          {func(int, fakeRequest) (int, string) { return 402, `{"error":{"message":"Top up"}}` }, "Top up", "add credit"},
 		"no credit left":     {after(12, 402, `{"error":{"message":"Top up"}}`), "account is used up: 402 Payment Required: Top up", "add credit"},
 		"no balance left":    {after(12, 400, `{"error":{"message":"Your credit balance is too low"}}`), "account is used up", "add credit"},
-		"a break of a day":   {after(12, 429, `[{"error":{"code":429,"message":"Quota","details":[{"retryDelay":"86400s"}]}}]`), "has not answered for 24h0m0s: 429", "again later"},
+		"a break of a day":   {after(12, 429, `[{"error":{"code":429,"message":"Quota","details":[{"retryDelay":"86400s"}]}}]`), "asks for a break of 24h0m0s: 429", "again then"},
 		"dead after a while": {after(12, 500, `{"error":"CUDA error"}`), "has not answered for 10m", "again later"},
 		"key refused with 400": {func(int, fakeRequest) (int, string) {
 			return 400, `[{"error":{"code":400,"message":"API key not valid. Please pass a valid API key."}}]`

@@ -348,8 +348,11 @@ func (c *Client) lost(ctx context.Context, f *fault) error {
 	if f.wait <= c.cfg.Patience && (silent <= c.cfg.Patience || c.answers(ctx)) {
 		return nil
 	}
+	if f.wait > c.cfg.Patience {
+		return failure.New(failure.Stopped, "start it again then: what is judged is kept", "the judge at %s asks for a break of %s: %s", c.cfg.URL, f.wait.Round(time.Second), f.said(c))
+	}
 	return failure.New(failure.Stopped, "start it again later: what is judged is kept",
-		"the judge at %s has not answered for %s: %s", c.cfg.URL, max(silent, f.wait).Round(time.Second), f.said(c)) // not %w: it is no verdict on a question
+		"the judge at %s has not answered for %s: %s", c.cfg.URL, silent.Round(time.Second), f.said(c)) // not %w: it is no verdict on a question
 }
 
 // answers asks a tiny question, one for all who want to know at the same time.

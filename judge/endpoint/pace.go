@@ -35,7 +35,7 @@ type pace struct {
 	round    round     // what is being counted
 	before   float64   // tokens a second of the round before the last growth
 	halved   time.Time // start of the limit's last cut
-	cuts     int       // throttles in a row
+	cuts     int       // throttles in a row, those at once counted once
 }
 
 // round is a stretch of as many answers as there may be requests under way. Its
@@ -194,15 +194,15 @@ func (p *pace) failed(f *fault) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.under--
-	if f.retry {
-		p.cut()
+	if f.retry && p.cut() {
+		p.cuts++
 	}
 	if f.throttled || f.wait > 0 || f.retry && p.limit == 1 { // the last: a server in trouble fails on all
 		wait := f.wait
 		if wait == 0 {
-			wait = backoff(min(p.cuts+1, 5))
+			wait = backoff(min(max(p.cuts, 1), 5))
 		}
-		if p.cuts++; time.Until(p.until) < wait {
+		if time.Until(p.until) < wait {
 			p.until = time.Now().Add(wait)
 		}
 	}
@@ -223,16 +223,17 @@ func (p *pace) now() int {
 	return int(p.limit)
 }
 
-// cut halves the limit, once for all requests that were under way together.
-func (p *pace) cut() {
+// cut halves the limit, once for all requests that were under way together: it says whether now.
+func (p *pace) cut() bool {
 	p.doubling, p.before, p.settled = false, 0, 0
 	p.inTime = 0 // something refuses, a gateway for instance: climb step by step from here
 	if time.Since(p.halved) < time.Second && !p.halved.IsZero() {
-		return
+		return false
 	}
 	p.halved = time.Now()
 	p.limit = max(1, p.limit/2)
 	p.round = round{start: time.Now()}
+	return true
 }
 
 // pause lets no request start for this long.

@@ -114,6 +114,25 @@ func TestPaceHalvesOnceForManyRefusals(t *testing.T) {
 	})
 }
 
+// Many refusals at once, without a break that is asked for, are one of a row of refusals.
+func TestPaceWaitsOnceForManyRefusals(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPace(firstLimit, 64)
+		p.limit, p.under = 64, 64
+		start := time.Now()
+		for range 64 {
+			p.failed(&fault{retry: true, throttled: true})
+		}
+		if err := p.acquire(t.Context()); err != nil || time.Since(start) > time.Second {
+			t.Errorf("went on after %s, %v", time.Since(start), err)
+		}
+		p.failed(&fault{retry: true, throttled: true})
+		if err := p.acquire(t.Context()); err != nil || time.Since(start) > 3*time.Second {
+			t.Errorf("went on after %s, %v", time.Since(start), err)
+		}
+	})
+}
+
 func TestPaceLetsInInOrder(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newPace(firstLimit, 1)
