@@ -4,7 +4,7 @@ import (
 	"cmp"
 	"context"
 	"errors"
-	"fmt"
+	"strings"
 
 	"tokenfork/internal/failure"
 	"tokenfork/internal/job"
@@ -66,15 +66,22 @@ func (f *firstJudge) mayBe(known *First) bool {
 		(mine.Model == "" || mine.Model == known.Judging.Model) && (mine.Identity == "" || mine.Identity == known.Judging.Identity)
 }
 
+var firstFlags = strings.NewReplacer("TOKENFORK_JUDGE_KEY (or OPENAI_API_KEY, which is sent over https only)", "TOKENFORK_JUDGE_FIRST_KEY", "--judge-model", "--judge-first-model", "--judge,", "--judge-first,", "--judge ", "--judge-first ")
+
+// ofFirst is an error of the first judge, whose flags have names of their own.
+func ofFirst(err error) error {
+	return failure.New(failure.Code(err), firstFlags.Replace(failure.Hint(err)), "the first judge: %w", err)
+}
+
 // dialFirst reaches the first judge, if there is one.
 func (r *runner) dialFirst(ctx context.Context, cfg endpoint.Config) (err error) {
 	f, o := r.first, r.Options.First
 	cfg.Log = r.Log
 	if f.client, err = endpoint.Open(ctx, cfg); err != nil {
-		return fmt.Errorf("the first judge: %w", err)
+		return ofFirst(err)
 	}
 	if err = f.client.Negotiate(ctx, f.prompt.request(f.about.Judging.Settings, "")); err != nil {
-		return fmt.Errorf("the first judge: %w", err)
+		return ofFirst(err)
 	}
 	if !f.client.GivesLogprobs() {
 		return failure.New(failure.Refused, "use another server for it, or one judge", "the first judge %s gives no log probabilities, by which it is told where it is unsure", f.client.Describe())

@@ -3,6 +3,7 @@ package fleet
 import (
 	"context"
 	"log/slog"
+	"sync/atomic"
 	"time"
 
 	"tokenfork/internal/failure"
@@ -14,6 +15,7 @@ type remote struct {
 	client *vllm.Client
 	url    string
 	log    *slog.Logger
+	up     atomic.Bool // it has answered
 }
 
 // How long a server at a URL may be gone before the task stops, resumable, and how
@@ -30,10 +32,11 @@ func newRemote(url, key string, log *slog.Logger) (*remote, error) {
 	if err != nil {
 		return nil, failure.New(failure.Usage, "", "%w", err)
 	}
-	return &remote{c, url, log}, nil
+	return &remote{client: c, url: url, log: log}, nil
 }
 
-// Client waits until the server answers.
+// Client waits until the server answers. One that has never done so and refuses
+// is not vLLM.
 func (r *remote) Client(ctx context.Context) (*vllm.Client, int, error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, remoteWait,
 		failure.New(failure.Stopped, "start it again and run the same command", "the server at %s has been gone for %s", r.url, remoteWait))
@@ -41,7 +44,11 @@ func (r *remote) Client(ctx context.Context) (*vllm.Client, int, error) {
 	for told := false; ; told = true {
 		err := r.client.Health(ctx)
 		if err == nil {
+			r.up.Store(true)
 			return r.client, 0, nil
+		}
+		if refused := r.client.Explain(err); !r.up.Load() && failure.Code(refused) == failure.Refused {
+			return nil, 0, refused
 		}
 		if !told {
 			r.log.Warn("server does not answer, waiting", "url", r.url, "error", err)

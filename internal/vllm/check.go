@@ -83,7 +83,7 @@ type Want struct {
 func (c *Client) Check(ctx context.Context, want Want) (Model, error) {
 	models, err := c.Models(ctx)
 	if err != nil {
-		return Model{}, fmt.Errorf("check server %s: %w", c.url, err)
+		return Model{}, c.Explain(err)
 	}
 	m, err := c.choose(models, want)
 	if err != nil {
@@ -91,12 +91,27 @@ func (c *Client) Check(ctx context.Context, want Want) (Model, error) {
 	}
 	c.Model = m.ID
 	if err := c.chooseAPI(ctx); err != nil {
-		return m, fmt.Errorf("check server %s: %w", c.url, err)
+		return m, c.Explain(err)
 	}
 	if want.VocabSize > 0 {
 		return m, c.checkVocab(ctx, int32(want.VocabSize))
 	}
 	return m, nil
+}
+
+// Explain is the error of a server that was asked for the first time: an answer
+// that no vLLM gives is refused, trouble that passes is not.
+func (c *Client) Explain(err error) error {
+	const hint = "give the URL of a vLLM server, without /v1: infer and predict need its token ids; other servers can only judge"
+	status, ofStatus := errors.AsType[*StatusError](err)
+	_, ofAnswer := errors.AsType[*AnswerError](err)
+	switch {
+	case ofStatus && (status.Status == http.StatusUnauthorized || status.Status == http.StatusForbidden):
+		return failure.New(failure.Refused, "set TOKENFORK_SERVER_KEY to a key of the server, and "+hint, "the server at %s refuses: %w", c.url, err)
+	case ofAnswer, ofStatus && status.Status < 500 && status.Status != http.StatusRequestTimeout && status.Status != http.StatusTooEarly && status.Status != http.StatusTooManyRequests:
+		return failure.New(failure.Refused, hint, "the server at %s does not answer as vLLM does: %w", c.url, err)
+	}
+	return fmt.Errorf("check server %s: %w", c.url, err)
 }
 
 func (c *Client) choose(models []Model, want Want) (Model, error) {
@@ -110,6 +125,9 @@ func (c *Client) choose(models []Model, want Want) (Model, error) {
 	if want.Model != "" {
 		return Model{}, failure.New(failure.Refused, "another server may hold that address",
 			"%s answers as %s, expected %q", c.url, strings.Join(ids, ", "), want.Model)
+	}
+	if len(models) == 0 {
+		return Model{}, c.Explain(&AnswerError{Reason: "it serves no model"})
 	}
 	if len(models) != 1 {
 		return Model{}, failure.New(failure.Refused, "name one of them",
@@ -127,7 +145,7 @@ func (c *Client) checkVocab(ctx context.Context, size int32) error {
 			"%s does not know token id %d of the planned model: %s", c.url, size-1, status.Message)
 	}
 	if err != nil {
-		return fmt.Errorf("check server %s: %w", c.url, err)
+		return c.Explain(err)
 	}
 	return nil
 }
