@@ -282,7 +282,7 @@ var (
 	doubt         = regexp.MustCompile(`(?i)\b(?:true|false|wait|actually|correction|rather)\b|\?|^\s*no\b`)
 	doubtInClause = regexp.MustCompile(`(?i)\b(?:yes|no|not|or|but|however|although|though|unless|maybe|perhaps|partly|0|1)\b|/|n't`)
 	// A line that says nothing else.
-	bareLine = regexp.MustCompile(`(?im)^[\s*#>_"'(\[•-]*(?:(?:so|thus|therefore|hence)\W+)?(?:(?:the|my|final)\s+)*(?:(?:verdict|answer|semantic equivalence)[\s*_:=→–—>-]{1,4}(?:is[\s*_:]+)?)?` +
+	bareLine = regexp.MustCompile(`(?im)^[\s*#>_"'(\[•-]*(?:(?:so|thus|therefore|hence)\W+)?(?:(?:the|my|final)\s+)*((?:verdict|answer|semantic equivalence)[\s*_:=→–—>-]{1,4}(?:is[\s*_:]+)?)?` +
 		`[\s*_"'(]*(?:\$?\\boxed\{(?:\\text\w*\{)?)?(true|false)[\s*_"'.!)}$` + "`" + `]*$`)
 	anyWord         = regexp.MustCompile(`(?i)\b(?:true|false)\b`)
 	explanationLine = regexp.MustCompile(`(?is)\b(?:explanation|reasons?)[\s*_]*:[\s*_]*(\S.*)$`)
@@ -343,8 +343,8 @@ func doubtful(after string) bool {
 	return !begins || doubtInClause.MatchString(clause)
 }
 
-// readBare reads a line of one word, where the text has neither of both words
-// anywhere else.
+// readBare reads a line of one word, the first or last, or one that names a verdict,
+// where the text has neither of both words anywhere else.
 func (f form) readBare(r *endpoint.Reply, from int, text string) (answer, error) {
 	lines := bareLine.FindAllStringSubmatchIndex(text, -1)
 	if len(lines) == 0 || len(lines) != len(anyWord.FindAllStringIndex(text, -1)) {
@@ -352,13 +352,17 @@ func (f form) readBare(r *endpoint.Reply, from int, text string) (answer, error)
 	}
 	var a answer
 	for i, place := range lines {
-		match, err := f.verdict(f.spelled(text[place[2]:place[3]]))
+		named, apart := place[2] >= 0, strings.TrimSpace(text[:place[0]]) != "" && strings.TrimSpace(text[place[1]:]) != ""
+		match, err := f.verdict(f.spelled(text[place[4]:place[5]]))
+		if !named && apart { // it may be quoted
+			return answer{}, errNoVerdict
+		}
 		if err != nil || i > 0 && match != a.match {
 			return answer{}, errNoVerdict
 		}
 		a.match = match
 	}
-	a.measure(f, r, from+lines[0][2])
+	a.measure(f, r, from+lines[0][4])
 	return a, nil
 }
 

@@ -132,6 +132,8 @@ func TestRead(t *testing.T) {
 		"one word at the end":        {"match", false, "They say the same.\n\n**True**", "true - - - -"},
 		"one word under a heading":   {"match", false, "## Verdict\nFalse", "false - - - -"},
 		"in a sentence at the end":   {"match", false, "So the verdict is True.", "true - - - -"},
+		"one word, quoted":           {"match", false, "The first says:\nTrue\nThe other says nothing.", "! no verdict"},
+		"named, then more":           {"match", false, "My verdict is False.\nOne of them is late.", "false - - - -"},
 		"not equal":                  {"match", false, "Verdict != True", "! no verdict"},
 		"quoted in a sentence":       {"match", false, "They differ: the second's answer is False.", "! no verdict"},
 		"confidence null":            {"match", false, `{"meaning_match":true,"confidence":null}`, "true - - - -"},

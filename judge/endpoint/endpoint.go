@@ -193,7 +193,7 @@ func baseURL(s string) (base, socket string, err error) {
 	if strings.Trim(u.Path, "/") == "" {
 		u.Path = "/v1"
 	}
-	return strings.TrimRight(u.String(), "/"), "", nil
+	return strings.TrimSuffix(strings.TrimRight(u.String(), "/"), "/chat/completions"), "", nil
 }
 
 // Model is the name of the model that is asked.

@@ -2,6 +2,7 @@ package endpoint
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -95,11 +96,15 @@ func (c *Client) explain(ctx context.Context, err error) *fault {
 	}
 	var api *openai.APIError
 	var other *openai.RequestError
+	var untrusted *tls.CertificateVerificationError
 	switch {
 	case errors.As(err, &api):
 		return c.refused(api.HTTPStatusCode, words{message: api.Message, code: fmt.Sprint(api.Code) + " " + api.Type}, nil)
 	case errors.As(err, &other):
 		return c.refused(other.HTTPStatusCode, readWords(other.Body), nil)
+	case errors.As(err, &untrusted):
+		return &fault{fatal: failure.New(failure.Refused, "put the certificate of who signed it into a file and its path into SSL_CERT_FILE, or give --judge the name that it is for",
+			"the judge at %s has a certificate that is not trusted here: %w", c.cfg.URL, err)}
 	case errors.Is(err, context.DeadlineExceeded):
 		return &fault{class: Timeout, retry: true, unknown: true, message: "no answer within " + c.cfg.Timeout.String() + c.proxied(), err: err}
 	case errors.Is(err, openai.ErrReasoningModelLimitationsLogprobs), errors.Is(err, openai.ErrReasoningSamplingUnsupported):

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log"
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
@@ -422,5 +423,26 @@ func TestUnknownEncoding(t *testing.T) {
 	_, err := connect(t.Context(), Config{URL: "http://judge.test", HTTP: &http.Client{Transport: s}})
 	if failure.Code(err) != failure.Refused || !strings.Contains(err.Error(), `as "br"`) {
 		t.Errorf("got %v", err)
+	}
+}
+
+func TestUntrustedCertificate(t *testing.T) {
+	server := httptest.NewUnstartedServer(http.NotFoundHandler())
+	server.Config.ErrorLog = log.New(io.Discard, "", 0) // it tells of the client that hangs up
+	server.StartTLS()
+	defer server.Close()
+	_, err := connect(t.Context(), Config{URL: server.URL, Model: "m"})
+	if failure.Code(err) != failure.Refused || !strings.Contains(err.Error(), "not trusted here") || !strings.Contains(failure.Hint(err), "SSL_CERT_FILE") {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestURLs(t *testing.T) {
+	for given, want := range map[string]string{
+		"http://h:1": "http://h:1/v1", "http://h/v1/": "http://h/v1", "https://h/api/v4": "https://h/api/v4", "https://h/v1/chat/completions": "https://h/v1", "http://h/a%2Fb/": "http://h/a%2Fb",
+	} {
+		if got, _, err := baseURL(given); err != nil || got != want {
+			t.Errorf("%s: got %s, %v", given, got, err)
+		}
 	}
 }
