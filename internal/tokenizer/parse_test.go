@@ -77,6 +77,10 @@ func TestLoad(t *testing.T) {
 	if _, err := Load(path); failure.Code(err) != failure.Refused || !strings.Contains(err.Error(), path) {
 		t.Errorf("unfit file: %v", err)
 	}
+	write("version https://git-lfs.github.com/spec/v1\noid")
+	if _, err := Load(path); failure.Code(err) != failure.Refused || !strings.Contains(failure.Hint(err), "is the download complete?") {
+		t.Errorf("a pointer: %v, %s", err, failure.Hint(err))
+	}
 	write(file(byteLevelDecoder, abc, ""))
 	tok, err := Load(path)
 	if err != nil {

@@ -7,6 +7,7 @@ import (
 	"bytes"
 	"crypto/sha256"
 	"encoding/hex"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -52,6 +53,9 @@ func Load(path string) (*Tokenizer, error) {
 		return nil, fmt.Errorf("load tokenizer: %w", err)
 	}
 	t, err := Parse(data)
+	if err != nil && !json.Valid(data) {
+		return nil, failure.New(failure.Refused, "is the download complete? hf download resumes it, git lfs pull replaces a pointer", "load tokenizer %s: %w", path, err)
+	}
 	if err != nil {
 		return nil, failure.New(failure.Refused,
 			"byte-level tokenizers (Qwen, Llama 3, gpt-oss) and SentencePiece ones (Llama 2, Mistral, Gemma) can be used",
