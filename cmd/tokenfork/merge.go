@@ -3,6 +3,8 @@ package main
 import (
 	"context"
 	"fmt"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 
@@ -90,14 +92,17 @@ func (c *mergeCmd) Run(ctx context.Context, con *console) error {
 // retry says how failures.csv's commands reach the job, its servers and its judge.
 func retry(ctx context.Context, s store.Store, r *judge.Record) (*merge.Retry, error) {
 	infer, err := job.InferFlags(ctx, s)
-	if err != nil {
+	if err != nil && failure.Code(err) != failure.Refused { // a damaged record names no flags; check tells of it
 		return nil, err
 	}
 	if r != nil {
 		return merge.RetryIn(s, infer, r.Flags), nil
 	}
 	all, err := judge.Judgings(ctx, s)
-	return merge.RetryIn(s, infer, judge.FlagsOf(all, "")), err
+	if err != nil && failure.Code(err) != failure.Refused {
+		return nil, err
+	}
+	return merge.RetryIn(s, infer, judge.FlagsOf(all, "")), nil
 }
 
 // formats are those that are asked for; none for all.
@@ -151,12 +156,15 @@ func (c *mergeCmd) places() (jobs []string, out string, err error) {
 	case c.Format == "r2r" && len(c.Tag) > 0:
 		return nil, "", usage("merge the jobs by themselves", "R2R's table has no column for tags")
 	}
-	named := map[string]bool{}
+	named, places := map[string]bool{}, map[string]string{}
 	for _, j := range c.Jobs {
-		if named[j] {
-			return nil, "", usage("name it once", j+" is named twice")
+		if before, twice := places[placeOf(j)]; twice {
+			return nil, "", usage("name it once", j+" is named twice"+strings.TrimSuffix(", first as "+before, ", first as "+j))
 		}
-		named[j] = true
+		named[j], places[placeOf(j)] = true, j
+	}
+	if info, err := os.Stat(c.Out); err == nil && !info.IsDir() {
+		return nil, "", usage("give a folder", "--out "+c.Out+" is a file")
 	}
 	for j := range c.Tag {
 		if !named[j] {
@@ -164,6 +172,20 @@ func (c *mergeCmd) places() (jobs []string, out string, err error) {
 		}
 	}
 	return c.Jobs, c.Out, nil
+}
+
+// placeOf is the same for all names of a job's place.
+func placeOf(name string) string {
+	if strings.Contains(name, "://") {
+		return strings.TrimRight(name, "/")
+	}
+	if path, err := filepath.Abs(name); err == nil {
+		name = path
+	}
+	if path, err := filepath.EvalSymlinks(name); err == nil {
+		name = path
+	}
+	return name
 }
 
 // judgedAlike refuses jobs of different judgings, and says what differs.

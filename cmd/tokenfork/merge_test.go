@@ -158,6 +158,17 @@ func TestMergeRefusesRowsThatDiffer(t *testing.T) {
 	tokenfork(t, 0, "merge --judge none "+a+" "+b+" --out "+out)
 }
 
+// What the results do not need does not keep a merge from writing them.
+func TestMergeWithoutWhatItDoesNotNeed(t *testing.T) {
+	dir := jobtest.Make(t, 2, 1).String()
+	for _, key := range []string{job.CorpusKey, "infer-flags.json"} {
+		if err := os.WriteFile(filepath.Join(dir, key), []byte("{"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	tokenfork(t, 0, "merge --judge none --job "+dir)
+}
+
 // Two tables with the same sentence ids are told apart by a tag, or refused.
 func TestMergeJobsOfTwoTables(t *testing.T) {
 	a, b, out := jobtest.Make(t, 2, 1).String(), jobtest.Make(t, 2, 2).String(), filepath.Join(t.TempDir(), "out")
@@ -177,6 +188,21 @@ func TestMergeJobsOfTwoTables(t *testing.T) {
 	tokenfork(t, failure.Usage, merging+" --tag elsewhere=x")
 	tokenfork(t, failure.Usage, merging+" --format r2r --tag "+b+"=second")
 	tokenfork(t, failure.Refused, "merge --judge none "+a+" "+b+" --out "+a+"/")
+	link := filepath.Join(t.TempDir(), "link")
+	if err := os.Symlink(a, link); err != nil {
+		t.Fatal(err)
+	}
+	for _, again := range []string{a + "/", link} {
+		if said := tokenfork(t, failure.Usage, "merge --judge none "+a+" "+again+" --out "+out); !strings.Contains(said, again+" is named twice, first as "+a) {
+			t.Errorf("got %s", said)
+		}
+	}
+	tokenfork(t, failure.Usage, "merge --judge none "+a+" "+b+" --out "+filepath.Join(a, job.Key))
+	for _, command := range []string{"check", "status"} { // out is no job
+		if said := tokenfork(t, failure.Refused, command+" --job "+out); !strings.Contains(said, "but results that were merged") {
+			t.Errorf("%s: %s", command, said)
+		}
+	}
 	tokenfork(t, failure.Usage, "merge "+a+" "+b)
 	tokenfork(t, failure.Usage, "merge --job "+a+" "+b)
 }

@@ -188,6 +188,12 @@ func Command(s store.Store, verb string, flags ...string) string {
 func Load(ctx context.Context, s store.Store) (*Job, error) {
 	b, err := store.ReadAll(ctx, s, Key)
 	if errors.Is(err, fs.ErrNotExist) {
+		for o, err := range s.List(ctx, "summary.json") {
+			if err == nil && o.Key == "summary.json" {
+				return nil, failure.New(failure.Refused, "name one of the jobs that were merged; the same `tokenfork merge` makes the results anew",
+					"no job at %s, but results that were merged: %w", s, fs.ErrNotExist)
+			}
+		}
 		return nil, failure.New(failure.Refused, "run `tokenfork plan INPUT --job "+s.String()+"` first", "no job at %s: %w", s, fs.ErrNotExist)
 	}
 	if err != nil {

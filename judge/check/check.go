@@ -103,6 +103,11 @@ func replan(key string) string {
 // plan checks job.json and what it lists, manifests aside. Without a job.json
 // there is nothing to go by.
 func (c *checker) plan(ctx context.Context) error {
+	if c.there[merge.SummaryKey] && !slices.ContainsFunc(slices.Collect(maps.Keys(c.there)), func(key string) bool { return strings.HasPrefix(key, "shards/") }) {
+		if _, err := job.Load(ctx, c.Store); errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+	}
 	if len(c.there) > 0 && !c.there[job.Key] {
 		return failure.New(failure.Refused, replan(job.Key), "%s of %s is missing", job.Key, c.Store)
 	}

@@ -1,7 +1,9 @@
 package merge_test
 
 import (
+	"context"
 	"io"
+	"io/fs"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -47,6 +49,29 @@ func mergeJudged(t *testing.T, s store.Store, accept merge.Accept) (*merge.Summa
 }
 
 func accepted(*job.Text, *job.Result, *job.Verdict) error { return nil }
+
+// unreadable is a store in which one object cannot be read.
+type unreadable struct {
+	store.Store
+	key string
+}
+
+func (u unreadable) Open(ctx context.Context, key string) (io.ReadCloser, error) {
+	if key == u.key {
+		return nil, fs.ErrPermission
+	}
+	return u.Store.Open(ctx, key)
+}
+
+// What predict took is left out of the summary where it cannot be read, with a word.
+func TestUnreadableCorpus(t *testing.T) {
+	var said strings.Builder
+	s := unreadable{jobtest.Make(t, 2, 1), job.CorpusKey}
+	sum, err := merge.Merge(t.Context(), merge.Options{Jobs: []merge.Source{{Store: s}}, Out: s, Console: &said})
+	if err != nil || sum.Mismatches != 10 || !strings.Contains(said.String(), "leaves out what predict took: read corpus.json") {
+		t.Errorf("%+v, %v, said %s", sum, err, &said)
+	}
+}
 
 // Each planned mismatch has one verdict, or is listed.
 func TestEachMismatchOnce(t *testing.T) {

@@ -3,6 +3,7 @@ package merge
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io/fs"
 	"sync"
 
@@ -23,15 +24,20 @@ func (m *merger) predicted(ctx context.Context) error {
 	sides := [2]job.Counters{{}, {}}
 	for _, src := range m.jobs {
 		corpus, err := job.LoadCorpus(ctx, src.Store)
-		if errors.Is(err, fs.ErrNotExist) || failure.Code(err) == failure.Refused { // which check names
+		var models []job.Counters
+		if err == nil {
+			models, err = took(ctx, src, corpus)
+		}
+		switch {
+		case errors.Is(err, fs.ErrNotExist) || failure.Code(err) == failure.Refused: // which check names
 			continue
-		}
-		if err != nil {
+		case ctx.Err() != nil:
 			return err
-		}
-		models, err := took(ctx, src, corpus)
-		if err != nil {
-			return err
+		case err != nil:
+			if _, err := fmt.Fprintf(m.Console, "tokenfork: summary.json leaves out what predict took: %v\n", err); err != nil {
+				return err
+			}
+			continue
 		}
 		for i, counters := range models {
 			if len(counters) == 0 {
