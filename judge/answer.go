@@ -74,11 +74,11 @@ func (f form) readAs(r *endpoint.Reply) (answer, error) {
 		free.Masked, r = false, &free
 	}
 	o, rest, err := f.find(r, from)
-	if f.schema == nil && (o == nil || err != nil) { // else a judge that answers in JSON whatever it is asked
-		return f.readWord(r, from)
-	}
 	if err != nil {
 		return answer{}, err
+	}
+	if f.schema == nil && o == nil { // else a judge that answers in JSON whatever it is asked
+		return f.readWord(r, from)
 	}
 	a := answer{}
 	if o == nil {
@@ -284,6 +284,7 @@ var (
 	// A line that says nothing else.
 	bareLine = regexp.MustCompile(`(?im)^[\s*#>_"'(\[•-]*(?:(?:so|thus|therefore|hence)\W+)?(?:(?:the|my|final)\s+)*((?:verdict|answer|semantic equivalence)[\s*_:=→–—>-]{1,4}(?:is[\s*_:]+)?)?` +
 		`[\s*_"'(]*(?:\$?\\boxed\{(?:\\text\w*\{)?)?(true|false)[\s*_"'.!)}$` + "`" + `]*$`)
+	afterthought    = regexp.MustCompile(`(?i)\b(?:wait|actually|correction|however|but|although|though|unless|except)\b|\?`)
 	anyWord         = regexp.MustCompile(`(?i)\b(?:true|false)\b`)
 	explanationLine = regexp.MustCompile(`(?is)\b(?:explanation|reasons?)[\s*_]*:[\s*_]*(\S.*)$`)
 )
@@ -350,6 +351,9 @@ func (f form) readBare(r *endpoint.Reply, from int, text string) (answer, error)
 	if len(lines) == 0 || len(lines) != len(anyWord.FindAllStringIndex(text, -1)) {
 		return answer{}, errNoVerdict
 	}
+	if afterthought.MatchString(text[lines[len(lines)-1][1]:]) {
+		return answer{}, errNoVerdict
+	}
 	var a answer
 	for i, place := range lines {
 		named, apart := place[2] >= 0, strings.TrimSpace(text[:place[0]]) != "" && strings.TrimSpace(text[place[1]:]) != ""
@@ -372,7 +376,7 @@ func (f form) literal(word string) string {
 	if f.property == "divergent" {
 		yes, no = no, yes
 	}
-	return cmp.Or(map[string]string{"yes": yes, "true": yes, "1": yes, "no": no, "false": no, "0": no, "same": f.match, "different": f.differ}[word], word)
+	return cmp.Or(map[string]string{"yes": yes, "true": yes, "1": yes, "1.0": yes, "no": no, "false": no, "0": no, "0.0": no, "same": f.match, "different": f.differ}[word], word)
 }
 
 // spelled is a verdict in the words of the form that was written by itself: a digit may count something.

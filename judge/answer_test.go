@@ -132,6 +132,9 @@ func TestRead(t *testing.T) {
 		"one word at the end":        {"match", false, "They say the same.\n\n**True**", "true - - - -"},
 		"one word under a heading":   {"match", false, "## Verdict\nFalse", "false - - - -"},
 		"in a sentence at the end":   {"match", false, "So the verdict is True.", "true - - - -"},
+		"one word, then but":         {"match", false, "True\n\nHowever, they differ.", "! no verdict"},
+		"one word, then why":         {"match", false, "True\n\nBoth say it.", "true - - - -"},
+		"a float in an object":       {"match", false, `{"meaning_match":1.0}`, "true - - - -"},
 		"one word, quoted":           {"match", false, "The first says:\nTrue\nThe other says nothing.", "! no verdict"},
 		"named, then more":           {"match", false, "My verdict is False.\nOne of them is late.", "false - - - -"},
 		"not equal":                  {"match", false, "Verdict != True", "! no verdict"},
@@ -174,7 +177,7 @@ func show(a answer) string {
 func TestReadWord(t *testing.T) {
 	for _, c := range []struct{ kind, text, want string }{
 		{"match", "True", "true"}, {"match", " false.\n", "false"}, {"match", "**TRUE**", "true"},
-		{"match", "T", "!"}, {"match", "", "!"}, {"match", "1", "!"}, {"match", "Truely", "!"}, {"match", "\ufeff“True”。", "true"}, {"match", "<answer>False</answer>", "false"}, {"match", "True<|im_end|>", "true"}, {"match", "True\n\nBoth say it.", "true"}, {"match", "Verdict: False", "false"}, {"match", "True\nFalse", "!"}, {"match", "Yes.", "true"}, {"divergent", "Yes", "false"}, {"match", "<think>False</think>\n\nTrue", "true"}, {"match", "<think>", "!"}, {"match", "True/False", "!"},
+		{"match", "T", "!"}, {"match", "", "!"}, {"match", "1", "!"}, {"match", "Truely", "!"}, {"match", "\ufeff“True”。", "true"}, {"match", "<answer>False</answer>", "false"}, {"match", "True<|im_end|>", "true"}, {"match", "True\n\nBoth say it.", "true"}, {"match", "Verdict: False", "false"}, {"match", "True\nFalse", "!"}, {"match", "{\n\"meaning_match\": true\n}\n{\"meaning_match\": false}", "!"}, {"match", "Yes.", "true"}, {"divergent", "Yes", "false"}, {"match", "<think>False</think>\n\nTrue", "true"}, {"match", "<think>", "!"}, {"match", "True/False", "!"},
 		{"match", `{"meaning_match": true}`, "true"}, {"match", "```json\n{\"explanation\": \"\", \"meaning_match\": false}\n```", "false"}, {"match", `{"meaning_match": tr`, "!"}, {"match", `{"meaning_match": true} {"meaning_match": false}`, "!"},
 		{"divergent", "1", "false"}, {"divergent", "0", "true"}, {"divergent", "10", "!"},
 	} {
