@@ -15,7 +15,7 @@ func TestRepliesOfBraces(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, s := range []string{"{", `{"a":`, "[{", `{"a":1} `, `{"a":1}` + "\n", "```{", "{'", "{'a':", `{"`, "{a:", "Verdict: \n{", "{}", `\{"`, `[[`, `{"a":[`} {
+	for _, s := range []string{"{", `{"a":`, "[{", `{"a":1} `, `{"a":1}` + "\n", "```{", "{'", "{'a':", `{"`, "{a:", "Verdict: \n{", "{}", `\{"`, `[[`, `{"a":[`, "{/*", "{#", "{//", "{\"a\":\"b\"/*", `{"a":"b"`, "{\"a\":0,9", "<answer>", `{\"`} {
 		if a, err := f.read(&endpoint.Reply{Text: strings.Repeat(s, 600_000/len(s))}); !errors.Is(err, errTooLong) {
 			t.Errorf("600 kB of %s: got %+v, %v", s, a, err)
 		}

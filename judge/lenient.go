@@ -57,17 +57,29 @@ const beginning = 64
 
 var errEnds = errors.New("it ends too early")
 
-var comment = regexp.MustCompile(`^(?:(?://|#).*|/\*(?s:.{0,500}?)\*/)`)
+// comment is how many bytes one takes that begins the text, 0 for none.
+func comment(text string) int {
+	if within, found := strings.CutPrefix(text, "/*"); found {
+		if end := strings.Index(within[:min(len(within), 500)], "*/"); end >= 0 {
+			return end + 4
+		}
+		return 0
+	}
+	if !strings.HasPrefix(text, "//") && !strings.HasPrefix(text, "#") {
+		return 0
+	}
+	line, _, _ := strings.Cut(text, "\n")
+	return len(line)
+}
 
 // space goes over white space and comments.
 func (p *parser) space() {
 	for p.at < len(p.text) {
-		switch c := p.text[p.at]; {
-		case strings.IndexByte(" \t\r\n", c) >= 0:
+		if strings.IndexByte(" \t\r\n", p.text[p.at]) >= 0 {
 			p.at++
-		case (c == '/' || c == '#') && comment.MatchString(p.text[p.at:]):
-			p.at += len(comment.FindString(p.text[p.at:]))
-		default:
+		} else if n := comment(p.text[p.at:]); n > 0 {
+			p.at += n
+		} else {
 			return
 		}
 	}
