@@ -139,6 +139,23 @@ func TestAnswersOfSqueue(t *testing.T) {
 	}
 }
 
+// Where Slurm hides jobs of other users, theirs are not taken for ended.
+func TestJobsOfOthers(t *testing.T) {
+	fakeSite(t, "")
+	t.Setenv("FAKE_SQUEUE", " ")
+	for _, c := range []struct {
+		private string
+		uid     int
+		refused bool
+	}{{"usage,jobs", os.Getuid() + 1, true}, {"usage,jobs", os.Getuid(), false}, {"accounts", os.Getuid() + 1, false}} {
+		t.Setenv("FAKE_PRIVATE", c.private)
+		_, _, err := Cluster{}.Live(t.Context(), []job.Submission{{N: 1, UID: c.uid, Arrays: []job.SlurmJob{{Stage: Merge, ID: "7"}}}})
+		if refused := err != nil && strings.Contains(err.Error(), "PrivateData"); refused != c.refused || err != nil && !refused {
+			t.Errorf("%+v: %v", c, err)
+		}
+	}
+}
+
 // What the scripts say holds against the variables of sbatch, and the others stay.
 func TestVariablesOfSbatch(t *testing.T) {
 	fakeSite(t, "banner")

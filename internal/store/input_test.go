@@ -76,6 +76,9 @@ func TestGlobAndOpenInput(t *testing.T) {
 }
 
 func TestUnknownLocations(t *testing.T) {
+	if _, err := Open(t.Context(), "s3://bucket/job", Options{S3Endpoint: "host:9000"}); failure.Code(err) != failure.Usage || !strings.Contains(failure.Hint(err), "https://host:9000") {
+		t.Errorf("an endpoint without a scheme: %v", err)
+	}
 	for _, location := range []string{"", "gs://bucket/job", "s3://", "s3:///job", "https://host/table.csv"} {
 		if _, err := Open(t.Context(), location, Options{}); failure.Code(err) != failure.Usage {
 			t.Errorf("open %q: %v", location, err)

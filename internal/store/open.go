@@ -47,6 +47,8 @@ func Open(ctx context.Context, location string, o Options) (Store, error) {
 	case secret.URL(o.S3Endpoint):
 		return nil, failure.New(failure.Usage, "leave them out: keys of S3 come from AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE",
 			"open %s: the endpoint's URL holds a name and password", location)
+	case isS3 && o.S3Endpoint != "" && !strings.Contains(o.S3Endpoint, "://"):
+		return nil, failure.New(failure.Usage, "write it as https://"+o.S3Endpoint+" or http://"+o.S3Endpoint, "open %s: the endpoint %s is no URL", location, o.S3Endpoint)
 	case isS3:
 		return openS3(ctx, bucket, strings.Trim(prefix, "/"), o)
 	}

@@ -162,3 +162,19 @@ func TestRangesIgnored(t *testing.T) {
 		t.Errorf("%d bytes, %v", len(got), err)
 	}
 }
+
+// A node without credentials whose own service for them refuses: that is not a right that S3 denies.
+func TestNoCredentialsOnANode(t *testing.T) {
+	service := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusForbidden) }))
+	defer service.Close()
+	s := openFake(t, &fakeServer{})
+	for name, value := range map[string]string{"AWS_ACCESS_KEY_ID": "", "AWS_SECRET_ACCESS_KEY": "", "AWS_PROFILE": "", "AWS_EC2_METADATA_DISABLED": "",
+		"AWS_SHARED_CREDENTIALS_FILE": "/nonexistent", "AWS_CONFIG_FILE": "/nonexistent", "AWS_EC2_METADATA_SERVICE_ENDPOINT": service.URL} {
+		t.Setenv(name, value)
+	}
+	s, err := Open(t.Context(), "s3://bucket/job", s.(*s3Store).o)
+	must(t, err)
+	if _, err := s.Open(t.Context(), "k"); failure.Code(err) != failure.Stopped || !strings.Contains(failure.Hint(err), "log in") {
+		t.Errorf("%v, hint %q", err, failure.Hint(err))
+	}
+}

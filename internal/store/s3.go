@@ -38,7 +38,7 @@ type s3Store struct {
 var _ Store = (*s3Store)(nil)
 
 func openS3(ctx context.Context, bucket, prefix string, o Options) (*s3Store, error) {
-	cfg, err := config.LoadDefaultConfig(ctx)
+	cfg, err := config.LoadDefaultConfig(ctx, config.WithLogger(logging.Nop{}))
 	if err != nil {
 		return nil, failure.New(failure.Other, "check ~/.aws/config and the AWS_ variables", "read the AWS configuration: %w", err)
 	}
@@ -237,6 +237,8 @@ func (s *s3Store) explain(err error, key string) error {
 	var unsent *smithyhttp.RequestSendError
 	var page *webPageError
 	switch {
+	case failure.Code(err) == failure.Stopped: // no credentials, whatever a node's own service for them answered
+		return fmt.Errorf("%s: %w", what, err)
 	case errors.As(err, &page), code == "NotFound" && action != "s3:GetObject":
 		return failure.New(failure.Other, "check the endpoint's address and --s3-path-style; a proxy before it may answer in its place", "%s: no S3 server answers there: %w", what, err)
 	case code == "NoSuchKey" || code == "NotFound":
