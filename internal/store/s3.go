@@ -11,6 +11,7 @@ import (
 	"iter"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 	"time"
 
@@ -126,42 +127,55 @@ func (s *s3Store) Open(ctx context.Context, key string) (io.ReadCloser, error) {
 
 func (s *s3Store) List(ctx context.Context, prefix string) iter.Seq2[Object, error] {
 	return func(yield func(Object, error) bool) {
-		in, last := &s3.ListObjectsV2Input{Bucket: &s.bucket, Prefix: aws.String(s.full(prefix))}, ""
-		for {
-			page, err := s.client.ListObjectsV2(ctx, in)
-			if err != nil {
-				yield(Object{}, s.explain(err, prefix))
+		objects, err := s.list(ctx, prefix)
+		if err != nil {
+			yield(Object{}, err)
+			return
+		}
+		for _, o := range objects {
+			if !yield(o, nil) {
 				return
 			}
-			for _, o := range page.Contents {
-				full, err := s.listed(page, o, *in.Prefix, last)
-				if err != nil {
-					yield(Object{}, err)
-					return
-				}
-				last = full
-				key := strings.TrimPrefix(full, s.full(""))
-				if key == "" || strings.HasSuffix(key, "/") {
-					continue // what consoles make to show a folder
-				}
-				if !yield(Object{Key: key, Size: aws.ToInt64(o.Size), Modified: aws.ToTime(o.LastModified)}, nil) {
-					return
-				}
-			}
-			if !aws.ToBool(page.IsTruncated) {
-				return
-			}
-			if next := aws.ToString(page.NextContinuationToken); next == "" || next == aws.ToString(in.ContinuationToken) {
-				yield(Object{}, s.badListing("it is cut, and the server names no way on"))
-				return
-			}
-			in.ContinuationToken = page.NextContinuationToken
 		}
 	}
 }
 
-// listed is the key of a listing's object, which must be a new one of the prefix, in ascending order.
-func (s *s3Store) listed(page *s3.ListObjectsV2Output, o types.Object, prefix, last string) (string, error) {
+// list gives the objects in order of key, which servers that walk through folders do not keep ("a/b"
+// before "a.b").
+func (s *s3Store) list(ctx context.Context, prefix string) ([]Object, error) {
+	in, seen := &s3.ListObjectsV2Input{Bucket: &s.bucket, Prefix: aws.String(s.full(prefix))}, map[string]bool{}
+	var objects []Object
+	for {
+		page, err := s.client.ListObjectsV2(ctx, in)
+		if err != nil {
+			return nil, s.explain(err, prefix)
+		}
+		for _, o := range page.Contents {
+			full, err := s.listed(page, o, *in.Prefix)
+			if err != nil {
+				return nil, err
+			}
+			if seen[full] {
+				return nil, s.badListing(fmt.Sprintf("%q comes twice", full))
+			}
+			seen[full] = true
+			if key := strings.TrimPrefix(full, s.full("")); key != "" && !strings.HasSuffix(key, "/") { // what consoles make to show a folder
+				objects = append(objects, Object{Key: key, Size: aws.ToInt64(o.Size), Modified: aws.ToTime(o.LastModified)})
+			}
+		}
+		if !aws.ToBool(page.IsTruncated) {
+			slices.SortFunc(objects, func(a, b Object) int { return cmp.Compare(a.Key, b.Key) })
+			return objects, nil
+		}
+		if next := aws.ToString(page.NextContinuationToken); next == "" || next == aws.ToString(in.ContinuationToken) {
+			return nil, s.badListing("it is cut, and the server names no way on")
+		}
+		in.ContinuationToken = page.NextContinuationToken
+	}
+}
+
+// listed is the key of a listing's object, which must be of the prefix.
+func (s *s3Store) listed(page *s3.ListObjectsV2Output, o types.Object, prefix string) (string, error) {
 	key := aws.ToString(o.Key)
 	if page.EncodingType == types.EncodingTypeUrl { // without being asked to
 		decoded, err := url.QueryUnescape(key)
@@ -172,9 +186,6 @@ func (s *s3Store) listed(page *s3.ListObjectsV2Output, o types.Object, prefix, l
 	}
 	if !strings.HasPrefix(key, prefix) {
 		return "", s.badListing(fmt.Sprintf("%q was asked for and %q came", prefix, key))
-	}
-	if key <= last {
-		return "", s.badListing(fmt.Sprintf("%q comes after %q", key, last))
 	}
 	return key, nil
 }
