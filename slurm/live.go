@@ -28,17 +28,9 @@ func (c Cluster) Live(ctx context.Context, submissions []job.Submission) (live [
 	arrays := map[JobID]job.SlurmJob{}
 	var all []JobID
 	for _, s := range submissions {
-		taken := slices.Clone(s.Arrays)
-		if s.Asked != nil { // submit ended before it had the id
-			id, err := c.named(ctx, "", s.Asked.Name)
-			if err != nil {
-				return nil, nil, err
-			}
-			if id.ID != "" {
-				a := *s.Asked
-				a.ID, a.Cluster = id.ID, id.Cluster
-				taken = append(taken, a)
-			}
+		taken, err := c.taken(ctx, &s)
+		if err != nil {
+			return nil, nil, err
 		}
 		for _, a := range taken {
 			id := JobID{a.ID, a.Cluster}
@@ -72,6 +64,21 @@ func (c Cluster) Live(ctx context.Context, submissions []job.Submission) (live [
 		}
 	}
 	return live, ids, c.hidden(ctx, submissions, ids)
+}
+
+// taken are the submission's arrays, with the one that sbatch was called for last if Slurm has it:
+// submit may have ended before it had the id.
+func (c Cluster) taken(ctx context.Context, s *job.Submission) ([]job.SlurmJob, error) {
+	if s.Asked == nil {
+		return s.Arrays, nil
+	}
+	id, err := c.named(ctx, s.Asked.Cluster, s.Asked.Name)
+	if err != nil || id.ID == "" {
+		return s.Arrays, err
+	}
+	a := *s.Asked
+	a.ID, a.Cluster = id.ID, id.Cluster
+	return append(slices.Clone(s.Arrays), a), nil
 }
 
 // hidden says that Slurm may still have another user's jobs, which it does not show.

@@ -205,18 +205,14 @@ func (p *plan) settle(ctx context.Context, earlier []job.Submission) error {
 			return failure.New(failure.Refused, "wait until it has ended; if it was killed, try again in 3 minutes",
 				"submission %d of %s is under way on %s, process %d", sub.N, p.Store, sub.Host, sub.PID)
 		}
-		id, err := p.Cluster.named(ctx, p.cluster(), sub.Asked.Name)
+		taken, err := p.Cluster.taken(ctx, sub)
 		if errors.Is(err, ErrNoSlurm) && (p.DryRun || p.Print != "") {
 			return nil
 		}
 		if err != nil {
 			return fmt.Errorf("ask Slurm for %s of submission %d: %w", sub.Asked.Name, sub.N, err)
 		}
-		if id.ID != "" {
-			sub.Asked.ID, sub.Asked.Cluster = id.ID, id.Cluster
-			sub.Arrays = append(sub.Arrays, *sub.Asked)
-		}
-		sub.Asked = nil
+		sub.Arrays, sub.Asked = taken, nil
 		if p.DryRun || p.Print != "" {
 			continue
 		}
@@ -450,7 +446,7 @@ func (p *plan) asked(i int) *job.SlurmJob {
 		return nil
 	}
 	a := p.arrays[i]
-	return &job.SlurmJob{Stage: a.stage, Side: a.side, Name: fmt.Sprintf("tokenfork-%s-%.8s-%s", a.stage, p.job.ID, rand.Text()), Shards: a.shards, Log: logName(a.stage, a.side)}
+	return &job.SlurmJob{Stage: a.stage, Side: a.side, Name: fmt.Sprintf("tokenfork-%s-%.8s-%s", a.stage, p.job.ID, rand.Text()), Cluster: p.cluster(), Shards: a.shards, Log: logName(a.stage, a.side)}
 }
 
 // refused records and tells what Slurm did not take.

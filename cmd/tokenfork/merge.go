@@ -159,7 +159,11 @@ func (c *mergeCmd) places() (jobs []string, out string, err error) {
 	named, places := map[string]bool{}, map[string]string{}
 	for _, j := range c.Jobs {
 		if before, twice := places[placeOf(j)]; twice {
-			return nil, "", usage("name it once", j+" is named twice"+strings.TrimSuffix(", first as "+before, ", first as "+j))
+			said := j + " is named twice"
+			if before != j {
+				said += ", first as " + before
+			}
+			return nil, "", usage("name it once", said)
 		}
 		named[j], places[placeOf(j)] = true, j
 	}

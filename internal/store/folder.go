@@ -150,17 +150,13 @@ func syncDir(dir string) error {
 }
 
 func (d *folder) List(ctx context.Context, prefix string) iter.Seq2[Object, error] {
-	return func(yield func(Object, error) bool) {
+	return sequence(func() ([]Object, error) {
 		objects, err := d.walk(ctx, prefix)
-		for _, o := range objects {
-			if !yield(o, nil) {
-				return
-			}
-		}
 		if err != nil {
-			yield(Object{}, fmt.Errorf("list %s: %w", d.root, err))
+			err = fmt.Errorf("list %s: %w", d.root, err)
 		}
-	}
+		return objects, err
+	})
 }
 
 // walk returns the objects in order of key, which is not the order of a walk:

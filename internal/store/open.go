@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"iter"
 	"log/slog"
 	"path"
 	"strings"
@@ -143,6 +144,21 @@ func guarded(ctx context.Context, s Store, key string, cause error) error {
 		return failure.New(failure.Refused, singleWriterHint, "probe %s: %w: %w", s, ErrNoExclusive, cause)
 	}
 	return fmt.Errorf("probe %s: %w", s, cause)
+}
+
+// sequence yields the objects that list gives, and its error after them.
+func sequence(list func() ([]Object, error)) iter.Seq2[Object, error] {
+	return func(yield func(Object, error) bool) {
+		objects, err := list()
+		for _, o := range objects {
+			if !yield(o, nil) {
+				return
+			}
+		}
+		if err != nil {
+			yield(Object{}, err)
+		}
+	}
 }
 
 // ReadAll returns an object's content.

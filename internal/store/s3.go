@@ -126,18 +126,7 @@ func (s *s3Store) Open(ctx context.Context, key string) (io.ReadCloser, error) {
 }
 
 func (s *s3Store) List(ctx context.Context, prefix string) iter.Seq2[Object, error] {
-	return func(yield func(Object, error) bool) {
-		objects, err := s.list(ctx, prefix)
-		if err != nil {
-			yield(Object{}, err)
-			return
-		}
-		for _, o := range objects {
-			if !yield(o, nil) {
-				return
-			}
-		}
-	}
+	return sequence(func() ([]Object, error) { return s.list(ctx, prefix) })
 }
 
 // list gives the objects in order of key, which servers that walk through folders do not keep ("a/b"

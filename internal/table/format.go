@@ -63,7 +63,7 @@ func unpack(magic []byte, b *bufio.Reader) (r io.Reader, done func(), err error)
 	switch {
 	case bytes.HasPrefix(magic, []byte{0x1f, 0x8b}):
 		r, err = gzip.NewReader(b)
-	case bytes.HasPrefix(magic, []byte{0x28, 0xb5, 0x2f, 0xfd}), isSkippable(magic):
+	case IsZstd(magic):
 		var z *zstd.Decoder
 		if z, err = zstd.NewReader(b, zstd.WithDecoderMaxWindow(maxWindow)); err == nil {
 			r, done = z, z.Close
@@ -78,10 +78,10 @@ func unpack(magic []byte, b *bufio.Reader) (r io.Reader, done func(), err error)
 	return r, done, err
 }
 
-// isSkippable knows the frame without content that pzstd and seekable zstd files have.
-func isSkippable(magic []byte) bool {
+// IsZstd knows a zstd file by its first 8 bytes, also by the frame without content that pzstd and seekable files have.
+func IsZstd(magic []byte) bool {
 	var h zstd.Header
-	return h.Decode(magic) == nil && h.Skippable
+	return bytes.HasPrefix(magic, []byte{0x28, 0xb5, 0x2f, 0xfd}) || h.Decode(magic) == nil && h.Skippable
 }
 
 // maxWindow is the largest part of a zstd or xz file that must be kept to read on.

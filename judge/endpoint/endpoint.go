@@ -122,10 +122,12 @@ func Open(ctx context.Context, cfg Config) (*Client, error) {
 	c.api = openai.NewClientWithConfig(api)
 	c.succeeded()
 	err = c.findModel(ctx)
-	if c.pace = newPace(firstLimit, cmp.Or(cfg.InFlight, mostInFlight)); c.dialect.vllm {
-		c.pace = newPace(firstOfVLLM, cmp.Or(cfg.InFlight, mostOfVLLM))
-		c.pace.inTime = cfg.Timeout / 2
+	first, most, inTime := firstLimit, mostInFlight, time.Duration(0)
+	if c.dialect.vllm {
+		first, most, inTime = firstOfVLLM, mostOfVLLM, cfg.Timeout/2
 	}
+	c.pace = newPace(first, cmp.Or(cfg.InFlight, most))
+	c.pace.inTime = inTime
 	return c, err
 }
 
@@ -333,7 +335,7 @@ func (c *Client) send(ctx context.Context, d dialect, r Request) (completion, *f
 	}
 	got, f := c.parseCompletion(x.body)
 	if packed := x.header.Get("Content-Encoding"); f != nil && f.foreign && packed != "" {
-		f.fatal = failure.New(failure.Refused, "let it, or the proxy before it, send gzip or nothing", "the judge at %s packs its answers as %q, which nobody asked for", c.cfg.URL, packed)
+		f.fatal = failure.New(failure.Refused, "let it, or the proxy before it, send gzip or nothing", "the judge at %s packs its answers as %q, which was not asked for", c.cfg.URL, packed)
 	}
 	got.header = x.header
 	return got, f

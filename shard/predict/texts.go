@@ -20,6 +20,7 @@ import (
 	"tokenfork/internal/columnar"
 	"tokenfork/internal/failure"
 	"tokenfork/internal/regular"
+	"tokenfork/internal/table"
 	"tokenfork/internal/vllm"
 )
 
@@ -96,11 +97,10 @@ func peek(r *bufio.Reader, n int) []byte {
 }
 
 func decompress(in *bufio.Reader) (io.ReadCloser, error) {
-	var skippable zstd.Header
 	switch magic := peek(in, 8); {
 	case bytes.HasPrefix(magic, []byte{0x1f, 0x8b}):
 		return gzip.NewReader(in)
-	case bytes.HasPrefix(magic, []byte{0x28, 0xb5, 0x2f, 0xfd}), skippable.Decode(magic) == nil && skippable.Skippable:
+	case table.IsZstd(magic):
 		z, err := zstd.NewReader(in)
 		if err != nil {
 			return nil, err
